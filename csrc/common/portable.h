@@ -1,0 +1,26 @@
+// One source for host and device: the maths of one point in csrc/common is marked STN_HD.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define STN_HD __host__ __device__ __forceinline__
+#else
+#define STN_HD inline __attribute__((always_inline))
+#endif
+
+namespace stn {
+
+enum class Mode : int { bilinear = 0, nearest = 1, bicubic = 2 };    // the codes of _library.MODES
+enum class Padding : int { zeros = 0, border = 1, reflection = 2 };  // the codes of _library.PADDING_MODES
+
+template <class T>
+STN_HD T minimum(T a, T b) {
+  return a < b ? a : b;
+}
+template <class T>
+STN_HD T maximum(T a, T b) {  // NaN in b loses: maximum(low, NaN) = low
+  return b > a ? b : a;
+}
+
+}  // namespace stn

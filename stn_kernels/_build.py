@@ -1,0 +1,214 @@
+"""Builds the native libraries with ninja: used by setup.py, `stn-kernels build` and the tests. Imports nothing of the package.
+
+Environment: CXX, NVCC, DEBUG=1 (no optimisation, symbols), FORCE_CUDA=1 (CUDA even if this torch has none),
+TORCH_CUDA_ARCH_LIST ("8.0;9.0", default: 8.0, 9.0, 10.0), MAX_JOBS.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+PACKAGE_LIBRARIES = PACKAGE / "_lib"
+SOURCES = next((p for p in (PACKAGE.parent / "csrc", PACKAGE / "csrc") if p.is_dir()), PACKAGE / "csrc")
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: one binary serves every later torch
+CPU_LEVELS = ("v2", "v3", "v4") if platform.machine() in ("x86_64", "AMD64") else ("generic",)
+DEFAULT_CUDA_ARCHS = ("80", "90", "100")
+
+
+@dataclass
+class Graph:
+    """A ninja file in the making."""
+
+    folder: pathlib.Path
+    edges: list[str] = field(default_factory=list)
+
+    def compile(self, source: pathlib.Path, object_name: str, command: str) -> str:
+        """Adds one translation unit; command holds the compiler and its flags."""
+        target = str(self.folder / object_name)
+        self.edges.append(f"build {_escape(target)}: compile {_escape(str(source))}\n  command_line = {command}\n")
+        return target
+
+    def link(self, target: pathlib.Path, objects: list[str], command: str, flags: str) -> None:
+        inputs = " ".join(map(_escape, objects))
+        self.edges.append(f"build {_escape(str(target))}: link {inputs}\n  command_line = {command}\n  flags = {flags}\n")
+
+    def run(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rules = (
+            "rule compile\n  command = $command_line -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+            "rule link\n  command = $command_line -shared $in -o $out.tmp $flags && mv $out.tmp $out\n"
+        )
+        (self.folder / "build.ninja").write_text(rules + "".join(self.edges))
+        jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+        done = subprocess.run([ninja(), "-C", str(self.folder), *jobs], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BuildError(done.stdout[-6000:] + done.stderr[-2000:])
+
+
+class BuildError(RuntimeError):
+    """The compiler's own words."""
+
+
+def _escape(path: str) -> str:
+    return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def ninja() -> str:
+    import ninja as package
+
+    return str(pathlib.Path(package.BIN_DIR) / "ninja")
+
+
+def compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which(os.environ.get("NVCC", "nvcc")) or shutil.which("nvcc", path=f"{home}/bin")
+
+
+def torch_folder() -> pathlib.Path | None:
+    """torch's folder, found without importing it."""
+    spec = importlib.util.find_spec("torch")
+    return pathlib.Path(spec.origin).parent if spec and spec.origin else None
+
+
+def cuda_archs() -> list[str]:
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    return [a.removesuffix("+PTX").replace(".", "") for a in listed] or list(DEFAULT_CUDA_ARCHS)
+
+
+def cuda_wanted() -> bool:
+    """CUDA kernels load only into a torch that has CUDA, so that is what decides, unless FORCE_CUDA=1."""
+    if os.environ.get("FORCE_CUDA") == "1":
+        return True
+    folder = torch_folder()
+    version = (folder / "version.py").read_text() if folder else ""
+    return nvcc() is not None and "cuda: Optional[str] = None" not in version and "+cpu" not in version
+
+
+def debug() -> bool:
+    return os.environ.get("DEBUG", "0") not in ("", "0")
+
+
+def cache_folder() -> pathlib.Path:
+    """Where libraries go when the package's own folder is not writable."""
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+    return root / "stn_kernels" / f"{sys.implementation.cache_tag}-{platform.machine()}"
+
+
+def torch_flags() -> tuple[str, str]:
+    """(compile flags, link flags) against the installed torch's stable ABI."""
+    folder = torch_folder()
+    return f"{STABLE_ABI} -isystem {folder}/include", f"-L{folder}/lib -ltorch_cpu -lc10"
+
+
+def host_flags() -> str:
+    optimisation = "-O0 -g" if debug() else "-O3 -DNDEBUG"
+    return f"-std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi {optimisation} -I{SOURCES}"
+
+
+def level_flags(level: str) -> str:
+    march = "" if level == "generic" else f"-march=x86-64-{level} "
+    # Contraction and no-trapping comparisons keep results IEEE; -ffast-math would not.
+    return f"{march}-ffp-contract=fast -fno-math-errno -fno-trapping-math -DSTN_LEVEL={level}"
+
+
+def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "") -> None:
+    """The CPU library: the kernels once an instruction set, the operators once."""
+    includes, links = torch_flags()
+    command = f"{compiler()} {host_flags()} {extra}"
+    objects = []
+    for source in sorted((SOURCES / "cpu").glob("*.cpp")):
+        if source.name == "kernels.cpp":
+            objects += [graph.compile(source, f"kernels_{v}.o", f"{command} {level_flags(v)}") for v in CPU_LEVELS]
+        else:
+            objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {includes} {_level_list()}"))
+    graph.link(output, objects, f"{compiler()} {extra}", f"{links} -Wl,-z,defs")
+
+
+def _level_list() -> str:
+    return "-D'STN_LEVELS(X)=" + " ".join(f"X({v})" for v in CPU_LEVELS) + "'"
+
+
+def add_cuda(graph: Graph, output: pathlib.Path) -> None:
+    """The CUDA library: its undefined symbols are a CUDA torch's, so it is linked without -z defs."""
+    includes, links = torch_flags()
+    command = f"{nvcc_command()} {includes.replace('-isystem', '-I')}"
+    objects = [graph.compile(s, f"cuda_{s.stem}.o", command) for s in sorted((SOURCES / "cuda").glob("*.cu"))]
+    graph.link(output, objects, f"{nvcc()} {cuda_arch_flags()}", f"{links} -cudart shared")
+
+
+def nvcc_command() -> str:
+    optimisation = "-G -g -O0" if debug() else "-O3 -DNDEBUG -lineinfo"
+    host = "-Xcompiler -fPIC,-fvisibility=hidden"
+    return f"{nvcc()} -std=c++20 --expt-relaxed-constexpr {optimisation} {host} {cuda_arch_flags()} -DUSE_CUDA -I{SOURCES}"
+
+
+def cuda_arch_flags() -> str:
+    return " ".join(f"-gencode=arch=compute_{a},code=sm_{a}" for a in cuda_archs())
+
+
+def add_info(graph: Graph, output: pathlib.Path, built: dict[str, str]) -> None:
+    """`_C`: what this build was made of, as a pybind11 module."""
+    import pybind11
+
+    defines = " ".join(f"-D'STN_{key}=\"{value}\"'" for key, value in built.items())
+    command = f"{compiler()} {host_flags()} -isystem {pybind11.get_include()} -isystem {sysconfig.get_path('include')}"
+    graph.link(output, [graph.compile(SOURCES / "info.cpp", "info.o", f"{command} {defines}")], str(compiler()), "")
+
+
+def configuration() -> dict[str, str]:
+    """What a build here would use: printed by setup.py and `stn-kernels build`, kept in `_C`."""
+    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout if compiler() else ""
+    return {
+        "COMPILER": version.splitlines()[0] if version else "",
+        "FLAGS": host_flags().replace(f" -I{SOURCES}", ""),
+        "CPU_LEVELS": " ".join(CPU_LEVELS),
+        "CUDA_ARCHS": " ".join(cuda_archs()) if cuda_wanted() and nvcc() else "",
+        "TORCH": importlib.metadata.version("torch") if torch_folder() else "",
+        "DEBUG": "1" if debug() else "0",
+    }
+
+
+def writable_output() -> pathlib.Path:
+    try:
+        PACKAGE_LIBRARIES.mkdir(exist_ok=True)
+        if os.access(PACKAGE_LIBRARIES, os.W_OK):
+            return PACKAGE_LIBRARIES
+    except OSError:
+        pass
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def build(output: pathlib.Path | None = None, work: pathlib.Path | None = None) -> list[str]:
+    """Builds what this machine can and returns a line on each part; raises BuildError on a compiler's error."""
+    missing = [tool for tool, found in (("g++", compiler()), ("torch", torch_folder())) if not found]
+    if missing:
+        return [f"cpu: not built, no {' and no '.join(missing)} found; afterwards run `stn-kernels build`"]
+    settings = configuration()
+    output = output or writable_output()
+    work = work or (PACKAGE.parent / "build" / "native" if SOURCES.parent == PACKAGE.parent else output / "build")
+    graph = Graph(work / ("debug" if debug() else "release"))
+    add_cpu(graph, output / "libstn_kernels_cpu.so")
+    add_info(graph, output / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", settings)
+    lines = [f"cpu: {settings['COMPILER']}, {settings['CPU_LEVELS']} -> {output}"]
+    if cuda_wanted() and nvcc():
+        add_cuda(graph, output / "libstn_kernels_cuda.so")
+        lines.append(f"cuda: {nvcc()}, sm {settings['CUDA_ARCHS']} -> {output}")
+    else:
+        reason = "this torch has no CUDA (FORCE_CUDA=1 builds all the same)" if nvcc() else "no nvcc found"
+        lines.append(f"cuda: not built, {reason}")
+    graph.run()
+    return lines

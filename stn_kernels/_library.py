@@ -1,0 +1,192 @@
+"""Loads the native libraries, declares the operators and chooses a backend.
+
+Namespaces. `stn_kernels` holds the native kernels (C++ on CPU tensors, CUDA on CUDA tensors) with the reference behind
+them; `stn_kernels_reference` and `stn_kernels_triton` hold the same operators for an explicit choice. Tests add
+`stn_kernels_simt`, the CUDA kernels run on the CPU. Every namespace shares one schema, fake and autograd formula.
+"""
+
+import contextlib
+import contextvars
+import functools
+import importlib.util
+import os
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
+PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
+PADDING_NAMES = tuple(PADDING_MODES)
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+NAMESPACES = {"reference": "stn_kernels_reference", "cpu": "stn_kernels", "cuda": "stn_kernels", "triton": "stn_kernels_triton"}
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("stn_kernels_backend", default=None)
+_libraries: list[torch.library.Library] = []
+_load_errors: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator: everything a namespace needs to offer it."""
+
+    name: str
+    schema: str
+    fake: Callable
+    reference: Callable
+    setup_context: Callable | None = None
+    backward: Callable[[str], Callable] | None = None  # namespace -> autograd formula
+
+
+_ops: list[Op] = []
+
+
+def declare(op: Op) -> None:
+    """Declares an operator in `stn_kernels` and `stn_kernels_reference`; other namespaces join by `add_namespace`."""
+    _ops.append(op)
+    for namespace in ("stn_kernels", "stn_kernels_reference"):
+        _define(namespace, op, op.reference)
+
+
+def add_namespace(namespace: str, implementations: dict[str, Callable] | None = None) -> None:
+    """Declares every operator again in `namespace`; implementations maps a name to a Python kernel, None leaves it to C++."""
+    for op in _ops:
+        _define(namespace, op, (implementations or {}).get(op.name))
+
+
+def _define(namespace: str, op: Op, implementation: Callable | None) -> None:
+    library = torch.library.Library(namespace, "FRAGMENT")
+    _libraries.append(library)  # a Library that dies takes its operators along
+    library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    if implementation is not None:
+        library.impl(op.name, implementation, "CompositeExplicitAutograd")
+    qualified = f"{namespace}::{op.name}"
+    torch.library.register_fake(qualified, op.fake, lib=library)
+    if op.backward is not None:
+        torch.library.register_autograd(qualified, op.backward(namespace), setup_context=op.setup_context, lib=library)
+
+
+def library_paths(name: str) -> list[pathlib.Path]:
+    """Where a native library may lie: beside the package, else in the user's cache (`stn-kernels build` without write access)."""
+    from . import _build
+
+    return [folder / f"lib{name}.so" for folder in (_build.PACKAGE_LIBRARIES, _build.cache_folder())]
+
+
+def load_native() -> None:
+    """Loads the CPU library, and the CUDA one where torch has CUDA; keeps the reason why one is not here."""
+    for backend, name in (("cpu", "stn_kernels_cpu"), ("cuda", "stn_kernels_cuda")):
+        if backend == "cuda" and torch.version.cuda is None:
+            _load_errors["cuda"] = "this torch has no CUDA"
+            continue
+        path = next((p for p in library_paths(name) if p.exists()), None)
+        if path is None:
+            needs = "g++" if backend == "cpu" else "nvcc"
+            _load_errors[backend] = f"not built: run `stn-kernels build` (needs {needs})"
+            continue
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            _load_errors[backend] = f"{path} does not load ({error}): run `stn-kernels build` again"
+
+
+@functools.cache
+def _load_triton() -> str:
+    """Registers the Triton operators on first use; returns why they cannot be used, or ''."""
+    if importlib.util.find_spec("triton") is None:
+        return "not installed: run `pip install triton`"
+    try:
+        from .triton import kernels
+    except ImportError as error:
+        return f"does not import: {error}"
+    add_namespace("stn_kernels_triton", kernels.implementations())
+    return ""
+
+
+def _triton_interprets() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def why_not(backend: str, device_type: str) -> str:
+    """Why `backend` cannot run on tensors of `device_type`; '' if it can."""
+    if backend == "reference":
+        return ""
+    if backend == "cpu":
+        return _load_errors.get("cpu", "") or ("" if device_type == "cpu" else f"it runs on CPU tensors, not on {device_type}")
+    if backend == "cuda":
+        return _load_errors.get("cuda", "") or ("" if device_type == "cuda" else f"it runs on CUDA tensors, not on {device_type}")
+    if reason := _load_triton():
+        return reason
+    if device_type == "cpu" and not _triton_interprets():
+        return "on CPU tensors it runs only in Triton's interpreter: set TRITON_INTERPRET=1 before the first import"
+    return "" if device_type in ("cpu", "cuda") else f"it runs on CUDA tensors, not on {device_type}"
+
+
+def backends() -> dict[str, str]:
+    """The backends of this installation: name -> '' if usable here, else the reason why not and what would add it."""
+    devices = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+    report = {}
+    for backend in BACKENDS:
+        device = devices[backend]
+        reason = why_not(backend, device)
+        if not reason and device == "cuda" and not torch.cuda.is_available():
+            reason = why_not(backend, "cpu") if backend == "triton" else "no CUDA device is visible"
+        report[backend] = reason
+    return report
+
+
+@contextlib.contextmanager
+def use_backend(backend: str | None):
+    """Context in which every operator uses `backend` ("reference", "cpu", "cuda", "triton"; None: the automatic choice).
+
+    Raises:
+        ValueError: the name is unknown. An operator raises RuntimeError if the backend cannot run on its tensors.
+    """
+    _check_name(backend)
+    token = _forced.set(backend)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _check_name(backend: str | None) -> None:
+    if backend is not None and backend not in NAMESPACES:
+        raise ValueError(f"backend must be one of {sorted(NAMESPACES)} or None, got {backend!r}")
+
+
+# Automatic choice on CUDA tensors, the first usable one wins. No measurement on a GPU decides between them yet.
+CUDA_PREFERENCE = ("cuda", "triton", "reference")
+
+
+@functools.cache
+def _automatic(device_type: str) -> str:
+    if device_type != "cuda":
+        return "stn_kernels"
+    return NAMESPACES[next(b for b in CUDA_PREFERENCE if not why_not(b, "cuda"))]
+
+
+@functools.cache
+def _handle(namespace: str, name: str):
+    return getattr(getattr(torch.ops, namespace), name).default
+
+
+@functools.cache
+def _namespace(backend: str, device_type: str) -> str:
+    _check_name(backend)
+    if reason := why_not(backend, device_type):
+        raise RuntimeError(f"backend {backend!r} cannot be used here: {reason}")
+    return NAMESPACES[backend]
+
+
+def select(name: str, device_type: str, backend: str | None):
+    """The operator `name` for tensors of `device_type`: the backend asked for, or the automatic choice."""
+    backend = backend or _forced.get() or _default_backend()
+    return _handle(_namespace(backend, device_type) if backend else _automatic(device_type), name)
+
+
+@functools.cache
+def _default_backend() -> str | None:
+    return os.environ.get("STN_KERNELS_BACKEND") or None

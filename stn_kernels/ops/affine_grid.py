@@ -1,0 +1,77 @@
+"""The coordinates of an affine transformation alone."""
+
+from .. import _checks, _library
+from ..reference import affine as reference
+from ..reference.sampling import compute_dtype
+
+SCHEMA = "(Tensor theta, SymInt[] size, bool align_corners) -> Tensor"
+BACKWARD_SCHEMA = "(Tensor grad_output, bool align_corners) -> Tensor"
+
+
+def affine_grid(theta, size, align_corners=False, *, backend=None):
+    """Normalized source coordinates of an affine transformation: what `affine_sample` samples at.
+
+    Args:
+        theta: affine matrices (B, 2, 3) or (B, S, 2, 3), as in `affine_sample`.
+        size: spatial size (Ho, Wo) of the output (torch's affine_grid takes (N, C, H, W)).
+        align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
+        backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
+
+    Returns:
+        (B[, S], Ho, Wo, 2), last dimension (x, y); float64 for a float64 theta, else float32. Differentiable in theta.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
+        RuntimeError: `backend` cannot run here; the message says why.
+    """
+    _checks.matrix("theta", theta, 2, 3)
+    size = _checks.spatial_size(size)
+    _checks.flag("align_corners", align_corners)
+    return _library.select("affine_grid", theta.device.type, backend)(theta, size, align_corners)
+
+
+def _fake(theta, size, align_corners):
+    return theta.new_empty((*theta.shape[:-2], *size, theta.shape[-2]), dtype=compute_dtype(theta))
+
+
+def _fake_backward(grad_output, align_corners):
+    n = grad_output.shape[-1]
+    return grad_output.new_empty((*grad_output.shape[: -n - 1], n, n + 1))
+
+
+def _setup_context(ctx, inputs, output):
+    theta, _, ctx.align_corners = inputs
+    ctx.dtype = theta.dtype
+
+
+def _backward(namespace):
+    def backward(ctx, grad_output):
+        op = _library._handle(namespace, "_affine_grid_backward")
+        return op(grad_output, ctx.align_corners).to(ctx.dtype), None, None
+
+    return backward
+
+
+def _setup_backward_context(ctx, inputs, output):
+    grad_output, ctx.align_corners = inputs
+    ctx.size = grad_output.shape[-1 - grad_output.shape[-1] : -1]
+
+
+def _double_backward(namespace):
+    def backward(ctx, grad):  # the map is linear: its adjoint's adjoint is itself
+        return _library._handle(namespace, "affine_grid")(grad, ctx.size, ctx.align_corners), None
+
+    return backward
+
+
+_library.declare(
+    _library.Op(
+        "_affine_grid_backward",
+        BACKWARD_SCHEMA,
+        _fake_backward,
+        reference.affine_grid_backward,
+        _setup_backward_context,
+        _double_backward,
+    )
+)
+_library.declare(_library.Op("affine_grid", SCHEMA, _fake, reference.affine_grid, _setup_context, _backward))

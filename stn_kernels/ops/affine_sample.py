@@ -1,0 +1,107 @@
+"""Fused affine transformation and sampling: no coordinate grid, S transformations an image without copies of it."""
+
+import torch
+
+from .. import _checks, _library
+from .._library import PADDING_NAMES
+from ..reference import affine as reference
+from ._double_backward import reference_double_backward
+from ._outputs import empty_images, is_channels_last, store_images
+
+SCHEMA = "(Tensor input, Tensor theta, SymInt[] size, int mode, int padding_mode, bool align_corners) -> Tensor"
+BACKWARD_SCHEMA = (
+    "(Tensor grad_output, Tensor input, Tensor theta, int mode, int padding_mode, bool align_corners,"
+    " bool need_input, bool need_theta) -> (Tensor, Tensor)"
+)
+
+
+def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", align_corners=False, *, backend=None):
+    """Samples input at the affine transformation of a regular output lattice, in one kernel.
+
+    Equal to `grid_sample(input, affine_grid(theta, ...))` of torch (Jaderberg et al. 2015, Eq. 1 and 5) without the
+    grid: memory beyond the result does not depend on the output's size. With a sample dimension the image is read S
+    times and never copied, and its gradient is allocated once.
+
+    Args:
+        input: images (B, C, H, W); float32, float64, float16 or bfloat16; contiguous, channels_last or strided.
+        theta: affine matrices (B, 2, 3), or (B, S, 2, 3) for S transformations of each image. A row (a, b, t) maps
+            the output's normalized (x, y) to a x + b y + t, the source's normalized x (first row) or y (second), both
+            in [-1, 1]. Any floating dtype; coordinates are computed in float32 or better whatever the image's dtype.
+        size: spatial size (Ho, Wo) of the output.
+        mode: "bilinear".
+        padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
+        align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
+        backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
+
+    Returns:
+        (B, C, Ho, Wo), or (B, S, C, Ho, Wo) if theta has a sample dimension; the dtype of input; channels_last if
+        input is. Differentiable in input and theta, twice (the second backward runs on the reference).
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
+        RuntimeError: `backend` cannot run here; the message says why.
+    """
+    _checks.image(input)
+    _checks.matrix("theta", theta, 2, 3)
+    _checks.same_batch_and_device("theta", theta, input)
+    size = _checks.spatial_size(size)
+    mode = _checks.mode(mode)
+    padding_mode = _checks.padding_mode(padding_mode)
+    _checks.flag("align_corners", align_corners)
+    op = _library.select("affine_sample", input.device.type, backend)
+    return op(input, theta, size, mode, padding_mode, align_corners)
+
+
+def _output_shape(input, theta, size):
+    return (*theta.shape[:-2], input.shape[1], *size)
+
+
+def _fake(input, theta, size, mode, padding_mode, align_corners):
+    return empty_images(input, _output_shape(input, theta, size), is_channels_last(input))
+
+
+def _reference(input, theta, size, mode, padding_mode, align_corners):
+    output = reference.affine_sample(input, theta, size, PADDING_NAMES[padding_mode], align_corners)
+    return store_images(output, is_channels_last(input))
+
+
+def _fake_backward(grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta):
+    grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
+    return grad_input, theta.new_empty(theta.shape if need_theta else 0)
+
+
+def _reference_backward(grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta):
+    grad_input, grad_theta = reference.affine_sample_backward(
+        grad_output, input, theta, PADDING_NAMES[padding_mode], align_corners
+    )
+    return (
+        store_images(grad_input, is_channels_last(input)) if need_input else input.new_empty(0),
+        grad_theta.contiguous() if need_theta else theta.new_empty(0),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    input, theta, _, *ctx.options = inputs
+    ctx.save_for_backward(input, theta)
+
+
+def _backward(namespace):
+    def backward(ctx, grad_output):
+        need_input, need_theta = ctx.needs_input_grad[:2]
+        op = _library._handle(namespace, "_affine_sample_backward")
+        grad_input, grad_theta = op(grad_output, *ctx.saved_tensors, *ctx.options, need_input, need_theta)
+        return grad_input if need_input else None, grad_theta if need_theta else None, None, None, None, None
+
+    return backward
+
+
+_library.declare(
+    _library.Op(
+        "_affine_sample_backward",
+        BACKWARD_SCHEMA,
+        _fake_backward,
+        _reference_backward,
+        *reference_double_backward(reference.affine_sample_backward),
+    )
+)
+_library.declare(_library.Op("affine_sample", SCHEMA, _fake, _reference, _setup_context, _backward))

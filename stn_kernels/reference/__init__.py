@@ -1,0 +1,1 @@
+"""Plain PyTorch: the specification of every op, and the fallback where no kernel exists."""

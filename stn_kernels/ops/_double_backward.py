@@ -1,4 +1,4 @@
-"""The second backward of a sampling op: autograd through the reference's backward, which is plain differentiable torch."""
+"""The second backward of a sampling op: autograd through the reference's backward, plain differentiable torch."""
 
 import torch
 
@@ -6,10 +6,13 @@ from .._library import PADDING_NAMES
 
 
 def reference_double_backward(reference_backward):
-    """(setup_context, namespace -> backward) of an op `(grad_output, input, coords, mode, padding, align, need, need)`."""
+    """(setup_context, namespace -> backward) of a sampling op's backward.
+
+    Its arguments: grad_output, input, coordinates, mode, padding_mode, align_corners, two needs, deterministic.
+    """
 
     def setup_context(ctx, inputs, output):
-        grad_output, input, coords, _, padding_mode, align_corners, *ctx.needed = inputs
+        grad_output, input, coords, _, padding_mode, align_corners, *ctx.needed, _ = inputs
         ctx.options = PADDING_NAMES[padding_mode], align_corners
         ctx.save_for_backward(grad_output, input, coords)
 
@@ -19,8 +22,12 @@ def reference_double_backward(reference_backward):
             first = reference_backward(*tensors, *ctx.options)
         wanted = [i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None]
         second = torch.autograd.grad(
-            [first[i] for i in wanted], tensors, [grads[i] for i in wanted], allow_unused=True, create_graph=torch.is_grad_enabled()
+            [first[i] for i in wanted],
+            tensors,
+            [grads[i] for i in wanted],
+            allow_unused=True,
+            create_graph=torch.is_grad_enabled(),
         )
-        return (*second, None, None, None, None, None)
+        return (*second, None, None, None, None, None, None)
 
     return setup_context, lambda namespace: backward

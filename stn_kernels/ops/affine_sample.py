@@ -11,7 +11,7 @@ from ._outputs import empty_images, is_channels_last, store_images
 SCHEMA = "(Tensor input, Tensor theta, SymInt[] size, int mode, int padding_mode, bool align_corners) -> Tensor"
 BACKWARD_SCHEMA = (
     "(Tensor grad_output, Tensor input, Tensor theta, int mode, int padding_mode, bool align_corners,"
-    " bool need_input, bool need_theta) -> (Tensor, Tensor)"
+    " bool need_input, bool need_theta, bool deterministic) -> (Tensor, Tensor)"
 )
 
 
@@ -65,12 +65,14 @@ def _reference(input, theta, size, mode, padding_mode, align_corners):
     return store_images(output, is_channels_last(input))
 
 
-def _fake_backward(grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta):
+def _fake_backward(grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic):
     grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
     return grad_input, theta.new_empty(theta.shape if need_theta else 0)
 
 
-def _reference_backward(grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta):
+def _reference_backward(
+    grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic
+):
     grad_input, grad_theta = reference.affine_sample_backward(
         grad_output, input, theta, PADDING_NAMES[padding_mode], align_corners
     )
@@ -88,8 +90,11 @@ def _setup_context(ctx, inputs, output):
 def _backward(namespace):
     def backward(ctx, grad_output):
         need_input, need_theta = ctx.needs_input_grad[:2]
+        deterministic = torch.are_deterministic_algorithms_enabled()
         op = _library._handle(namespace, "_affine_sample_backward")
-        grad_input, grad_theta = op(grad_output, *ctx.saved_tensors, *ctx.options, need_input, need_theta)
+        grad_input, grad_theta = op(
+            grad_output, *ctx.saved_tensors, *ctx.options, need_input, need_theta, deterministic
+        )
         return grad_input if need_input else None, grad_theta if need_theta else None, None, None, None, None
 
     return backward

@@ -1,5 +1,7 @@
 """Sampling at coordinates that the user already has."""
 
+import torch
+
 from .. import _checks, _library
 from .._library import PADDING_NAMES
 from ..reference import sampling as reference
@@ -9,7 +11,7 @@ from ._outputs import empty_images, is_channels_last, store_images
 SCHEMA = "(Tensor input, Tensor grid, int mode, int padding_mode, bool align_corners) -> Tensor"
 BACKWARD_SCHEMA = (
     "(Tensor grad_output, Tensor input, Tensor grid, int mode, int padding_mode, bool align_corners,"
-    " bool need_input, bool need_grid) -> (Tensor, Tensor)"
+    " bool need_input, bool need_grid, bool deterministic) -> (Tensor, Tensor)"
 )
 
 
@@ -54,12 +56,14 @@ def _reference(input, grid, mode, padding_mode, align_corners):
     return store_images(output, is_channels_last(input))
 
 
-def _fake_backward(grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid):
+def _fake_backward(grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic):
     grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
     return grad_input, grid.new_empty(grid.shape if need_grid else 0)
 
 
-def _reference_backward(grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid):
+def _reference_backward(
+    grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic
+):
     grad_input, grad_grid = reference.grid_sample_backward(
         grad_output, input, grid, PADDING_NAMES[padding_mode], align_corners
     )
@@ -77,8 +81,9 @@ def _setup_context(ctx, inputs, output):
 def _backward(namespace):
     def backward(ctx, grad_output):
         need_input, need_grid = ctx.needs_input_grad[:2]
+        deterministic = torch.are_deterministic_algorithms_enabled()
         op = _library._handle(namespace, "_grid_sample_backward")
-        grad_input, grad_grid = op(grad_output, *ctx.saved_tensors, *ctx.options, need_input, need_grid)
+        grad_input, grad_grid = op(grad_output, *ctx.saved_tensors, *ctx.options, need_input, need_grid, deterministic)
         return grad_input if need_input else None, grad_grid if need_grid else None, None, None, None
 
     return backward

@@ -1,0 +1,101 @@
+// Source coordinates of a run of output points: transform, padding, split into pixel index and fraction.
+#pragma once
+#include "common/affine.h"
+#include "kernels.h"
+#include "simd.h"
+
+namespace stn::STN_LEVEL {
+
+template <class T>
+using IndexOf = typename std::conditional<sizeof(T) == 8, int64_t, int32_t>::type;  // lanes as wide as T's
+
+// Up to kPoints points of one output row: x = x_index + x_fraction, and d x / d (pixel coordinate before padding).
+template <class T>
+struct Run {
+  static constexpr int kPoints = 64;
+  int64_t count;
+  IndexOf<T> x_index[kPoints], y_index[kPoints];
+  T x_fraction[kPoints], y_fraction[kPoints], x_slope[kPoints], y_slope[kPoints];
+};
+
+// One transformed image: its source pixel coordinates before padding, always in double.
+struct Source {
+  const Problem& p;
+  int64_t item;
+  PixelMap<double> map{};  // of an affine transform
+
+  STN_INLINE Source(const Problem& problem, int64_t n) : p(problem), item(n) {
+    if (p.transform != Transform::affine) return;
+    const auto frame = affine_frame<double>(p.height, p.width, p.out_height, p.out_width, p.align_corners);
+    map = p.double_parameters ? pixel_map(static_cast<const double*>(p.parameters) + 6 * n, frame)
+                              : pixel_map(static_cast<const float*>(p.parameters) + 6 * n, frame);
+  }
+};
+
+struct AffineRow {
+  double x, y, xu, yu;
+  STN_INLINE AffineRow(const Source& s, int64_t v)
+      : x(s.map.x0 + s.map.xv * double(v)), y(s.map.y0 + s.map.yv * double(v)), xu(s.map.xu), yu(s.map.yu) {}
+  STN_INLINE double source_x(int64_t u) const { return x + xu * double(u); }
+  STN_INLINE double source_y(int64_t u) const { return y + yu * double(u); }
+};
+
+template <class G>
+struct GridRow {
+  const G* grid;
+  Axis<double> x, y;
+  STN_INLINE GridRow(const Source& s, int64_t v)
+      : grid(static_cast<const G*>(s.p.parameters) + 2 * s.p.out_width * (s.item * s.p.out_height + v)),
+        x(pixel_axis<double>(s.p.width, s.p.align_corners)),
+        y(pixel_axis<double>(s.p.height, s.p.align_corners)) {}
+  STN_INLINE double source_x(int64_t u) const { return x.scale * double(grid[2 * u]) + x.shift; }
+  STN_INLINE double source_y(int64_t u) const { return y.scale * double(grid[2 * u + 1]) + y.shift; }
+};
+
+template <Padding kPadding, class T>
+STN_INLINE void split(double x, int size, bool align_corners, IndexOf<T>& index, T& fraction, T& slope) {
+  const Padded<double> padded = pad<kPadding>(x, size, align_corners);
+  const double low = __builtin_floor(padded.x);
+  index = IndexOf<T>(int32_t(low));
+  fraction = T(padded.x - low);
+  slope = T(padded.slope);
+}
+
+// Fills run with points [u0, u0 + count) of output row v, and with points outside up to a multiple of 16.
+template <class Row, Padding kPadding, class T>
+void locate(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
+  const Row row(s, v);
+  const int width = int(s.p.width), height = int(s.p.height);
+  const bool align = s.p.align_corners;
+  run.count = count;
+  for (int64_t i = 0; i < count; ++i) {
+    split<kPadding>(row.source_x(u0 + i), width, align, run.x_index[i], run.x_fraction[i], run.x_slope[i]);
+    split<kPadding>(row.source_y(u0 + i), height, align, run.y_index[i], run.y_fraction[i], run.y_slope[i]);
+  }
+  for (int64_t i = count; i % 16 != 0; ++i) {
+    run.x_index[i] = run.y_index[i] = -2;
+    run.x_fraction[i] = run.y_fraction[i] = run.x_slope[i] = run.y_slope[i] = 0;
+  }
+}
+
+template <class T>
+using Locate = void (*)(const Source&, int64_t v, int64_t u0, int64_t count, Run<T>&);
+
+// The one function that places points for this problem: transforms and paddings end here, samplers never see them.
+template <class T>
+STN_INLINE Locate<T> locator(const Problem& p) {
+  const auto padded = [&]<class Row>(Row*) STN_LAMBDA -> Locate<T> {
+    switch (p.padding) {
+      case Padding::border:
+        return locate<Row, Padding::border, T>;
+      case Padding::reflection:
+        return locate<Row, Padding::reflection, T>;
+      default:
+        return locate<Row, Padding::zeros, T>;
+    }
+  };
+  if (p.transform == Transform::affine) return padded((AffineRow*)nullptr);
+  return p.double_parameters ? padded((GridRow<double>*)nullptr) : padded((GridRow<float>*)nullptr);
+}
+
+}  // namespace stn::STN_LEVEL

@@ -1,0 +1,208 @@
+// The kernels of one instruction set: this file is compiled once a level, with STN_LEVEL naming it. It keeps to code
+// that is inlined or internal: a function shared with another level would be merged by the linker and could use foreign
+// instructions.
+#include "kernels.h"
+
+#include <new>
+
+#include "passes.h"
+#include "tile_passes.h"
+
+#define STN_STRING_(x) #x
+#define STN_STRING(x) STN_STRING_(x)
+#define STN_CONCAT_(a, b) a##b
+#define STN_CONCAT(a, b) STN_CONCAT_(a, b)
+
+namespace stn::STN_LEVEL {
+namespace {
+
+// Calls f(type tag of the storage type).
+template <class F>
+STN_INLINE Work with_storage(DType dtype, F f) {
+  switch (dtype) {
+    case DType::float64:
+      return f(double{});
+    case DType::bfloat16:
+      return f(BFloat16{});
+    case DType::float16:
+      return f(Float16{});
+    default:
+      return f(float{});
+  }
+}
+
+// Calls body(item, block, row_begin, row_end) for tasks [begin, end) of items x row blocks.
+template <class Body>
+STN_INLINE void over_row_blocks(int64_t begin, int64_t end, int64_t rows, Body body) {
+  const int64_t blocks = row_blocks(rows);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t item = task / blocks, block = task % blocks, first = block * kRowBlock;
+    body(task, item, first, block + 1 < blocks ? first + kRowBlock : rows);
+  }
+}
+
+template <class T>
+void run_forward(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+    const Source source(p, item);
+    if constexpr (kHasTiles && sizeof(T) < 8) {
+      if (p.transform == Transform::affine && tiled<T>(p, source.map))
+        return tile_forward<T>(p, item, source.map, first, last);
+    }
+    rows_forward<T>(p, source, first, last);
+  });
+}
+
+template <class T>
+void run_theta_sums(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+    const Source source(p, item);
+    double moments[6] = {};
+    bool done = false;
+    if constexpr (kHasTiles && sizeof(T) < 8) {
+      if (tiled<T>(p, source.map)) tile_theta_moments<T>(p, item, source.map, first, last, moments), done = true;
+    }
+    if (!done) rows_theta_moments<T>(p, source, first, last, moments);
+    for (int k = 0; k < 6; ++k) p.theta_sums[6 * task + k] = moments[k];
+  });
+}
+
+template <class T>
+void run_grad_grid(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+    const Source source(p, item);
+    if (p.double_parameters) {
+      rows_grad_grid<T, double>(p, source, first, last);
+    } else {
+      rows_grad_grid<T, float>(p, source, first, last);
+    }
+  });
+}
+
+// A zeroed buffer in the compute type.
+template <class A>
+struct Scratch {
+  A* data;
+  explicit Scratch(int64_t count) : data(static_cast<A*>(__builtin_calloc(size_t(count), sizeof(A)))) {
+    if (!data) throw std::bad_alloc();
+  }
+  ~Scratch() { __builtin_free(data); }
+  Scratch(const Scratch&) = delete;
+};
+
+// Rows [first, last) of one image's gradient for channels [channel, channel + channels), summed output by output.
+template <class T>
+void scatter(const Problem& p, int64_t b, int64_t channel, int64_t channels, int64_t first, int64_t last) {
+  using A = Compute<T>;
+  T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
+              first * p.grad_input.row;
+  const int64_t area = (last - first) * p.width;
+  const bool channels_last = is_channels_last(p.grad_input, p.channels);
+  if constexpr (sizeof(T) == sizeof(A)) {
+    if (channels_last) {
+      __builtin_memset(target, 0, size_t(area * p.channels) * sizeof(T));
+    } else {
+      for (int64_t c = 0; c < channels; ++c)
+        __builtin_memset(target + c * p.grad_input.channel, 0, size_t(area) * sizeof(T));
+    }
+    scatter_rows<T>(p, b, channel, channels, first, last, target, p.grad_input.channel);
+  } else {
+    const Scratch<A> sums(area * channels);
+    scatter_rows<T>(p, b, channel, channels, first, last, sums.data, area);
+    const int64_t planes = channels_last ? 1 : channels, size = channels_last ? area * channels : area;
+    for (int64_t c = 0; c < planes; ++c) {
+      for (int64_t i = 0; i < size; ++i) store_one(target + c * p.grad_input.channel + i, sums.data[c * size + i]);
+    }
+  }
+}
+
+// Rows [first, last) of one image's gradient, gathered; false if one of its items cannot be.
+template <class T>
+STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last) {
+  for (int64_t s = 0; s < p.samples; ++s) {
+    const Source source(p, b * p.samples + s);
+    if (!gathered(p, source.map, Inverse(source.map))) return false;
+  }
+  T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row;
+  const auto sum_items = [&]<class Out>(const Images<Out*>& to) STN_LAMBDA {
+    for (int64_t s = 0; s < p.samples; ++s) {
+      const int64_t item = b * p.samples + s;
+      const Source source(p, item);
+      const Inverse inverse(source.map);
+      if (inverse.radius_u <= 1 && inverse.radius_v <= 1) {
+        tile_gather<T, Out, 2>(p, item, source.map, inverse, first, last, to, s > 0);
+      } else {
+        tile_gather<T, Out, 3>(p, item, source.map, inverse, first, last, to, s > 0);
+      }
+    }
+  };
+  if (sizeof(T) == 4 || p.samples == 1) {
+    sum_items(Images<T*>{target, 0, p.grad_input.channel, p.grad_input.row, 1});
+    return true;
+  }
+  const int64_t area = (last - first) * p.width;  // half precision is rounded once, after all samples
+  const Scratch<float> sums(area * p.channels);
+  sum_items(Images<float*>{sums.data, 0, area, p.width, 1});
+  for (int64_t c = 0; c < p.channels; ++c) {
+    for (int64_t i = 0; i < area; ++i)
+      store_one(target + c * p.grad_input.channel + i, Compute<T>(sums.data[c * area + i]));
+  }
+  return true;
+}
+
+template <class T>
+void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.height, [&](int64_t, int64_t b, int64_t first, int64_t last) STN_LAMBDA {
+    if constexpr (kHasTiles && sizeof(T) < 8) {
+      if (gather<T>(p, b, first, last)) return;
+    }
+    const int64_t block = is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
+    for (int64_t c = 0; c < p.channels; c += block) scatter<T>(p, b, c, minimum(block, p.channels - c), first, last);
+  });
+}
+
+// Where an output row may reach any input row: whole planes, cut into bands only to occupy the threads. A pixel's sum
+// has the order of the outputs either way, so the bits do not depend on the bands.
+STN_INLINE int64_t plane_bands(const Problem& p, int64_t blocks) {
+  const int64_t planes = p.batch * blocks;
+  return planes >= p.threads ? 1 : minimum(p.height, (p.threads + planes - 1) / planes);
+}
+
+template <class T>
+void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
+  const int64_t block = is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
+  const int64_t blocks = (p.channels + block - 1) / block, bands = plane_bands(p, blocks);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t band = task % bands, c = task / bands % blocks * block, b = task / bands / blocks;
+    scatter<T>(p, b, c, minimum(block, p.channels - c), p.height * band / bands, p.height * (band + 1) / bands);
+  }
+}
+
+Work forward(const Problem& p) {
+  const int64_t tasks = p.items() * row_blocks(p.out_height);
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, run_forward<decltype(t)>}; });
+}
+
+Work grad_parameters(const Problem& p) {
+  const int64_t tasks = p.items() * row_blocks(p.out_height);
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+    return Work{tasks, p.transform == Transform::affine ? run_theta_sums<decltype(t)> : run_grad_grid<decltype(t)>};
+  });
+}
+
+Work grad_input(const Problem& p) {
+  const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
+  const int64_t block = is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
+  const int64_t blocks = (p.channels + block - 1) / block;
+  const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+    return Work{tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
+  });
+}
+
+}  // namespace
+}  // namespace stn::STN_LEVEL
+
+extern const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL);
+const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL), stn::STN_LEVEL::forward,
+                                                          stn::STN_LEVEL::grad_input, stn::STN_LEVEL::grad_parameters};

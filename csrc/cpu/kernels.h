@@ -1,0 +1,57 @@
+// What the operators hand to the kernels, and the table of kernels that each instruction set provides. No torch here.
+#pragma once
+#include <cstdint>
+
+#include "common/portable.h"
+
+namespace stn {
+
+enum class DType : int { float32, float64, bfloat16, float16 };
+enum class Transform : int { affine, grid };
+
+// An image batch (B, C, H, W) in memory; strides in elements.
+template <class Pointer>
+struct Images {
+  Pointer data;
+  int64_t batch, channel, row, column;
+};
+
+// One call of a sampling operator. "Item" n = b * samples + s counts the transformed images.
+struct Problem {
+  int64_t batch, samples, channels, height, width, out_height, out_width;
+  DType dtype;
+  Padding padding;
+  bool align_corners;
+  Transform transform;
+  const void* parameters;  // theta (items, 2, 3) or grid (items, out_height, out_width, 2), contiguous
+  bool double_parameters;  // float64, else float32
+  Images<const void*> input;
+  Images<void*> output;             // forward: (items, C, Ho, Wo)
+  Images<const void*> grad_output;  // backward: the same shape
+  Images<void*> grad_input;
+  void* grad_grid;     // as the grid
+  double* theta_sums;  // a task's six moments of dL/d(pixel), see theta_gradient: (items, row_blocks, 6)
+  int64_t threads;
+
+  int64_t items() const { return batch * samples; }
+};
+
+// Tasks are blocks of this many rows, the last one with the remainder: a fixed partition, so that results do not depend
+// on the number of threads.
+constexpr int64_t kRowBlock = 32;
+constexpr int64_t row_blocks(int64_t rows) { return rows < kRowBlock ? 1 : rows / kRowBlock; }
+
+// Work split into independent tasks; run executes tasks [begin, end).
+struct Work {
+  int64_t tasks;
+  void (*run)(const Problem&, int64_t begin, int64_t end);
+};
+
+struct Kernels {
+  const char* level;
+  Work (*forward)(const Problem&);
+  Work (*grad_input)(const Problem&);
+  Work (*grad_parameters)(const Problem&);  // theta_sums or grad_grid
+};
+
+}  // namespace stn

@@ -1,0 +1,152 @@
+// The general passes: any transform, padding, storage type and stride, in runs of points of an output row.
+#pragma once
+#include "channels_last.h"
+#include "planar.h"
+
+namespace stn::STN_LEVEL {
+
+template <class Pointer>
+STN_INLINE bool is_channels_last(const Images<Pointer>& images, int64_t channels) {
+  return channels > 1 && images.channel == 1 && images.column != 1;
+}
+
+// Calls body(run, u0) over the runs of points [begin, end) of output row v.
+template <class T, class Body>
+STN_INLINE void over_runs(const Source& source, Locate<T> locate, int64_t v, int64_t begin, int64_t end, Body body) {
+  Run<T> run;
+  for (int64_t u = begin; u < end; u += Run<T>::kPoints) {
+    locate(source, v, u, minimum<int64_t>(Run<T>::kPoints, end - u), run);
+    body(run, u);
+  }
+}
+
+template <class T>
+void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end) {
+  using A = Compute<T>;
+  const Locate<A> place = locator<A>(p);
+  const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch;
+  T* output = static_cast<T*>(p.output.data) + source.item * p.output.batch;
+  const bool channels_last = is_channels_last(p.input, p.channels), adjacent = p.input.column == 1 && p.width > 1;
+  const int64_t block = channels_last ? p.channels : kChannelBlock;
+  for (int64_t c = 0; c < p.channels; c += block) {
+    const int64_t channels = minimum(block, p.channels - c);
+    for (int64_t v = row_begin; v < row_end; ++v) {
+      over_runs<A>(source, place, v, 0, p.out_width, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
+        const T* in = image + c * p.input.channel;
+        T* out = output + c * p.output.channel + v * p.output.row + u * p.output.column;
+        if (channels_last) {
+          channels_last_forward(run, p, in, out);
+        } else if (adjacent) {
+          planar_forward<T, true>(run, p, in, out, channels);
+        } else {
+          planar_forward<T, false>(run, p, in, out, channels);
+        }
+      });
+    }
+  }
+}
+
+// Calls body(v, u0, count, g_x, g_y) with dL/d(source pixel) of each run of points, summed over all channels.
+template <class T, class Body>
+STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end,
+                                 Body body) {
+  using A = Compute<T>;
+  const Locate<A> place = locator<A>(p);
+  const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch;
+  const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch;
+  const bool channels_last = is_channels_last(p.input, p.channels), adjacent = p.input.column == 1 && p.width > 1;
+  for (int64_t v = row_begin; v < row_end; ++v) {
+    over_runs<A>(source, place, v, 0, p.out_width, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
+      A grad_x[Run<A>::kPoints], grad_y[Run<A>::kPoints];
+      const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
+      if (channels_last) {
+        channels_last_grad_points(run, p, image, grad, grad_x, grad_y);
+      } else if (adjacent) {
+        planar_grad_points<T, true>(run, p, image, grad, p.channels, grad_x, grad_y);
+      } else {
+        planar_grad_points<T, false>(run, p, image, grad, p.channels, grad_x, grad_y);
+      }
+      body(v, u, run.count, grad_x, grad_y);
+    });
+  }
+}
+
+template <class T>
+void rows_theta_moments(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end,
+                        double (&moments)[6]) {
+  using A = Compute<T>;
+  rows_grad_points<T>(p, source, row_begin, row_end,
+                      [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
+                        double sums[4] = {};
+                        for (int64_t i = 0; i < count; ++i) {
+                          sums[0] += grad_x[i], sums[1] += double(grad_x[i]) * double(u + i);
+                          sums[2] += grad_y[i], sums[3] += double(grad_y[i]) * double(u + i);
+                        }
+                        moments[0] += sums[0], moments[1] += sums[1], moments[2] += sums[0] * double(v);
+                        moments[3] += sums[2], moments[4] += sums[3], moments[5] += sums[2] * double(v);
+                      });
+}
+
+template <class T, class G>
+void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end) {
+  using A = Compute<T>;
+  const double scale_x = pixel_axis<double>(p.width, p.align_corners).scale;
+  const double scale_y = pixel_axis<double>(p.height, p.align_corners).scale;
+  rows_grad_points<T>(p, source, row_begin, row_end,
+                      [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
+                        G* grid =
+                            static_cast<G*>(p.grad_grid) + 2 * (p.out_width * (source.item * p.out_height + v) + u);
+                        for (int64_t i = 0; i < count; ++i) {
+                          grid[2 * i] = G(grad_x[i] * scale_x), grid[2 * i + 1] = G(grad_y[i] * scale_y);
+                        }
+                      });
+}
+
+// The points [begin, end) of output row v whose taps may lie in rows [first, last): exact to a point for an affine map,
+// all of them for any other.
+STN_INLINE void points_near(const Source& s, int64_t v, int64_t first, int64_t last, int64_t& begin, int64_t& end) {
+  begin = 0, end = s.p.out_width;
+  if (s.p.transform != Transform::affine || s.p.padding != Padding::zeros) return;
+  const double y = s.map.y0 + s.map.yv * double(v), low = double(first) - 2 - y, high = double(last) + 1 - y,
+               step = s.map.yu;
+  if (step == 0) {
+    if (!(low <= 0 && high >= 0)) end = 0;
+    return;
+  }
+  const double a = (step > 0 ? low : high) / step, b = (step > 0 ? high : low) / step, limit = double(end);
+  if (!(a < limit && b >= 0)) {  // NaN: nothing is inside
+    end = 0;
+    return;
+  }
+  begin = a > 0 ? int64_t(a) : 0;
+  end = b < limit - 1 ? int64_t(b) + 1 : end;
+}
+
+// Adds the gradients of image b to rows [first_row, last_row) of its input gradient, in the order of the outputs:
+// planes (channels, rows, W), or pixels (rows, W, C) of channels_last images, in the compute type.
+template <class T>
+void scatter_rows(const Problem& p, int64_t b, int64_t first_channel, int64_t channels, int64_t first_row,
+                  int64_t last_row, Compute<T>* sums, int64_t plane_stride) {
+  using A = Compute<T>;
+  const Locate<A> place = locator<A>(p);
+  const bool channels_last = is_channels_last(p.grad_output, p.channels);
+  for (int64_t n = b * p.samples; n < (b + 1) * p.samples; ++n) {
+    const Source source(p, n);
+    const T* grad_output =
+        static_cast<const T*>(p.grad_output.data) + n * p.grad_output.batch + first_channel * p.grad_output.channel;
+    for (int64_t v = 0; v < p.out_height; ++v) {
+      int64_t begin, end;
+      points_near(source, v, first_row, last_row, begin, end);
+      over_runs<A>(source, place, v, begin, end, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
+        const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
+        if (channels_last) {
+          channels_last_scatter<T>(run, p, grad, sums, first_row, last_row - first_row);
+        } else {
+          planar_scatter<T>(run, p, grad, channels, sums, plane_stride, first_row, last_row - first_row);
+        }
+      });
+    }
+  }
+}
+
+}  // namespace stn::STN_LEVEL

@@ -1,0 +1,208 @@
+// The passes over tiles: forward, gradient to theta, and the input's gradient gathered through the inverse map.
+#pragma once
+#include "taps.h"
+#include "tile.h"
+
+namespace stn::STN_LEVEL {
+
+#if defined(__AVX512F__)
+constexpr bool kHasTiles = true;
+#else
+constexpr bool kHasTiles = false;
+#endif
+
+// How a problem's images lie under the tiles of one item; false where the general path must run.
+template <class T>
+STN_INLINE bool tiled(const Problem& p, const PixelMap<double>& m) {
+  return p.input.column == 1 && p.padding != Padding::reflection && p.width >= kWindow && p.height >= kWindow &&
+         p.out_width >= kTile && p.out_height >= kTile && representable(m, p.out_height, p.out_width) && fits_window(m);
+}
+
+// Calls body(tile taps as TileTaps<interior>, window) or outside() for one tile.
+template <class Body, class Outside>
+STN_INLINE void with_taps(const TileMap& map, const Tile& t, const Problem& p, Body body, Outside outside) {
+  const int width = int(p.width), height = int(p.height);
+  if (p.padding == Padding::zeros && (t.x >= width || t.x < -kWindow || t.y >= height || t.y < -kWindow))
+    return outside();
+  const int window_x = clamped(t.x, 0, width - kWindow), window_y = clamped(t.y, 0, height - kWindow);
+  const int64_t offset = window_y * p.input.row + window_x;
+  if (t.x >= 0 && t.y >= 0 && t.x + int(map.reach_x) + 2 < width && t.y + int(map.reach_y) + 2 < height) {
+    body(TileTaps<true>(map, t, window_x, window_y, p.padding, height, width), offset);
+  } else {
+    body(TileTaps<false>(map, t, window_x, window_y, p.padding, height, width), offset);
+  }
+}
+
+template <class T>
+void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end) {
+  const TileMap map(m);
+  const T* image = static_cast<const T*>(p.input.data) + item / p.samples * p.input.batch;
+  T* output = static_cast<T*>(p.output.data) + item * p.output.batch;
+  const int64_t block = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
+  const auto ahead = prefetch<T>(p, m, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
+  walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
+             [&](const Tile& t, int, int, int64_t first, int64_t channels) STN_LAMBDA {
+               T* out = output + first * p.output.channel + t.v * p.output.row + t.u;
+               const auto sample = [&](const auto& taps, int64_t offset) STN_LAMBDA {
+                 const F16 gx = 1.f - taps.fx, gy = 1.f - taps.fy;
+                 const F16 w00 = gx * gy, w01 = taps.fx * gy, w10 = gx * taps.fy, w11 = taps.fx * taps.fy;
+                 const T* in = image + first * p.input.channel + offset;
+                 for (int64_t c = 0; c < channels; ++c, in += p.input.channel, out += p.output.channel) {
+                   ahead(in, p.input.row, out, p.output.row);
+                   F16 a, b, c10, d;
+                   taps.read(in, p.input.row, a, b, c10, d);
+                   store_tile(out, p.output.row, w00 * a + w01 * b + (w10 * c10 + w11 * d));
+                 }
+               };
+               with_taps(map, t, p, sample, [&]() STN_LAMBDA {
+                 for (int64_t c = 0; c < channels; ++c, out += p.output.channel) store_tile(out, p.output.row, F16{});
+               });
+             });
+}
+
+// Adds to moments the sums over output pixels of g_x, g_x u, g_x v, g_y, g_y u, g_y v, with g = dL/d(source pixel).
+template <class T>
+void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end,
+                        double (&moments)[6]) {
+  const TileMap map(m);
+  const T* image = static_cast<const T*>(p.input.data) + item / p.samples * p.input.batch;
+  const T* grad_output = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch;
+  const int64_t block = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
+  const auto ahead =
+      prefetch<T>(p, m, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel, p.grad_output.row);
+  F16 lane_u, lane_v;
+  for (int i = 0; i < 16; ++i) lane_u[i] = float(i % kTile), lane_v[i] = float(i / kTile);
+  F16 sums[6] = {};  // of a row of tiles; u and v count from the row's start
+  int last_v = -1;
+  const auto flush = [&]() STN_LAMBDA {
+    for (int i = 0; i < 16; ++i) {
+      for (int k = 0; k < 6; ++k) moments[k] += sums[k][i];
+      moments[2] += double(sums[0][i]) * last_v, moments[5] += double(sums[3][i]) * last_v;
+    }
+    for (auto& sum : sums) sum = F16{};
+  };
+  walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
+             [&](const Tile& t, int fresh_u, int fresh_v, int64_t first, int64_t channels) STN_LAMBDA {
+               if (t.v != last_v) flush(), last_v = t.v;
+               const auto accumulate = [&](const auto& taps, int64_t offset) STN_LAMBDA {
+                 const T* grad = grad_output + first * p.grad_output.channel + t.v * p.grad_output.row + t.u;
+                 const T* in = image + first * p.input.channel + offset;
+                 F16 s00{}, s01{}, s10{}, s11{};  // of the output's gradient times each tap
+                 for (int64_t c = 0; c < channels; ++c, in += p.input.channel, grad += p.grad_output.channel) {
+                   ahead(in, p.input.row, grad, p.grad_output.row);
+                   const F16 g = load_tile(grad, p.grad_output.row);
+                   F16 a, b, c10, d;
+                   taps.read(in, p.input.row, a, b, c10, d);
+                   s00 += g * a, s01 += g * b, s10 += g * c10, s11 += g * d;
+                 }
+                 F16 gx = taps.slope_x * ((s01 - s00) + taps.fy * ((s11 - s10) - (s01 - s00)));
+                 F16 gy = taps.slope_y * ((s10 - s00) + taps.fx * ((s11 - s01) - (s10 - s00)));
+                 const F16 u = lane_u + float(t.u);
+                 if (t.u != fresh_u || t.v != fresh_v) {
+                   const auto fresh = (u >= splat<F16>(float(fresh_u))) & (lane_v >= splat<F16>(float(fresh_v - t.v)));
+                   gx = masked(gx, fresh), gy = masked(gy, fresh);
+                 }
+                 sums[0] += gx, sums[1] += gx * u, sums[2] += gx * lane_v;
+                 sums[3] += gy, sums[4] += gy * u, sums[5] += gy * lane_v;
+               };
+               with_taps(map, t, p, accumulate, [] STN_LAMBDA {});
+             });
+  flush();
+}
+
+// The inverse of a pixel map: which outputs (u, v) read an input pixel. An output reads a pixel where both coordinates
+// of its source are closer than one pixel: |u - u(pixel)| < radius_u and |v - v(pixel)| < radius_v.
+struct Inverse {
+  PixelMap<double> map;
+  double radius_u, radius_v;
+  STN_INLINE explicit Inverse(const PixelMap<double>& m) {
+    const double r = 1 / (m.xu * m.yv - m.xv * m.yu);
+    map.xu = m.yv * r, map.xv = -m.xv * r, map.yu = -m.yu * r, map.yv = m.xu * r;
+    map.x0 = -(map.xu * m.x0 + map.xv * m.y0), map.y0 = -(map.yu * m.x0 + map.yv * m.y0);
+    radius_u = __builtin_fabs(map.xu) + __builtin_fabs(map.xv);
+    radius_v = __builtin_fabs(map.yu) + __builtin_fabs(map.yv);
+  }
+};
+
+// Whether an item's input gradient can be gathered: at most 3x3 outputs read a pixel; false for singular theta.
+STN_INLINE bool gathered(const Problem& p, const PixelMap<double>& m, const Inverse& i) {
+  return p.padding == Padding::zeros && p.grad_output.column == 1 && p.grad_input.column == 1 &&
+         p.out_width >= kWindow && p.out_height >= kWindow && p.width >= kTile && p.height >= kTile &&
+         i.radius_u < 1.499 && i.radius_v < 1.499 && representable(m, p.out_height, p.out_width) &&
+         representable(i.map, p.height, p.width);
+}
+
+STN_INLINE F16 hat(F16 distance) {
+  const F16 w = 1.f - (F16)((I16)distance & 0x7fffffff);
+  return w > F16{} ? w : F16{};
+}
+
+// Input gradient of rows [row_begin, row_end): each pixel sums the kCandidates x kCandidates outputs that may read it.
+// With add it is added to what is there.
+template <class T, class Out, int kCandidates>
+void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse, int64_t row_begin,
+                 int64_t row_end, const Images<Out*>& target, bool add) {
+  constexpr double margin = 1e-7;  // an output exactly one pixel away has weight 0: either rounding is right
+  const TileMap map(inverse.map, inverse.radius_u + margin, inverse.radius_v + margin);
+  const T* grad_output = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch;
+  const int64_t block = channel_block(p.channels, p.grad_output.channel * sizeof(T), p.grad_output.row * sizeof(T));
+  const auto ahead = prefetch<T>(p, inverse.map, p.channels, block, p.grad_output.channel, p.grad_output.row,
+                                 target.channel, target.row);
+  const int width = int(p.out_width), height = int(p.out_height);
+  const float xu = float(m.xu), xv = float(m.xv), yu = float(m.yu), yv = float(m.yv);
+  const int64_t fxu = fixed(m.xu), fxv = fixed(m.xv), fx0 = fixed(m.x0), fyu = fixed(m.yu), fyv = fixed(m.yv),
+                fy0 = fixed(m.y0);
+  F16 lane_x, lane_y;
+  for (int i = 0; i < 16; ++i) lane_x[i] = float(i % kTile), lane_y[i] = float(i / kTile);
+  walk_tiles(map, p.width, row_begin, row_end, p.channels, block,
+             [&](const Tile& t, int fresh_x, int fresh_y, int64_t first, int64_t channels) STN_LAMBDA {
+               Out* out = target.data + first * target.channel + (t.v - row_begin) * target.row + t.u;
+               const int u0 = t.x + 1, v0 = t.y + 1;  // first candidate of the tile's lowest corner
+               if (u0 >= width || u0 < -kWindow || v0 >= height || v0 < -kWindow) {
+                 if (add) return;
+                 for (int64_t c = 0; c < channels; ++c, out += target.channel) store_tile(out, target.row, F16{});
+                 return;
+               }
+               const I16 du = __builtin_convertvector(map.dx + t.fraction_x, I16),
+                         dv = __builtin_convertvector(map.dy + t.fraction_y, I16);
+               const F16 fu = __builtin_convertvector(du, F16), fv = __builtin_convertvector(dv, F16);
+               // Distance from the pixel to the first candidate's source, from fixed point so that it is exact far from
+               // 0.
+               const float base_x = float(fx0 + fxu * u0 + fxv * v0 - (int64_t(t.u) << 32)) * 0x1p-32f;
+               const float base_y = float(fy0 + fyu * u0 + fyv * v0 - (int64_t(t.v) << 32)) * 0x1p-32f;
+               const F16 distance_x = (base_x - lane_x) + fu * xu + fv * xv,
+                         distance_y = (base_y - lane_y) + fu * yu + fv * yv;
+               const int window_u = clamped(u0, 0, width - kWindow), window_v = clamped(v0, 0, height - kWindow);
+               const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
+               constexpr int kCount = kCandidates * kCandidates;
+               F16 weight[kCount];
+               I16 index[kCount];
+#pragma GCC unroll 9
+               for (int k = 0; k < kCount; ++k) {
+                 const int j = k % kCandidates, i = k / kCandidates;
+                 const F16 w = hat(distance_x + (xu * j + xv * i)) * hat(distance_y + (yu * j + yv * i));
+                 const I16 u = column + j, v = row + i;
+                 weight[k] = masked(w, ((u | v) & ~7) == 0);
+                 index[k] = (v & 7) * kWindow + (u & 7);
+               }
+               const T* in = grad_output + first * p.grad_output.channel + window_v * p.grad_output.row + window_u;
+               const auto fresh =
+                   (lane_x >= splat<F16>(float(fresh_x - t.u))) & (lane_y >= splat<F16>(float(fresh_y - t.v)));
+               for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
+                 ahead(in, p.grad_output.row, out, target.row);
+                 const Window window(in, p.grad_output.row);
+                 F16 even{}, odd{};
+#pragma GCC unroll 9
+                 for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
+                 F16 sum = even + odd;
+                 if (!all(sum == sum)) {  // 0 * Inf or 0 * NaN: keep what a weight of 0 does not read
+                   sum = F16{};
+                   for (int k = 0; k < kCount; ++k) sum += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
+                 }
+                 if (add) sum = load_tile(out, target.row) + masked(sum, fresh);
+                 store_tile(out, target.row, sum);
+               }
+             });
+}
+
+}  // namespace stn::STN_LEVEL

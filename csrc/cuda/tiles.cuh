@@ -1,0 +1,96 @@
+// How the points and channels of a call are shared out to blocks and threads.
+#pragma once
+#include <algorithm>
+
+#include "memory.cuh"
+
+namespace stn {
+
+constexpr int kThreads = 256;
+// A warp covers 16x2 points: of the shapes with coalesced stores, the one whose reads span the fewest cache lines over
+// all rotations.
+constexpr int kTileWidth = 16;
+constexpr int kRows = 4;                    // tiles a thread walks down where there are blocks enough
+constexpr int64_t kEnoughBlocks = 8 * 132;  // eight blocks on each multiprocessor of an H100 or H200
+
+// What one launch works on. Points are those of the output, or of the input where a kernel gathers its gradient.
+struct Work {
+  int height, width, out_height, out_width;
+  int channels, samples;  // samples: transformations an image
+  bool align_corners;
+  int rows;           // tiles a thread walks down
+  int chunk, splits;  // channels a block takes, blocks that share an image's channels
+  int log2_lanes;     // threads that share a point's channels
+  int64_t first;      // image of blockIdx.z = 0
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// blockIdx.z -> an image and its channels.
+struct Share {
+  int64_t image;
+  int split, first_channel, last_channel;
+};
+__device__ __forceinline__ Share share_of(const Work& work) {
+  int z = int(blockIdx.z), split = 0;
+  if (work.splits > 1) {  // a division is 25 instructions
+    split = z % work.splits;
+    z /= work.splits;
+  }
+  const int first = split * work.chunk;
+  return {work.first + z, split, first, minimum(first + work.chunk, work.channels)};
+}
+
+__device__ __forceinline__ int64_t input_image(const Work& work, int64_t image) {
+  return work.samples == 1 ? image : image / work.samples;
+}
+
+// The points of a thread: column x, rows y(0), y(1), ...; and the thread's place among those that share a point.
+struct Points {
+  int x, first_y, step, lane;
+  __device__ __forceinline__ explicit Points(const Work& work) {
+    const int point = int(threadIdx.x) >> work.log2_lanes;
+    step = (kThreads / kTileWidth) >> work.log2_lanes;
+    lane = int(threadIdx.x) & ((1 << work.log2_lanes) - 1);
+    x = int(blockIdx.x) * kTileWidth + point % kTileWidth;
+    first_y = int(blockIdx.y) * step * work.rows + point / kTileWidth;
+  }
+  __device__ __forceinline__ int y(int row) const { return first_y + row * step; }
+};
+
+// Launches over (width, height) points of `images` images: launch(grid, work), as often as the grid's limits need.
+template <class F>
+void launch_tiles(Work work, int64_t images, int width, int height, F&& launch) {
+  constexpr int64_t kLimit = 65535;  // of gridDim.y and gridDim.z
+  const int64_t tile_height = (kThreads / kTileWidth) >> work.log2_lanes;
+  const int64_t columns = ceil_div(width, kTileWidth);
+  const auto blocks = [&](int64_t rows) { return columns * ceil_div(height, tile_height * rows) * images; };
+  const int64_t rows = blocks(kRows) * work.splits >= kEnoughBlocks ? kRows : 1;
+  work.rows = int(std::max(rows, ceil_div(height, tile_height * kLimit)));
+  const unsigned tile_rows = unsigned(ceil_div(height, tile_height * work.rows));
+  const int64_t step = kLimit / work.splits;
+  for (work.first = 0; work.first < images; work.first += step) {
+    const int64_t now = std::min(step, images - work.first);
+    launch(dim3(unsigned(columns), tile_rows, unsigned(now * work.splits)), work);
+  }
+}
+
+// Shares the channels out: over the lanes of a point where they are adjacent, else over blocks while those are too few.
+template <class A>
+void share_channels(Work& work, int64_t images, int width, int height, bool adjacent, bool splittable) {
+  constexpr int kMinimum = 8;  // channels that pay for a point's coordinates
+  work.log2_lanes = 0;
+  work.splits = 1;
+  if (adjacent) {
+    while (work.log2_lanes < 4 && (A::kVector << work.log2_lanes) < work.channels) ++work.log2_lanes;
+  } else if (A::kChannels == 0 && splittable) {
+    const int64_t blocks = ceil_div(width, kTileWidth) * ceil_div(height, kThreads / kTileWidth) * images;
+    const int64_t wanted =
+        std::min<int64_t>(work.channels / kMinimum, ceil_div(kEnoughBlocks, std::max<int64_t>(blocks, 1)));
+    work.splits = int(std::min<int64_t>(std::max<int64_t>(wanted, 1), 65535));
+  }
+  work.chunk = int(ceil_div(work.channels, work.splits));
+  work.splits = int(ceil_div(work.channels, work.chunk));
+}
+
+}  // namespace stn

@@ -1,0 +1,3 @@
+#include "warp_backward_launch.cuh"
+
+template std::tuple<stn::Tensor, stn::Tensor> stn::warp_backward<c10::Half>(const Call&, const Tensor&, Needs);

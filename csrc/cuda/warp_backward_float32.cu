@@ -1,0 +1,3 @@
+#include "warp_backward_launch.cuh"
+
+template std::tuple<stn::Tensor, stn::Tensor> stn::warp_backward<float>(const Call&, const Tensor&, Needs);

@@ -23,6 +23,9 @@ PADDING_NAMES = tuple(PADDING_MODES)
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 NAMESPACES = {"reference": "stn_kernels_reference", "cpu": "stn_kernels", "cuda": "stn_kernels", "triton": "stn_kernels_triton"}
 
+# Where a backend runs; Triton also on CPU tensors, in its interpreter.
+DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("stn_kernels_backend", default=None)
 _libraries: list[torch.library.Library] = []
 _load_errors: dict[str, str] = {}
@@ -54,6 +57,12 @@ def add_namespace(namespace: str, implementations: dict[str, Callable] | None = 
     """Declares every operator again in `namespace`; implementations maps a name to a Python kernel, None leaves it to C++."""
     for op in _ops:
         _define(namespace, op, (implementations or {}).get(op.name))
+
+
+def register_backend(name: str, namespace: str) -> None:
+    """Makes `backend=name` legal: the operators of `namespace`, on CPU tensors (tests run the CUDA kernels there)."""
+    NAMESPACES[name] = namespace
+    DEVICES[name] = "cpu"
 
 
 def _define(namespace: str, op: Op, implementation: Callable | None) -> None:
@@ -111,7 +120,7 @@ def _triton_interprets() -> bool:
 
 def why_not(backend: str, device_type: str) -> str:
     """Why `backend` cannot run on tensors of `device_type`; '' if it can."""
-    if backend == "reference":
+    if backend == "reference" or backend not in BACKENDS:
         return ""
     if backend == "cpu":
         return _load_errors.get("cpu", "") or ("" if device_type == "cpu" else f"it runs on CPU tensors, not on {device_type}")
@@ -126,15 +135,18 @@ def why_not(backend: str, device_type: str) -> str:
 
 def backends() -> dict[str, str]:
     """The backends of this installation: name -> '' if usable here, else the reason why not and what would add it."""
-    devices = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
     report = {}
-    for backend in BACKENDS:
-        device = devices[backend]
+    for backend, device in DEVICES.items():
         reason = why_not(backend, device)
         if not reason and device == "cuda" and not torch.cuda.is_available():
             reason = why_not(backend, "cpu") if backend == "triton" else "no CUDA device is visible"
         report[backend] = reason
     return report
+
+
+def device_of(backend: str) -> str:
+    """The device type on which `backend` runs here; Triton's interpreter, if on, runs on the CPU."""
+    return "cpu" if backend == "triton" and _triton_interprets() else DEVICES[backend]
 
 
 @contextlib.contextmanager

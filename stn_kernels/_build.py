@@ -1,4 +1,4 @@
-"""Builds the native libraries with ninja: used by setup.py, `stn-kernels build` and the tests. Imports nothing of the package.
+"""Builds the native libraries with ninja, for setup.py, `stn-kernels build` and the tests; imports nothing of ours.
 
 Environment: CXX, NVCC, DEBUG=1 (no optimisation, symbols), FORCE_CUDA=1 (CUDA even if this torch has none),
 TORCH_CUDA_ARCH_LIST ("8.0;9.0", default: 8.0, 9.0, 10.0), MAX_JOBS.
@@ -38,7 +38,9 @@ class Graph:
 
     def link(self, target: pathlib.Path, objects: list[str], command: str, flags: str) -> None:
         inputs = " ".join(map(_escape, objects))
-        self.edges.append(f"build {_escape(str(target))}: link {inputs}\n  command_line = {command}\n  flags = {flags}\n")
+        self.edges.append(
+            f"build {_escape(str(target))}: link {inputs}\n  command_line = {command}\n  flags = {flags}\n"
+        )
 
     def run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +153,9 @@ def add_cuda(graph: Graph, output: pathlib.Path) -> None:
 def nvcc_command() -> str:
     optimisation = "-G -g -O0" if debug() else "-O3 -DNDEBUG -lineinfo"
     host = "-Xcompiler -fPIC,-fvisibility=hidden"
-    return f"{nvcc()} -std=c++20 --expt-relaxed-constexpr {optimisation} {host} {cuda_arch_flags()} -DUSE_CUDA -I{SOURCES}"
+    return (
+        f"{nvcc()} -std=c++20 --expt-relaxed-constexpr {optimisation} {host} {cuda_arch_flags()} -DUSE_CUDA -I{SOURCES}"
+    )
 
 
 def cuda_arch_flags() -> str:
@@ -169,7 +173,11 @@ def add_info(graph: Graph, output: pathlib.Path, built: dict[str, str]) -> None:
 
 def configuration() -> dict[str, str]:
     """What a build here would use: printed by setup.py and `stn-kernels build`, kept in `_C`."""
-    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout if compiler() else ""
+    version = (
+        subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+        if compiler()
+        else ""
+    )
     return {
         "COMPILER": version.splitlines()[0] if version else "",
         "FLAGS": host_flags().replace(f" -I{SOURCES}", ""),

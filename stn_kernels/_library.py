@@ -6,27 +6,34 @@ them; `stn_kernels_reference` and `stn_kernels_triton` hold the same operators f
 """
 
 import contextlib
-import contextvars
 import functools
 import importlib.util
 import os
 import pathlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 PADDING_NAMES = tuple(PADDING_MODES)
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
-NAMESPACES = {"reference": "stn_kernels_reference", "cpu": "stn_kernels", "cuda": "stn_kernels", "triton": "stn_kernels_triton"}
+NAMESPACES = {
+    "reference": "stn_kernels_reference",
+    "cpu": "stn_kernels",
+    "cuda": "stn_kernels",
+    "triton": "stn_kernels_triton",
+}
 
 # Where a backend runs; Triton also on CPU tensors, in its interpreter.
 DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("stn_kernels_backend", default=None)
+_DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
+_forced = threading.local()  # .backend: what `use_backend` asks for in this thread
 _libraries: list[torch.library.Library] = []
 _load_errors: dict[str, str] = {}
 
@@ -44,6 +51,9 @@ class Op:
 
 
 _ops: list[Op] = []
+_entries: dict[
+    tuple[str, str], tuple[Callable, type | None]
+] = {}  # (namespace, name) -> operator, its autograd.Function
 
 
 def declare(op: Op) -> None:
@@ -54,7 +64,7 @@ def declare(op: Op) -> None:
 
 
 def add_namespace(namespace: str, implementations: dict[str, Callable] | None = None) -> None:
-    """Declares every operator again in `namespace`; implementations maps a name to a Python kernel, None leaves it to C++."""
+    """Declares every operator again in `namespace`; implementations maps a name to a Python kernel, else C++ has it."""
     for op in _ops:
         _define(namespace, op, (implementations or {}).get(op.name))
 
@@ -73,12 +83,34 @@ def _define(namespace: str, op: Op, implementation: Callable | None) -> None:
         library.impl(op.name, implementation, "CompositeExplicitAutograd")
     qualified = f"{namespace}::{op.name}"
     torch.library.register_fake(qualified, op.fake, lib=library)
+    function = None
+    handle = getattr(getattr(torch.ops, namespace), op.name).default
     if op.backward is not None:
         torch.library.register_autograd(qualified, op.backward(namespace), setup_context=op.setup_context, lib=library)
+        function = _eager_function(handle, op.setup_context, op.backward(namespace))
+    _entries[namespace, op.name] = handle, function
+
+
+def _eager_function(handle, setup_context, formula):
+    """The operator and its registered formula as a plain autograd.Function: the same gradients at half the overhead."""
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            with torch._C._AutoDispatchBelowAutograd():
+                output = handle(*args)
+            setup_context(ctx, args, output)
+            return output
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return formula(ctx, *grads)
+
+    return Eager
 
 
 def library_paths(name: str) -> list[pathlib.Path]:
-    """Where a native library may lie: beside the package, else in the user's cache (`stn-kernels build` without write access)."""
+    """Where a native library may lie: beside the package, else in the user's cache (a package without write access)."""
     from . import _build
 
     return [folder / f"lib{name}.so" for folder in (_build.PACKAGE_LIBRARIES, _build.cache_folder())]
@@ -123,9 +155,13 @@ def why_not(backend: str, device_type: str) -> str:
     if backend == "reference" or backend not in BACKENDS:
         return ""
     if backend == "cpu":
-        return _load_errors.get("cpu", "") or ("" if device_type == "cpu" else f"it runs on CPU tensors, not on {device_type}")
+        return _load_errors.get("cpu", "") or (
+            "" if device_type == "cpu" else f"it runs on CPU tensors, not on {device_type}"
+        )
     if backend == "cuda":
-        return _load_errors.get("cuda", "") or ("" if device_type == "cuda" else f"it runs on CUDA tensors, not on {device_type}")
+        return _load_errors.get("cuda", "") or (
+            "" if device_type == "cuda" else f"it runs on CUDA tensors, not on {device_type}"
+        )
     if reason := _load_triton():
         return reason
     if device_type == "cpu" and not _triton_interprets():
@@ -151,17 +187,18 @@ def device_of(backend: str) -> str:
 
 @contextlib.contextmanager
 def use_backend(backend: str | None):
-    """Context in which every operator uses `backend` ("reference", "cpu", "cuda", "triton"; None: the automatic choice).
+    """Context in which this thread's operators use one backend: "reference", "cpu", "cuda", "triton", None to choose.
 
     Raises:
         ValueError: the name is unknown. An operator raises RuntimeError if the backend cannot run on its tensors.
     """
     _check_name(backend)
-    token = _forced.set(backend)
+    previous = getattr(_forced, "backend", None)
+    _forced.backend = backend
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced.backend = previous
 
 
 def _check_name(backend: str | None) -> None:
@@ -173,32 +210,39 @@ def _check_name(backend: str | None) -> None:
 CUDA_PREFERENCE = ("cuda", "triton", "reference")
 
 
-@functools.cache
 def _automatic(device_type: str) -> str:
     if device_type != "cuda":
         return "stn_kernels"
     return NAMESPACES[next(b for b in CUDA_PREFERENCE if not why_not(b, "cuda"))]
 
 
-@functools.cache
-def _handle(namespace: str, name: str):
-    return getattr(getattr(torch.ops, namespace), name).default
-
-
-@functools.cache
-def _namespace(backend: str, device_type: str) -> str:
+def _namespace(backend: str | None, device_type: str) -> str:
+    backend = backend or getattr(_forced, "backend", None) or _DEFAULT_BACKEND
+    if backend is None:
+        return _automatic(device_type)
     _check_name(backend)
     if reason := why_not(backend, device_type):
         raise RuntimeError(f"backend {backend!r} cannot be used here: {reason}")
     return NAMESPACES[backend]
 
 
-def select(name: str, device_type: str, backend: str | None):
-    """The operator `name` for tensors of `device_type`: the backend asked for, or the automatic choice."""
-    backend = backend or _forced.get() or _default_backend()
-    return _handle(_namespace(backend, device_type) if backend else _automatic(device_type), name)
+def call(name: str, backend: str | None, *args):
+    """Runs the operator `name` of the backend asked for, else of the one chosen for the device of the first tensor."""
+    return call_in(_namespace(backend, args[0].device.type), name, *args)
 
 
-@functools.cache
-def _default_backend() -> str | None:
-    return os.environ.get("STN_KERNELS_BACKEND") or None
+def call_in(namespace: str, name: str, *args):
+    """Runs the operator `name` of a namespace.
+
+    In plain eager mode it goes around the dispatcher's autograd key, whose Python kernel costs more than a small call;
+    under torch.compile and functorch transforms the registered operator is called as it is.
+    """
+    handle, function = _entries[namespace, name]
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return handle(*args)
+    if function is not None and torch.is_grad_enabled():
+        for arg in args:
+            if isinstance(arg, torch.Tensor) and arg.requires_grad:
+                return function.apply(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return handle(*args)

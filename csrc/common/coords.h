@@ -37,23 +37,22 @@ struct Padded {
 // zeros: clamped to two pixels outside, where no tap is read. NaN becomes the low end in every mode.
 template <Padding P, class T>
 STN_HD Padded<T> pad(T x, int size, bool align_corners) {
-  T slope = 1;
+  const T zero = constant<T>(0), one = constant<T>(1);
+  T slope = one;
   if constexpr (P == Padding::reflection) {
-    constexpr T limit = T(8388608);  // 2^23: no fractional part left in float32
-    const T low = align_corners ? T(0) : T(-0.5), span = T(align_corners ? size - 1 : size);
-    if (span == 0) return {T(0), T(0)};
-    const bool usable = std::fabs(x) < limit;
-    T distance = (usable ? x : low) - low;
-    slope = distance < 0 ? T(-1) : T(1);
-    distance = std::fabs(distance);
-    const T flips = std::floor(distance / span), rest = distance - flips * span;
-    const bool odd = flips - 2 * std::floor(flips / 2) != 0;
-    x = odd ? low + span - rest : low + rest;
-    slope = usable ? (odd ? -slope : slope) : T(0);
-    x = usable ? x : T(0);
+    if (align_corners && size == 1) return {zero, zero};
+    const T low = constant<T>(align_corners ? 0 : -0.5), span = constant<T>(align_corners ? size - 1 : size);
+    const auto usable = absolute(x) < constant<T>(8388608);  // 2^23: no fractional part left in float32
+    const T signed_distance = select(usable, x, low) - low, distance = absolute(signed_distance);
+    const T flips = floor_of(distance / span), rest = distance - flips * span;
+    const T odd = flips - constant<T>(2) * floor_of(flips * constant<T>(0.5));  // 0 or 1
+    x = select(usable, low + rest + odd * (span - rest - rest), zero);
+    slope = select(usable, select(signed_distance < zero, -one, one) * (one - odd - odd), zero);
   }
-  const T first = P == Padding::zeros ? T(-2) : T(0), last = T(P == Padding::zeros ? size + 1 : size - 1);
-  return {minimum(maximum(first, x), last), x > first && x < last ? slope : T(0)};
+  const T first = constant<T>(P == Padding::zeros ? -2 : 0);
+  const T last = constant<T>(P == Padding::zeros ? size + 1 : size - 1);
+  const auto inside = (x > first) & (x < last);
+  return {minimum(maximum(first, x), last), select(inside, slope, zero)};
 }
 
 }  // namespace stn

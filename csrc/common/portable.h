@@ -23,4 +23,27 @@ STN_HD T maximum(T a, T b) {  // NaN in b loses: maximum(low, NaN) = low
   return b > a ? b : a;
 }
 
+// The words in which a rule is written once, for a float, a double or a vector of them (GNU vectors on the CPU).
+template <class T>
+STN_HD T constant(double value) {
+  return T(T{} + value);
+}
+template <class M, class T>
+STN_HD T select(M condition, T a, T b) {
+  return condition ? a : b;
+}
+template <class T>
+STN_HD T absolute(T x) {
+  return x < T{} ? -x : x;
+}
+template <class T>
+STN_HD T floor_of(T x) {
+  if constexpr (requires { x[0]; }) {
+    for (size_t i = 0; i < sizeof x / sizeof x[0]; ++i) x[i] = floor_of(x[i]);
+    return x;
+  } else {
+    return std::floor(x);
+  }
+}
+
 }  // namespace stn

@@ -36,8 +36,12 @@ struct AffineRow {
   double x, y, xu, yu;
   STN_INLINE AffineRow(const Source& s, int64_t v)
       : x(s.map.x0 + s.map.xv * double(v)), y(s.map.y0 + s.map.yv * double(v)), xu(s.map.xu), yu(s.map.yu) {}
-  STN_INLINE double source_x(int64_t u) const { return x + xu * double(u); }
-  STN_INLINE double source_y(int64_t u) const { return y + yu * double(u); }
+  STN_INLINE void points(int64_t u, int64_t, Doubles& source_x, Doubles& source_y) const {
+    Doubles index;
+    for (int i = 0; i < kDoubles; ++i) index[i] = i;
+    index += double(u);
+    source_x = x + xu * index, source_y = y + yu * index;
+  }
 };
 
 template <class G>
@@ -48,17 +52,28 @@ struct GridRow {
       : grid(static_cast<const G*>(s.p.parameters) + 2 * s.p.out_width * (s.item * s.p.out_height + v)),
         x(pixel_axis<double>(s.p.width, s.p.align_corners)),
         y(pixel_axis<double>(s.p.height, s.p.align_corners)) {}
-  STN_INLINE double source_x(int64_t u) const { return x.scale * double(grid[2 * u]) + x.shift; }
-  STN_INLINE double source_y(int64_t u) const { return y.scale * double(grid[2 * u + 1]) + y.shift; }
+  STN_INLINE void points(int64_t u, int64_t available, Doubles& source_x, Doubles& source_y) const {
+    using Pairs = Vec<G, 2 * kDoubles>;
+    Pairs pairs{};
+    if (available >= kDoubles) {
+      pairs = load<Pairs>(grid + 2 * u);
+    } else {
+      for (int64_t i = 0; i < 2 * available; ++i) pairs[i] = grid[2 * u + i];
+    }
+    Doubles gx, gy;
+    for (int i = 0; i < kDoubles; ++i) gx[i] = double(pairs[2 * i]), gy[i] = double(pairs[2 * i + 1]);
+    source_x = x.scale * gx + x.shift, source_y = y.scale * gy + y.shift;
+  }
 };
 
 template <Padding kPadding, class T>
-STN_INLINE void split(double x, int size, bool align_corners, IndexOf<T>& index, T& fraction, T& slope) {
-  const Padded<double> padded = pad<kPadding>(x, size, align_corners);
-  const double low = __builtin_floor(padded.x);
-  index = IndexOf<T>(int32_t(low));
-  fraction = T(padded.x - low);
-  slope = T(padded.slope);
+STN_INLINE void split(Doubles x, int size, bool align_corners, IndexOf<T>* index, T* fraction, T* slope) {
+  const Padded<Doubles> padded = pad<kPadding>(x, size, align_corners);
+  const Doubles low = floor_of(padded.x);
+  store(index,
+        __builtin_convertvector(__builtin_convertvector(low, Vec<int32_t, kDoubles>), Vec<IndexOf<T>, kDoubles>));
+  store(fraction, __builtin_convertvector(padded.x - low, Vec<T, kDoubles>));
+  store(slope, __builtin_convertvector(padded.slope, Vec<T, kDoubles>));
 }
 
 // Fills run with points [u0, u0 + count) of output row v, and with points outside up to a multiple of 16.
@@ -68,9 +83,11 @@ void locate(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) 
   const int width = int(s.p.width), height = int(s.p.height);
   const bool align = s.p.align_corners;
   run.count = count;
-  for (int64_t i = 0; i < count; ++i) {
-    split<kPadding>(row.source_x(u0 + i), width, align, run.x_index[i], run.x_fraction[i], run.x_slope[i]);
-    split<kPadding>(row.source_y(u0 + i), height, align, run.y_index[i], run.y_fraction[i], run.y_slope[i]);
+  for (int64_t i = 0; i < count; i += kDoubles) {
+    Doubles x, y;
+    row.points(u0 + i, count - i, x, y);
+    split<kPadding>(x, width, align, run.x_index + i, run.x_fraction + i, run.x_slope + i);
+    split<kPadding>(y, height, align, run.y_index + i, run.y_fraction + i, run.y_slope + i);
   }
   for (int64_t i = count; i % 16 != 0; ++i) {
     run.x_index[i] = run.y_index[i] = -2;

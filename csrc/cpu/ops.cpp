@@ -73,15 +73,19 @@ Images<Pointer> images(const Tensor& t) {
           t.stride(n - 1)};
 }
 
+Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }  // saves a dispatch
+
 Tensor float_parameters(const Tensor& t) {
-  const bool half = t.scalar_type() != ScalarType::Double && t.scalar_type() != ScalarType::Float;
-  return torch::stable::contiguous(half ? torch::stable::to(t, ScalarType::Float) : t);
+  const ScalarType type = t.scalar_type();
+  const Tensor wide =
+      type == ScalarType::Double || type == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float);
+  return dense(wide);
 }
 
 // grad_output in the layout of the output, copied only if it has another.
 Tensor with_layout(const Tensor& grad, bool channels_last) {
   const int64_t n = grad.dim();
-  if (!channels_last) return torch::stable::contiguous(grad);
+  if (!channels_last) return dense(grad);
   Tensor wanted = empty_images(grad, Shape(grad.sizes().begin(), grad.sizes().end()), true);
   bool same = true;
   for (int64_t i = 0; i < n; ++i) same &= grad.stride(i) == wanted.stride(i) || grad.size(i) == 1;
@@ -144,7 +148,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   p.input = images<const void*>(input), p.grad_output = images<const void*>(grad);
   const bool empty_call = grad.numel() == 0;
 
-  Tensor grad_input = empty(input, {0}), grad_parameters = empty(parameters, {0});
+  Tensor grad_input, grad_parameters;
   if (need_input) {
     grad_input = empty_images(input, Shape(input.sizes().begin(), input.sizes().end()), channels_last);
     if (empty_call) {
@@ -154,6 +158,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
       execute(p, stn::kernels().grad_input(p), std::max(grad_input.numel(), grad.numel()));
     }
   }
+  if (!need_input) grad_input = empty(input, {0});
+  if (!need_parameters) grad_parameters = empty(parameters, {0});
   if (need_parameters) {
     Tensor result = empty(values, Shape(values.sizes().begin(), values.sizes().end()));
     if (empty_call) {

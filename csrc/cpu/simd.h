@@ -43,6 +43,9 @@ STN_INLINE V masked(V value, M mask) {  // a select, not a product: 0 * Inf woul
   return mask ? value : V{};
 }
 
+constexpr int kDoubles = kVectorBytes / 8;
+using Doubles = Vec<double, kDoubles>;
+
 // Storage types. Half-precision images are computed in float32 and rounded once, to nearest even, at the store.
 struct BFloat16 {
   uint16_t bits;

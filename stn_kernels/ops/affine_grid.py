@@ -27,7 +27,7 @@ def affine_grid(theta, size, align_corners=False, *, backend=None):
     _checks.matrix("theta", theta, 2, 3)
     size = _checks.spatial_size(size)
     _checks.flag("align_corners", align_corners)
-    return _library.select("affine_grid", theta.device.type, backend)(theta, size, align_corners)
+    return _library.call("affine_grid", backend, theta, size, align_corners)
 
 
 def _fake(theta, size, align_corners):
@@ -46,8 +46,8 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(namespace):
     def backward(ctx, grad_output):
-        op = _library._handle(namespace, "_affine_grid_backward")
-        return op(grad_output, ctx.align_corners).to(ctx.dtype), None, None
+        grad_theta = _library.call_in(namespace, "_affine_grid_backward", grad_output, ctx.align_corners)
+        return grad_theta.to(ctx.dtype), None, None
 
     return backward
 
@@ -59,7 +59,7 @@ def _setup_backward_context(ctx, inputs, output):
 
 def _double_backward(namespace):
     def backward(ctx, grad):  # the map is linear: its adjoint's adjoint is itself
-        return _library._handle(namespace, "affine_grid")(grad, ctx.size, ctx.align_corners), None
+        return _library.call_in(namespace, "affine_grid", grad, ctx.size, ctx.align_corners), None
 
     return backward
 

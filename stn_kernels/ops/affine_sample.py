@@ -48,8 +48,7 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
     mode = _checks.mode(mode)
     padding_mode = _checks.padding_mode(padding_mode)
     _checks.flag("align_corners", align_corners)
-    op = _library.select("affine_sample", input.device.type, backend)
-    return op(input, theta, size, mode, padding_mode, align_corners)
+    return _library.call("affine_sample", backend, input, theta, size, mode, padding_mode, align_corners)
 
 
 def _output_shape(input, theta, size):
@@ -91,9 +90,15 @@ def _backward(namespace):
     def backward(ctx, grad_output):
         need_input, need_theta = ctx.needs_input_grad[:2]
         deterministic = torch.are_deterministic_algorithms_enabled()
-        op = _library._handle(namespace, "_affine_sample_backward")
-        grad_input, grad_theta = op(
-            grad_output, *ctx.saved_tensors, *ctx.options, need_input, need_theta, deterministic
+        grad_input, grad_theta = _library.call_in(
+            namespace,
+            "_affine_sample_backward",
+            grad_output,
+            *ctx.saved_tensors,
+            *ctx.options,
+            need_input,
+            need_theta,
+            deterministic,
         )
         return grad_input if need_input else None, grad_theta if need_theta else None, None, None, None, None
 

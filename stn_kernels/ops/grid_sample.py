@@ -42,8 +42,7 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
     mode = _checks.mode(mode)
     padding_mode = _checks.padding_mode(padding_mode)
     _checks.flag("align_corners", align_corners)
-    op = _library.select("grid_sample", input.device.type, backend)
-    return op(input, grid, mode, padding_mode, align_corners)
+    return _library.call("grid_sample", backend, input, grid, mode, padding_mode, align_corners)
 
 
 def _fake(input, grid, mode, padding_mode, align_corners):
@@ -82,8 +81,16 @@ def _backward(namespace):
     def backward(ctx, grad_output):
         need_input, need_grid = ctx.needs_input_grad[:2]
         deterministic = torch.are_deterministic_algorithms_enabled()
-        op = _library._handle(namespace, "_grid_sample_backward")
-        grad_input, grad_grid = op(grad_output, *ctx.saved_tensors, *ctx.options, need_input, need_grid, deterministic)
+        grad_input, grad_grid = _library.call_in(
+            namespace,
+            "_grid_sample_backward",
+            grad_output,
+            *ctx.saved_tensors,
+            *ctx.options,
+            need_input,
+            need_grid,
+            deterministic,
+        )
         return grad_input if need_input else None, grad_grid if need_grid else None, None, None, None
 
     return backward

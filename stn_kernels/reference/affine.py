@@ -6,7 +6,7 @@ from . import sampling
 
 
 def base_coordinates(size, align_corners, dtype, device):
-    """Normalized coordinates of one axis' pixel centres: (2 i + 1) / size - 1, or -1 + 2 i / (size - 1) for align_corners."""
+    """Normalized pixel centres of one axis: (2 i + 1) / size - 1, or -1 + 2 i / (size - 1) for align_corners."""
     index = torch.arange(size, dtype=dtype, device=device)
     if not align_corners:
         return (2 * index + 1) / size - 1

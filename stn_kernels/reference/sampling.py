@@ -10,7 +10,7 @@ reflection            x is reflected about -0.5 and W-0.5 (align_corners=False) 
 NaN                   counts as -inf: 0 under "zeros", the first row or column otherwise.
 +-inf and huge        outside under "zeros"; the nearest edge under "border"; under "reflection" a coordinate of
                       2^23 pixels or more has no fractional part left in float32 and counts as -inf.
-Gradient              the derivative of the rule; 0 where x is clamped, and for every coordinate the rules above replace.
+Gradient              the derivative of the rule; 0 where x is clamped or replaced.
 """
 
 import itertools
@@ -57,7 +57,7 @@ def _reflect(x, slope, size, align_corners):
 
 
 def _corners(points, sizes, padding_mode, align_corners):
-    """The 2^n taps of each point: yields (flat index (B, P), in-bounds mask, weight, d weight / d coordinate per axis)."""
+    """The 2^n taps of a point: yields flat index (B, P), in-bounds mask, weight, d weight / d coordinate per axis."""
     n = len(sizes)
     axes = []  # x, y, z
     for axis in range(n):

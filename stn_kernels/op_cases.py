@@ -1,0 +1,183 @@
+"""Sample inputs of every public operator: shared by `stn-kernels verify`, the tests and the benchmarks' gate.
+
+A later operator adds one `OpCase` to `OP_CASES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+import stn_kernels
+
+from ._library import PADDING_MODES
+from .reference.affine import affine_grid
+
+LAYOUTS = ("contiguous", "channels_last", "rows", "expanded")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What to draw: everything that may vary about one call."""
+
+    dtype: torch.dtype = torch.float32
+    coords_dtype: torch.dtype | None = None  # None: float64 for float64 images, else float32
+    padding_mode: str = "zeros"
+    align_corners: bool = False
+    layout: str = "contiguous"
+    samples: int | None = None  # S; None is no sample dimension
+    batch: int = 2
+    channels: int = 3
+    size: tuple[int, int] = (7, 9)
+    out_size: tuple[int, int] = (8, 5)
+    seed: int = 0
+
+    @property
+    def parameter_dtype(self) -> torch.dtype:
+        if self.coords_dtype is not None:
+            return self.coords_dtype
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        return (self.batch,) if self.samples is None else (self.batch, self.samples)
+
+
+@dataclass
+class Inputs:
+    """The arguments of one call: tensors to differentiate by, in order, and options."""
+
+    tensors: dict[str, torch.Tensor]
+    options: dict[str, object] = field(default_factory=dict)
+
+    def to(self, device=None, dtype=None) -> "Inputs":
+        return Inputs({k: t.detach().to(device=device, dtype=dtype) for k, t in self.tensors.items()}, self.options)
+
+    def requires_grad(self, *names: str) -> "Inputs":
+        """The same tensors as leaves that require a gradient (all, or those named), strides kept."""
+        wanted = names or tuple(self.tensors)
+        return Inputs({k: t.detach().requires_grad_(k in wanted) for k, t in self.tensors.items()}, self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class OpCase:
+    """A public operator and how to draw inputs at which all its gradients exist."""
+
+    name: str
+    quantities: dict[str, str]  # differentiable argument -> its column of the tolerance table
+    draw: Callable[[Sample], Inputs]
+    paddings: tuple[str, ...] = tuple(PADDING_MODES)
+    twice_differentiable: bool = True
+
+    def call(self, inputs: Inputs, backend: str | None = None) -> torch.Tensor:
+        return getattr(stn_kernels, self.name)(**inputs.tensors, **inputs.options, backend=backend)
+
+
+def image(sample: Sample, generator: torch.Generator) -> torch.Tensor:
+    """A random (B, C, H, W) image in the layout asked for."""
+    batch, (height, width) = sample.batch, sample.size
+    shape = (min(batch, 1) if sample.layout == "expanded" else batch, sample.channels, height, width)
+    if sample.layout == "rows":  # rows of a wider image, every second one
+        wide = torch.randn((*shape[:2], 2 * height, width + 3), generator=generator, dtype=torch.float64)
+        return wide.to(sample.dtype)[:, :, ::2, 1 : width + 1]
+    values = torch.randn(shape, generator=generator, dtype=torch.float64).to(sample.dtype)
+    if sample.layout == "channels_last":
+        return values.contiguous(memory_format=torch.channels_last)
+    return values.expand(batch, -1, -1, -1)
+
+
+def grad_output(output: torch.Tensor, layout: str, seed: int = 1) -> torch.Tensor:
+    """A random cotangent of an op's output; its strides vary with the layout, down to 0 as `sum().backward()` gives."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = output.shape[:-1] + (1,) if layout == "expanded" else output.shape
+    values = torch.randn(shape, generator=generator, dtype=torch.float64).to(output.dtype).to(output.device)
+    if layout == "rows" and values.dim() > 3:
+        return values.mT.contiguous().mT
+    return values.expand(output.shape) if layout == "expanded" else values
+
+
+def lattice_distance(grid: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+    """Distance in pixels of normalized points (..., 2) to the nearest line where a gradient jumps: integer coordinates."""
+    extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
+    pixels = (grid.double() + 1) * (extent - 1) / 2 if align_corners else ((grid.double() + 1) * extent - 1) / 2
+    return (pixels - pixels.round()).abs().amin(-1)
+
+
+# A float32 coordinate is off by some 1e-6 of the image's size; on the wrong side of a line it has another gradient.
+MARGIN = 5e-4
+
+
+def smooth_theta(sample: Sample, generator: torch.Generator, spread: float = 0.4) -> torch.Tensor:
+    """Matrices near the identity that put no output pixel on a lattice line of the input: (B[, S], 2, 3)."""
+    count = torch.Size(sample.lead).numel()
+    theta = torch.zeros(count, 2, 3, dtype=torch.float64)
+    todo = torch.ones(count, dtype=torch.bool)
+    margin = min(MARGIN, 0.05 / (sample.out_size[0] * sample.out_size[1]))
+    for _ in range(1000):
+        if not todo.any():
+            break
+        draw = torch.eye(2, 3, dtype=torch.float64) + spread * torch.randn(
+            int(todo.sum()), 2, 3, generator=generator, dtype=torch.float64
+        )
+        theta[todo] = draw.to(sample.parameter_dtype).double()
+        grid = affine_grid(theta, sample.out_size, sample.align_corners).flatten(1, 2)
+        todo = lattice_distance(grid, sample.size, sample.align_corners).amin(-1) < margin
+        if 1 in sample.size and sample.align_corners:
+            break  # a single pixel with align_corners sits on its line whatever theta is
+    return theta.to(sample.parameter_dtype).reshape(*sample.lead, 2, 3)
+
+
+def smooth_grid(sample: Sample, generator: torch.Generator, reach: float = 1.5) -> torch.Tensor:
+    """Points of [-reach, reach]^2 off the input's lattice lines: (B[, S], Ho, Wo, 2)."""
+    shape = (*sample.lead, *sample.out_size, 2)
+    grid = torch.zeros(shape, dtype=torch.float64)
+    todo = torch.ones(shape[:-1], dtype=torch.bool)
+    for _ in range(100):
+        draw = reach * (2 * torch.rand((int(todo.sum()), 2), generator=generator, dtype=torch.float64) - 1)
+        grid[todo] = draw.to(sample.parameter_dtype).double()
+        todo = lattice_distance(grid, sample.size, sample.align_corners) < MARGIN
+        if not todo.any():
+            break
+    return grid.to(sample.parameter_dtype)
+
+
+def strided(values: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same parameters with other strides: the last dimension outermost in memory, or every second of a row."""
+    if layout == "channels_last":
+        return values.movedim(-1, 0).contiguous().movedim(0, -1)
+    return torch.stack([values, values], -1)[..., 0] if layout == "rows" else values
+
+
+def _options(sample: Sample, **more):
+    return {**more, "padding_mode": sample.padding_mode, "align_corners": sample.align_corners}
+
+
+def draw_affine_sample(sample: Sample) -> Inputs:
+    generator = torch.Generator().manual_seed(sample.seed)
+    theta = strided(smooth_theta(sample, generator), sample.layout)
+    return Inputs({"input": image(sample, generator), "theta": theta}, _options(sample, size=sample.out_size))
+
+
+def draw_grid_sample(sample: Sample) -> Inputs:
+    generator = torch.Generator().manual_seed(sample.seed)
+    grid = strided(smooth_grid(sample, generator), sample.layout)
+    return Inputs({"input": image(sample, generator), "grid": grid}, _options(sample))
+
+
+def draw_affine_grid(sample: Sample) -> Inputs:
+    generator = torch.Generator().manual_seed(sample.seed)
+    theta = torch.randn((*sample.lead, 2, 3), generator=generator, dtype=torch.float64).to(sample.dtype)
+    return Inputs(
+        {"theta": strided(theta, sample.layout)}, {"size": sample.out_size, "align_corners": sample.align_corners}
+    )
+
+
+OP_CASES = {
+    case.name: case
+    for case in (
+        OpCase("affine_sample", {"input": "image", "theta": "coords"}, draw_affine_sample),
+        OpCase("grid_sample", {"input": "image", "grid": "coords"}, draw_grid_sample),
+        OpCase("affine_grid", {"theta": "coords"}, draw_affine_grid, paddings=("none",)),
+    )
+}

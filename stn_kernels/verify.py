@@ -1,0 +1,201 @@
+"""Checks every operator on every backend that runs here against the float64 reference: `stn-kernels verify`.
+
+A cell is op x backend x dtype x padding x quantity; its error is the largest over align_corners, memory layouts, sample
+dimensions and sizes. Quantities: the value, the gradient to each tensor, and for float64 gradcheck and gradgradcheck.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from . import _library
+from ._tolerances import TOLERANCES, relative_error
+from .op_cases import DTYPES, LAYOUTS, OP_CASES, Inputs, OpCase, Sample, grad_output
+
+LARGE = {"size": (40, 37), "out_size": (33, 45)}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell of the result."""
+
+    op: str
+    backend: str
+    device: str
+    dtype: str
+    padding: str
+    quantity: str  # "value", "grad_<tensor>", "gradcheck" or "gradgradcheck"
+    error: float
+    tolerance: float
+    passed: bool
+    detail: str = ""
+
+    @property
+    def cell(self) -> str:
+        return f"{self.op} {self.backend} {self.dtype} {self.padding} {self.quantity}"
+
+
+def default_backends() -> list[str]:
+    return [name for name, reason in _library.backends().items() if not reason]
+
+
+def is_slow(backend: str) -> bool:
+    """Whether a backend interprets its kernels: it gets the small sizes only."""
+    return _library.device_of(backend) == "cpu" and backend not in ("reference", "cpu")
+
+
+def samples(dtype: torch.dtype, padding: str, slow: bool = False) -> list[Sample]:
+    """The inputs folded into one cell."""
+    base = Sample(dtype=dtype, padding_mode=padding)
+    flags = (False, True)
+    chosen = [
+        replace(base, align_corners=align, layout=layout, samples=count, seed=seed)
+        for seed, (align, layout, count) in enumerate(itertools.product(flags, LAYOUTS, (None, 3)))
+    ]
+    if slow:  # every layout, flag and sample dimension once, not their product
+        return [s for i, s in enumerate(chosen) if i % 3 == 0]
+    for seed, (align, layout) in enumerate(itertools.product(flags, LAYOUTS)):
+        chosen.append(replace(base, align_corners=align, layout=layout, channels=1 + 18 * (seed % 2), seed=seed, **LARGE))
+    return chosen
+
+
+def evaluate(case: OpCase, inputs: Inputs, backend: str | None, layout: str) -> dict[str, torch.Tensor]:
+    """The value and every gradient of one call, for the cotangent that belongs to the layout."""
+    inputs = inputs.requires_grad()
+    value = case.call(inputs, backend)
+    grads = torch.autograd.grad(value, list(inputs.tensors.values()), grad_output(value, layout))
+    return {"value": value.detach(), **{f"grad_{k}": g for k, g in zip(inputs.tensors, grads, strict=True)}}
+
+
+def expected(case: OpCase, inputs: Inputs, layout: str) -> dict[str, torch.Tensor]:
+    """What the float64 reference gives, for the cotangent that a call on `inputs` gets."""
+    wide = inputs.to(device="cpu", dtype=torch.float64).requires_grad()
+    value = case.call(wide, "reference")
+    cotangent = grad_output(case.call(inputs.to(device="cpu"), "reference"), layout).double()
+    grads = torch.autograd.grad(value, list(wide.tensors.values()), cotangent)
+    return {"value": value.detach(), **{f"grad_{k}": g for k, g in zip(wide.tensors, grads, strict=True)}}
+
+
+@functools.lru_cache(maxsize=64)
+def _drawn(case: OpCase, sample: Sample) -> tuple[Inputs, dict[str, torch.Tensor]]:
+    inputs = case.draw(sample)
+    return inputs, expected(case, inputs, sample.layout)
+
+
+def tolerance(case: OpCase, quantity: str, dtype: torch.dtype) -> float:
+    return TOLERANCES[dtype]["value" if quantity == "value" else case.quantities[quantity.removeprefix("grad_")]]
+
+
+def _numeric_records(case: OpCase, backend: str, dtype: torch.dtype, padding: str) -> Iterator[Record]:
+    device = _library.device_of(backend)
+    worst: dict[str, tuple[float, float, str]] = {}
+    for sample in samples(dtype, padding if padding != "none" else "zeros", is_slow(backend)):
+        inputs, truth = _drawn(case, sample)
+        try:
+            results = evaluate(case, inputs.to(device=device), backend, sample.layout)
+        except Exception as error:  # a crash of one cell is a failed cell, not the end of the run
+            results = dict.fromkeys(truth)
+            reason = f"{type(error).__name__}: {error}"
+        for quantity, wanted in truth.items():
+            got = results[quantity]
+            if got is None:
+                worst[quantity] = (float("inf"), 0.0, reason)
+                continue
+            error, allowed = relative_error(got, wanted), tolerance(case, quantity, got.dtype)
+            if quantity not in worst or error / allowed > worst[quantity][0] / max(worst[quantity][1], 1e-300):
+                worst[quantity] = (error, allowed, "" if error <= allowed else f"at {sample}")
+    for quantity, (error, allowed, detail) in worst.items():
+        name = str(dtype).removeprefix("torch.")
+        yield Record(case.name, backend, device, name, padding, quantity, error, allowed, error <= allowed, detail)
+
+
+def _derivative_records(case: OpCase, backend: str, padding: str) -> Iterator[Record]:
+    checks = {"gradcheck": torch.autograd.gradcheck}
+    if case.twice_differentiable:
+        checks["gradgradcheck"] = torch.autograd.gradgradcheck
+    device = _library.device_of(backend)
+    for name, check in checks.items():
+        detail = ""
+        for align, count in ((False, None), (True, 2)):
+            sample = Sample(
+                dtype=torch.float64,
+                padding_mode=padding if padding != "none" else "zeros",
+                align_corners=align,
+                samples=count,
+                channels=2,
+                size=(4, 5),
+                out_size=(3, 4),
+            )
+            inputs = case.draw(sample).to(device=device).requires_grad()
+
+            def call(*tensors, inputs=inputs):
+                return case.call(Inputs(dict(zip(inputs.tensors, tensors, strict=True)), inputs.options), backend)
+
+            try:
+                check(call, tuple(inputs.tensors.values()))
+            except Exception as error:  # as above
+                detail = f"{type(error).__name__}: {str(error).splitlines()[0]} at {sample}"
+        failed = float(bool(detail))
+        yield Record(case.name, backend, device, "float64", padding, name, failed, 0.0, not detail, detail)
+
+
+def cells(ops: Iterable[str] | None = None, backends: Iterable[str] | None = None) -> list[tuple]:
+    """(case, backend, dtype or None for the derivative checks, padding) in the order of the table.
+
+    Raises:
+        ValueError: an op or backend has an unknown name.
+        RuntimeError: a backend named does not run here; the message says why.
+    """
+    chosen = list(OP_CASES) if ops is None else list(ops)
+    for op in chosen:
+        if op not in OP_CASES:
+            raise ValueError(f"op must be one of {sorted(OP_CASES)}, got {op!r}")
+    names = default_backends() if backends is None else list(backends)
+    for name in names:
+        _library._check_name(name)
+        if reason := _library.backends()[name]:
+            raise RuntimeError(f"backend {name!r} cannot be used here: {reason}")
+    cases = [OP_CASES[op] for op in chosen]
+    return [
+        (case, backend, dtype, padding)
+        for case in cases
+        for padding in case.paddings
+        for dtype in (*DTYPES, None)
+        for backend in names  # innermost, so that the expected result is computed once
+    ]
+
+
+def run(
+    ops: Iterable[str] | None = None,
+    backends: Iterable[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[Record]:
+    """Verifies ops (None: all) on backends (None: all that run here).
+
+    Args:
+        ops: names of public operators.
+        backends: names as in `stn_kernels.backends()`.
+        progress: called with a description after every group of cells, as often as `cells` is long.
+
+    Returns:
+        One `Record` a cell; a kernel that raises gives failed cells with the error as their detail.
+
+    Raises:
+        ValueError, RuntimeError: as `cells`.
+    """
+    records = []
+    for case, backend, dtype, padding in cells(ops, backends):
+        if dtype is None:
+            records += _derivative_records(case, backend, padding)
+        else:
+            records += _numeric_records(case, backend, dtype, padding)
+        if progress:
+            progress(f"{case.name} {backend} {padding}")
+    return records
+
+
+def as_json(records: list[Record]) -> list[dict]:
+    return [asdict(record) for record in records]

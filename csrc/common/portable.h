@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define STN_HD __host__ __device__ __forceinline__
@@ -15,18 +16,27 @@ enum class Mode : int { bilinear = 0, nearest = 1, bicubic = 2 };    // the code
 enum class Padding : int { zeros = 0, border = 1, reflection = 2 };  // the codes of _library.PADDING_MODES
 
 template <class T>
-STN_HD T minimum(T a, T b) {
+STN_HD T minimum(T a, T b) {  // NaN in a loses: minimum(NaN, high) = high
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_floating_point_v<T>) return std::fmin(a, b);  // one instruction instead of two
+#endif
   return a < b ? a : b;
 }
 template <class T>
 STN_HD T maximum(T a, T b) {  // NaN in b loses: maximum(low, NaN) = low
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_floating_point_v<T>) return std::fmax(a, b);
+#endif
   return b > a ? b : a;
 }
 
 // The words in which a rule is written once, for a float, a double or a vector of them (GNU vectors on the CPU).
-template <class T>
-STN_HD T constant(double value) {
-  return T(T{} + value);
+template <class T, class V>
+STN_HD T constant(V value) {
+  if constexpr (std::is_arithmetic_v<T>)
+    return T(value);
+  else
+    return T(T{} + double(value));
 }
 template <class M, class T>
 STN_HD T select(M condition, T a, T b) {

@@ -9,7 +9,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     affine_grid_kernel(const T* __restrict__ theta, T* __restrict__ grid, Lattice<T> u, Lattice<T> v, Work work) {
   const Share share = share_of(work);
-  const Points points(work);
+  const Points points(work, 0);
   if (points.x >= work.out_width) return;
   T t[kSums];
 #pragma unroll
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
     affine_grid_backward_kernel(const T* __restrict__ grad_output, T* __restrict__ partial,
                                 AffineTransform<T> transform, Work work) {
   const Share share = share_of(work);
-  const Points points(work);
+  const Points points(work, 0);
   typename AffineTransform<T>::Gradient gradient;
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {

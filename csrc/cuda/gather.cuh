@@ -65,27 +65,32 @@ struct Footprint {
   }
 };
 
+// Both searches call visit(exists, weight, offset) with an output's offset in its image.
+
 // The candidates lie in the kSize x kSize window around the pixel's pre-image.
 template <int kSize, class T, class F>
-__device__ __forceinline__ void visit_window(const Footprint<T>& f, const Work& work, int px, int py, F&& visit) {
+__device__ __forceinline__ void visit_window(const Footprint<T>& f, const Work& work, const Strides& out, int px,
+                                             int py, F&& visit) {
   const T dx = T(px) - f.map.x0, dy = T(py) - f.map.y0;
   const auto first = [](T centre, int size) {
     return int(std::ceil(minimum(maximum(T(-kSize), centre - T(0.5) * kSize), T(size))));
   };
   const int u0 = first(f.ux * dx + f.uy * dy, work.out_width), v0 = first(f.vx * dx + f.vy * dy, work.out_height);
+  const int64_t first_offset = offset(out, u0, v0);
 #pragma unroll
   for (int k = 0; k < kSize * kSize; ++k) {
     const int u = u0 + k % kSize, v = v0 + k / kSize;
     const bool exists = unsigned(u) < unsigned(work.out_width) && unsigned(v) < unsigned(work.out_height);
     const T weight = f.weight(u, v, px, py);
-    visit(exists && weight > 0, weight, u, v);
+    visit(exists && weight > 0, weight, first_offset + offset(out, k % kSize, k / kSize));
   }
 }
 
 // The candidates row by row, for any map: an exact interval of columns in every row of the parallelogram. The cost
 // grows with its area; for a singular map it is bounded by the output's.
 template <class T, class F>
-__device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& work, int px, int py, F&& visit) {
+__device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& work, const Strides& out, int px, int py,
+                                           F&& visit) {
   const T last_u = T(work.out_width - 1), last_v = T(work.out_height - 1);
   const T centre = f.vx * (T(px) - f.map.x0) + f.vy * (T(py) - f.map.y0);
   const int v0 = int(std::ceil(minimum(maximum(T(0), centre - f.reach_v), last_v + 1)));
@@ -99,21 +104,21 @@ __device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& wo
 #pragma unroll 1
     for (int u = u0; u <= u1; ++u) {
       const T weight = f.weight(u, v, px, py);
-      visit(weight > 0, weight, u, v);
+      visit(weight > 0, weight, offset(out, u, v));
     }
   }
 }
 
 // kGroup: how many chunks of channels share the search for candidates.
 template <class A, int kGroup, class I, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksResident)
     affine_gather_kernel(const I* __restrict__ grad_output, const T* __restrict__ theta, I* __restrict__ grad_input,
-                         AffineFrame<T> frame, Strides out, Strides in, Work work) {
+                         AffineFrame<T> frame, Strides output_strides, Strides input_strides, Work work) {
+  const Strides out = known<A>(output_strides), in = known<A>(input_strides);
   const Share share = share_of(work);
-  const Points points(work);
+  const Points points(work, log2_lanes<A>(work));
   if (points.x >= work.width) return;
-  const int64_t out_pixel = A::kPixel ? A::kPixel : out.pixel, pixel = A::kPixel ? A::kPixel : in.pixel;
-  const int step = A::kVector << work.log2_lanes;
+  const int step = A::kVector << log2_lanes<A>(work);
   const int64_t first_image = share.image * work.samples;
   Footprint<T> footprint(pixel_map(theta + 6 * first_image, frame), work);
 #pragma unroll 1
@@ -128,8 +133,8 @@ __global__ void __launch_bounds__(kThreads)
         const int64_t n = first_image + s;
         if (work.samples > 1) footprint = Footprint<T>(pixel_map(theta + 6 * n, frame), work);
         const I* source = grad_output + n * out.image + c * out.channel;
-        const auto visit = [&](bool ok, T weight, int u, int v) {
-          const I* p = source + v * out.row + u * out_pixel;
+        const auto visit = [&](bool ok, T weight, int64_t at) {
+          const I* p = source + at;
 #pragma unroll
           for (int k = 0; k < kGroup; ++k) {
             T value[A::kVector];
@@ -140,13 +145,13 @@ __global__ void __launch_bounds__(kThreads)
         };
         if (!footprint.finite) continue;
         if (footprint.window == 2)
-          visit_window<2>(footprint, work, points.x, py, visit);
+          visit_window<2>(footprint, work, out, points.x, py, visit);
         else if (footprint.window == 3)
-          visit_window<3>(footprint, work, points.x, py, visit);
+          visit_window<3>(footprint, work, out, points.x, py, visit);
         else
-          visit_rows(footprint, work, points.x, py, visit);
+          visit_rows(footprint, work, out, points.x, py, visit);
       }
-      I* target = grad_input + share.image * in.image + c * in.channel + py * in.row + points.x * pixel;
+      I* target = grad_input + share.image * in.image + c * in.channel + offset(in, points.x, py);
 #pragma unroll
       for (int k = 0; k < kGroup; ++k)
         if (A::kChannels || c + k * step < share.last_channel) store(target + k * step * in.channel, sum[k]);

@@ -9,7 +9,8 @@ namespace stn {
 
 // Strides of (image, channel, y, x) in elements.
 struct Strides {
-  int64_t image, channel, row, pixel;
+  int64_t image, channel;
+  int row, pixel;
 };
 
 // kPixel: the pixel stride, 0 if known at run time only. kVector: adjacent channels a thread handles at once.
@@ -23,6 +24,16 @@ using Planar = Access<1, 1, kChannels>;
 using Strided = Access<0, 1, 0>;
 template <class I>
 using Packed = Access<0, 16 / sizeof(I), 0>;
+
+// Strides with what A knows of them.
+template <class A>
+__device__ __forceinline__ Strides known(Strides strides) {
+  if (A::kPixel) strides.pixel = A::kPixel;
+  return strides;
+}
+__device__ __forceinline__ int64_t offset(const Strides& strides, int x, int y) {
+  return int64_t(y) * strides.row + int64_t(x) * strides.pixel;
+}
 
 template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {

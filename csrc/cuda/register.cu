@@ -40,11 +40,11 @@ void with_image_type(const Tensor& input, F&& f) {
 }
 
 Call checked(Call call, int64_t mode) {
-  constexpr int64_t kLargest = int64_t(1) << 30;  // in-plane coordinates are int32
   STD_TORCH_CHECK(mode == int64_t(Mode::bilinear), "this sampling mode has no CUDA kernel");
-  STD_TORCH_CHECK(std::max({call.input.size(1), call.input.size(2), call.input.size(3), call.size[0], call.size[1],
-                            call.samples()}) <= kLargest,
-                  "channels, samples, height and width must each be at most 2^30");
+  const int64_t channels = call.input.size(1);
+  STD_TORCH_CHECK(std::max({channels, call.input.size(2), call.input.size(3), call.size[0], call.size[1],
+                            channels * call.input.size(3), channels * call.size[1], call.images()}) <= kLargestExtent,
+                  "images, channels, height, width and the elements of a row must each be at most 2^30");
   return call;
 }
 

@@ -20,6 +20,8 @@ namespace stn {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+constexpr int64_t kLargestExtent = int64_t(1) << 30;  // coordinates and strides inside an image are int32
+
 // The device and stream that a call's kernels run on.
 #if defined(__CUDACC__)
 struct Device {
@@ -92,7 +94,7 @@ inline Tensor readable(const Tensor& images, bool channels_last, bool dense = fa
     if (is_channels_last(images) && one_batch && !dense) return images;
     return channels_before_pixels(torch::stable::contiguous(pixels_before_channels(images)));
   }
-  const bool planar = images.size(n - 1) == 1 || images.stride(n - 1) == 1;
+  const bool planar = (images.size(n - 1) == 1 || images.stride(n - 1) == 1) && images.stride(n - 2) <= kLargestExtent;
   return planar && one_batch && !dense ? images : torch::stable::contiguous(images);
 }
 
@@ -100,7 +102,7 @@ inline Strides strides_of(const Tensor& images) {
   const int64_t n = images.dim();
   const int64_t image = n == 5 && images.size(1) > 1 ? images.stride(1) : images.stride(0);
   // A single image's stride may be anything: with S = 1 images are B apart, with B = 1 they are S apart.
-  return {image, images.stride(n - 3), images.stride(n - 2), images.stride(n - 1)};
+  return {image, images.stride(n - 3), int(images.stride(n - 2)), int(images.stride(n - 1))};
 }
 
 // Whether channels can be read and written 16 bytes at a time.

@@ -7,6 +7,7 @@
 namespace stn {
 
 constexpr int kThreads = 256;
+constexpr int kBlocksResident = 2;  // on a multiprocessor, for the large kernels: left alone, ptxas spills a little
 // A warp covers 16x2 points: of the shapes with coalesced stores, the one whose reads span the fewest cache lines over
 // all rotations.
 constexpr int kTileWidth = 16;
@@ -42,16 +43,22 @@ __device__ __forceinline__ Share share_of(const Work& work) {
 }
 
 __device__ __forceinline__ int64_t input_image(const Work& work, int64_t image) {
-  return work.samples == 1 ? image : image / work.samples;
+  return work.samples == 1 ? image : unsigned(image) / unsigned(work.samples);  // 64 bits would cost 100 instructions
+}
+
+// Only where channels may be adjacent do threads share a point.
+template <class A>
+__device__ __forceinline__ int log2_lanes(const Work& work) {
+  return A::kPixel == 1 ? 0 : work.log2_lanes;
 }
 
 // The points of a thread: column x, rows y(0), y(1), ...; and the thread's place among those that share a point.
 struct Points {
   int x, first_y, step, lane;
-  __device__ __forceinline__ explicit Points(const Work& work) {
-    const int point = int(threadIdx.x) >> work.log2_lanes;
-    step = (kThreads / kTileWidth) >> work.log2_lanes;
-    lane = int(threadIdx.x) & ((1 << work.log2_lanes) - 1);
+  __device__ __forceinline__ explicit Points(const Work& work, int log2_lanes) {
+    const int point = int(threadIdx.x) >> log2_lanes;
+    step = (kThreads / kTileWidth) >> log2_lanes;
+    lane = int(threadIdx.x) & ((1 << log2_lanes) - 1);
     x = int(blockIdx.x) * kTileWidth + point % kTileWidth;
     first_y = int(blockIdx.y) * step * work.rows + point / kTileWidth;
   }

@@ -17,21 +17,21 @@ __device__ __forceinline__ T dot(const T (&a)[N], const T (&b)[N], T sum) {
 // grad_params: as Transform::Gradient says; not touched unless need_params, which is implied where nothing is
 // scattered.
 template <class Transform, Padding kPadding, class A, class I, class Scatter>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksResident)
     warp_backward_kernel(const I* __restrict__ grad_output, const I* __restrict__ input, Scatter scatter,
-                         Transform transform, typename Transform::Scalar* __restrict__ grad_params, Strides out,
-                         Strides in, Strides grad_in, Work work, bool need_params) {
+                         Transform transform, typename Transform::Scalar* __restrict__ grad_params,
+                         Strides output_strides, Strides input_strides, Strides gradient_strides, Work work,
+                         bool need_params) {
   using T = typename Transform::Scalar;
+  const Strides out = known<A>(output_strides), in = known<A>(input_strides), grad_in = known<A>(gradient_strides);
   const bool with_params = !Scatter::kActive || need_params;
   const Share share = share_of(work);
-  const Points points(work);
+  const Points points(work, log2_lanes<A>(work));
   const auto image = transform.image(share.image);
   const auto add = scatter.adder();
   typename Transform::Gradient gradient;
   const int64_t b = input_image(work, share.image);
-  const int channel = share.first_channel + points.lane * A::kVector, step = A::kVector << work.log2_lanes;
-  const int64_t pixel = A::kPixel ? A::kPixel : in.pixel, out_pixel = A::kPixel ? A::kPixel : out.pixel;
-  const int64_t grad_pixel = A::kPixel ? A::kPixel : grad_in.pixel;
+  const int channel = share.first_channel + points.lane * A::kVector, step = A::kVector << log2_lanes<A>(work);
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {
     const int u = points.x, v = points.y(row);
@@ -45,9 +45,9 @@ __global__ void __launch_bounds__(kThreads)
       const Four<T> weight = weights(t);
       const bool upper_left = t.upper && t.left, upper_right = t.upper && t.right;
       const bool lower_left = t.lower && t.left, lower_right = t.lower && t.right;
-      const I* g = grad_output + share.image * out.image + channel * out.channel + v * out.row + u * out_pixel;
-      const I* p = input + b * in.image + channel * in.channel + t.y * in.row + t.x * pixel;
-      int64_t q = b * grad_in.image + channel * grad_in.channel + t.y * grad_in.row + t.x * grad_pixel;
+      const I* g = grad_output + share.image * out.image + channel * out.channel + offset(out, u, v);
+      const I* p = input + b * in.image + channel * in.channel + offset(in, t.x, t.y);
+      int64_t q = b * grad_in.image + channel * grad_in.channel + offset(grad_in, t.x, t.y);
       Four<T> product = {0, 0, 0, 0};
 #pragma unroll(A::kVector > 1 ? 1 : 2)
       for (int c = channel; c < share.last_channel; c += step) {
@@ -56,18 +56,18 @@ __global__ void __launch_bounds__(kThreads)
         if (with_params) {
           load(p, upper_left, pixel_value);
           product.upper_left = dot(value, pixel_value, product.upper_left);
-          load(p + pixel, upper_right, pixel_value);
+          load(p + in.pixel, upper_right, pixel_value);
           product.upper_right = dot(value, pixel_value, product.upper_right);
           load(p + in.row, lower_left, pixel_value);
           product.lower_left = dot(value, pixel_value, product.lower_left);
-          load(p + in.row + pixel, lower_right, pixel_value);
+          load(p + in.row + in.pixel, lower_right, pixel_value);
           product.lower_right = dot(value, pixel_value, product.lower_right);
         }
         if constexpr (Scatter::kActive) {
           if (upper_left) add(q, weight.upper_left, value);
-          if (upper_right) add(q + grad_pixel, weight.upper_right, value);
+          if (upper_right) add(q + grad_in.pixel, weight.upper_right, value);
           if (lower_left) add(q + grad_in.row, weight.lower_left, value);
-          if (lower_right) add(q + grad_in.row + grad_pixel, weight.lower_right, value);
+          if (lower_right) add(q + grad_in.row + grad_in.pixel, weight.lower_right, value);
         }
         g += step * out.channel;
         p += step * in.channel;

@@ -24,8 +24,6 @@ Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tenso
     using Transform = decltype(transform);
     with_padding(b.call.padding, [&](auto padding) {
       constexpr Padding kPadding = decltype(padding)::value;
-      // Under zeros padding the affine transforms' input gradient is gathered.
-      if constexpr (Scatter::kActive && Transform::kSumsGradient && kPadding == Padding::zeros) return;
       const auto run = [&](auto access) {
         using A = decltype(access);
         const int64_t images = b.call.images();
@@ -53,8 +51,11 @@ Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tenso
                        data<T>(result), blocks, transform.frame.x.scale, transform.frame.y.scale);
         grad_params = result;
       };
-      // Fixed point is bound by its conversions, not by how it reads.
-      if constexpr (std::is_same_v<Scatter, FixedScatter<T>>)
+      // Under zeros padding the affine transforms' input gradient is gathered. Fixed point is bound by its conversions,
+      // not by how it reads.
+      if constexpr (Scatter::kActive && Transform::kSumsGradient && kPadding == Padding::zeros)
+        (void)run;
+      else if constexpr (std::is_same_v<Scatter, FixedScatter<T>>)
         run(Strided{});
       else
         with_access<I, T, false>(b.channels_last, b.packed, b.input.size(1), run);

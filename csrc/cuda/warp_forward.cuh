@@ -9,54 +9,57 @@ namespace stn {
 // kInterior: all four pixels exist, so that nothing is predicated.
 template <bool kInterior, class A, class T, class I>
 __device__ __forceinline__ void interpolate_channels(const I* __restrict__ source, I* __restrict__ target,
-                                                     const Taps<T>& t, const Strides& in, const Strides& out,
+                                                     const Taps<T>& t, const Strides& in, int64_t out_channel,
                                                      int channels, int step) {
-  const int64_t pixel = A::kPixel ? A::kPixel : in.pixel;
+  constexpr int kUnroll = A::kChannels ? A::kChannels : A::kVector > 1 ? 1 : 4;
   const Four<T> weight = weights(t);
   const int count = A::kChannels ? A::kChannels : channels;
-#pragma unroll(A::kChannels ? A::kChannels : 4 / A::kVector > 1 ? 4 / A::kVector : 1)
+#pragma unroll(kUnroll)
   for (int c = 0; c < count; c += step) {
-    T a[A::kVector], b[A::kVector], d[A::kVector], e[A::kVector], value[A::kVector];
-    load(source, kInterior || (t.upper && t.left), a);
-    load(source + pixel, kInterior || (t.upper && t.right), b);
-    load(source + in.row, kInterior || (t.lower && t.left), d);
-    load(source + in.row + pixel, kInterior || (t.lower && t.right), e);
+    T upper_left[A::kVector], upper_right[A::kVector], lower_left[A::kVector], lower_right[A::kVector];
+    load(source, kInterior || (t.upper && t.left), upper_left);
+    load(source + in.pixel, kInterior || (t.upper && t.right), upper_right);
+    load(source + in.row, kInterior || (t.lower && t.left), lower_left);
+    load(source + in.row + in.pixel, kInterior || (t.lower && t.right), lower_right);
+    T value[A::kVector];
 #pragma unroll
     for (int i = 0; i < A::kVector; ++i)
-      value[i] =
-          weight.upper_left * a[i] + weight.upper_right * b[i] + weight.lower_left * d[i] + weight.lower_right * e[i];
+      value[i] = weight.upper_left * upper_left[i] + weight.upper_right * upper_right[i] +
+                 weight.lower_left * lower_left[i] + weight.lower_right * lower_right[i];
     store(target, value);
     source += step * in.channel;
-    target += step * out.channel;
+    target += step * out_channel;
   }
 }
 
 template <class Transform, Padding kPadding, class A, class I>
 __global__ void __launch_bounds__(kThreads)
-    warp_forward_kernel(const I* __restrict__ input, I* __restrict__ output, Transform transform, Strides in,
-                        Strides out, Work work) {
+    warp_forward_kernel(const I* __restrict__ input, I* __restrict__ output, Transform transform, Strides input_strides,
+                        Strides output_strides, Work work) {
   using T = typename Transform::Scalar;
+  const Strides in = known<A>(input_strides), out = known<A>(output_strides);
   const Share share = share_of(work);
-  const Points points(work);
+  const Points points(work, log2_lanes<A>(work));
   if (points.x >= work.out_width) return;
   const auto image = transform.image(share.image);
-  const int channel = share.first_channel + points.lane * A::kVector, step = A::kVector << work.log2_lanes;
-  const int64_t pixel = A::kPixel ? A::kPixel : in.pixel, out_pixel = A::kPixel ? A::kPixel : out.pixel;
+  const int channel = share.first_channel + points.lane * A::kVector, step = A::kVector << log2_lanes<A>(work);
   const I* source = input + input_image(work, share.image) * in.image + channel * in.channel;
-  I* target = output + share.image * out.image + channel * out.channel + points.x * out_pixel;
+  I* target = output + share.image * out.image + channel * out.channel;
   const int channels = share.last_channel - channel;
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {
     const int v = points.y(row);
     if (v >= work.out_height) return;
     const Source<T> s = image.source(points.x, v);
-    const Taps<T> t = taps_around(pad<kPadding>(s.x, work.width, work.align_corners).x,
-                                  pad<kPadding>(s.y, work.height, work.align_corners).x, work.width, work.height);
-    const I* corner = source + t.y * in.row + t.x * pixel;
+    const T x = pad<kPadding>(s.x, work.width, work.align_corners).x;
+    const T y = pad<kPadding>(s.y, work.height, work.align_corners).x;
+    const Taps<T> t = taps_around(x, y, work.width, work.height);
+    const I* corner = source + offset(in, t.x, t.y);
+    I* point = target + offset(out, points.x, v);
     if (t.interior())
-      interpolate_channels<true, A>(corner, target + v * out.row, t, in, out, channels, step);
+      interpolate_channels<true, A>(corner, point, t, in, out.channel, channels, step);
     else
-      interpolate_channels<false, A>(corner, target + v * out.row, t, in, out, channels, step);
+      interpolate_channels<false, A>(corner, point, t, in, out.channel, channels, step);
   }
 }
 

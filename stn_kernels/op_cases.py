@@ -101,7 +101,9 @@ def lattice_distance(grid: torch.Tensor, size: tuple[int, int], align_corners: b
     """Distance in pixels of normalized points (..., 2) to the nearest line where a gradient jumps: integer coordinates."""
     extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
     pixels = (grid.double() + 1) * (extent - 1) / 2 if align_corners else ((grid.double() + 1) * extent - 1) / 2
-    return (pixels - pixels.round()).abs().amin(-1)
+    distance = (pixels - pixels.round()).abs()
+    # With align_corners every point falls onto the only pixel of an axis of size 1, and the gradient is 0.
+    return torch.where((extent == 1) & align_corners, torch.inf, distance).amin(-1)
 
 
 # A float32 coordinate is off by some 1e-6 of the image's size; on the wrong side of a line it has another gradient.
@@ -122,9 +124,7 @@ def smooth_theta(sample: Sample, generator: torch.Generator, spread: float = 0.4
         )
         theta[todo] = draw.to(sample.parameter_dtype).double()
         grid = affine_grid(theta, sample.out_size, sample.align_corners).flatten(1, 2)
-        todo = lattice_distance(grid, sample.size, sample.align_corners).amin(-1) < margin
-        if 1 in sample.size and sample.align_corners:
-            break  # a single pixel with align_corners sits on its line whatever theta is
+        todo = (lattice_distance(grid, sample.size, sample.align_corners) < margin).any(-1)
     return theta.to(sample.parameter_dtype).reshape(*sample.lead, 2, 3)
 
 

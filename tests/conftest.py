@@ -1,0 +1,156 @@
+"""The `backend` fixture, poisoned memory, and a summary that says which backends ran and which did not.
+
+Every test that takes `backend` runs once for each backend that works here. The interpreters (the CUDA kernels on the CPU,
+Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n prime
+to the number of values of each parameter so that every value is met. The summary counts what was left out.
+"""
+
+import collections
+import ctypes
+import fcntl
+import functools
+import os
+import pathlib
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import stn_kernels
+from stn_kernels import _library, op_cases, verify
+
+NAMES = ("reference", "cpu", "simt", "triton", "cuda")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend under test."""
+
+    name: str
+    device: str
+
+    @property
+    def slow(self) -> bool:
+        return verify.is_slow(self.name)
+
+    def op(self, name: str):
+        """The public function `name`, insisting on this backend."""
+        return functools.partial(getattr(stn_kernels, name), backend=self.name)
+
+    def call(self, case: op_cases.OpCase, inputs: op_cases.Inputs) -> torch.Tensor:
+        return case.call(inputs, self.name)
+
+    def draw(self, case: op_cases.OpCase, sample: op_cases.Sample) -> op_cases.Inputs:
+        return case.draw(sample).to(device=self.device)
+
+
+@functools.cache
+def load_simt() -> str:
+    """Builds and registers the CUDA kernels for the CPU; returns why that failed, or ''."""
+    from stn_kernels import _build
+
+    (ROOT / "build").mkdir(exist_ok=True)
+    with open(ROOT / "build" / "simt.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of pytest-xdist build the same files
+        try:
+            from .simt import build
+
+            _library.register_backend("simt", build.load())
+        except (ImportError, OSError, TypeError, _build.BuildError) as error:
+            return f"{type(error).__name__}: {str(error)[-400:]}"
+    return ""
+
+
+def why_not(name: str, selected: list[str]) -> str:
+    if selected and name not in selected:
+        return "not selected by --backends"
+    return load_simt() if name == "simt" else _library.backends()[name]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backends", default="", help=f"comma-separated, of {', '.join(NAMES)}; default: all that run")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "thinned(n): slow backends run every n-th combination of the parameters")
+    poison()
+    selected = [name for name in config.getoption("--backends").split(",") if name]
+    if unknown := set(selected) - set(NAMES):
+        raise pytest.UsageError(f"--backends must be of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
+    config.reasons = {name: why_not(name, selected) for name in NAMES}
+    config.left_out = collections.Counter()
+    for name in selected:
+        if config.reasons[name]:
+            raise pytest.UsageError(f"backend {name} does not run here: {config.reasons[name]}")
+
+
+def poison() -> None:
+    """Makes fresh memory NaN, so that a kernel that leaves an element unwritten is seen.
+
+    glibc fills what malloc returns with 0xff (M_PERTURB): unlike torch's own switch, it leaves deterministic mode alone.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option:
+        set_option(-6, 0x100)
+    if not all(torch.empty(n).isnan().all() for n in (1, 100, 100_000) for _ in range(3)):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        runs = [name for name, reason in metafunc.config.reasons.items() if not reason]
+        metafunc.parametrize("backend", runs, indirect=True)
+    if "padding" in metafunc.fixturenames and metafunc.cls is not None:
+        metafunc.parametrize("padding", metafunc.cls.case.paddings)
+
+
+@pytest.fixture
+def backend(request):
+    request.node.user_properties.append(("backend", request.param))
+    return Backend(request.param, _library.device_of(request.param))
+
+
+def pytest_collection_modifyitems(config, items):
+    kept, dropped, seen = [], [], collections.Counter()
+    for item in items:
+        mark = item.get_closest_marker("thinned")
+        name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        if mark and name and verify.is_slow(name):
+            key = name, item.parent.nodeid, item.originalname
+            seen[key] += 1
+            if (seen[key] - 1) % mark.args[0]:
+                config.left_out[name] += 1
+                dropped.append(item)
+                continue
+        kept.append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=dropped)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    ran = collections.Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            ran.update(value for key, value in report.user_properties if key == "backend")
+    terminalreporter.section("backends")
+    listed = [f"{name} ({ran[name]} tests)" for name in NAMES if ran[name]]
+    terminalreporter.write_line("backends that ran: " + (", ".join(listed) or "none"))
+    for name in NAMES:
+        if not ran[name]:
+            reason = config.reasons[name] or "no test of this selection uses it"
+            terminalreporter.write_line(f"did NOT run: {name}: {reason}")
+    for name, count in config.left_out.items():
+        terminalreporter.write_line(f"thinned: {name} left out {count} combinations of parameters (tests/conftest.py)")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread_environment():
+    """The environment of a subprocess that uses this checkout."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -75,6 +75,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "thinned(n): slow backends run every n-th combination of the parameters")
     poison()
+    torch.set_num_threads(1)  # small tensors; test_cpu.py sets its own
     selected = [name for name in config.getoption("--backends").split(",") if name]
     if unknown := set(selected) - set(NAMES):
         raise pytest.UsageError(f"--backends must be of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")

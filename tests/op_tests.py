@@ -1,7 +1,6 @@
 """What every public operator is tested for: subclass `OpTests` or `SamplingTests` in test_<op>.py and set `case`."""
 
 import contextlib
-import dataclasses
 import itertools
 
 import hypothesis
@@ -27,7 +26,7 @@ SIZES = (  # input -> output
     ((2, 2), (17, 19)),
     ((31, 29), (3, 2)),
     ((8, 8), (8, 8)),
-    ((3, 70), (66, 3)),
+    ((3, 45), (44, 3)),
 )
 
 
@@ -353,10 +352,8 @@ def smooth_translation(theta: torch.Tensor, sample: Sample) -> torch.Tensor:
         moved = theta.double().clone().unsqueeze(0)
         moved[0, :, 2] += 0.2 * (2 * torch.rand(2, generator=generator, dtype=torch.float64) - 1)
         moved = moved.float().double()
-        if lattice_distance(reference_grid(moved, sample.out_size, sample.align_corners), sample.size, sample.align_corners).min() > 1e-3:
+        points = reference_grid(moved, sample.out_size, sample.align_corners)
+        if lattice_distance(points, sample.size, sample.align_corners).min() > 1e-3:
             return moved
     raise AssertionError("no translation found")
 
-
-def like(sample: Sample, **changes) -> Sample:
-    return dataclasses.replace(sample, **changes)

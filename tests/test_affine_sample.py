@@ -68,9 +68,11 @@ class TestAffineSample(SamplingTests):
     @pytest.mark.parametrize("align", FLAGS)
     @pytest.mark.parametrize("kind", MATRICES)
     def test_matrices(self, backend, padding, kind, align, dtype, layout):
-        sample = Sample(align_corners=align, size=SIZE, out_size=OUT_SIZE)
-        theta = smooth_translation(torch.tensor(MATRICES[kind]), sample)
-        assert_like_reference(backend, self.case, inputs_at(theta, padding, align, dtype, layout))
+        size = (7, 9) if kind == "zoom 9" else SIZE  # 80 pixels outside, float32 coordinates are off by 1e-5
+        theta = smooth_translation(
+            torch.tensor(MATRICES[kind]), Sample(align_corners=align, size=size, out_size=OUT_SIZE)
+        )
+        assert_like_reference(backend, self.case, inputs_at(theta, padding, align, dtype, layout, size=size))
 
     @pytest.mark.thinned(5)
     @pytest.mark.parametrize("align", FLAGS)
@@ -104,8 +106,8 @@ class TestAffineSample(SamplingTests):
 
     def test_half_a_pixel_averages_neighbours(self, backend, padding):
         width = 24
-        theta = torch.eye(2, 3)
-        theta[0, 2] = 1.0 / width
+        theta = torch.eye(2, 3, dtype=torch.float64)
+        theta[0, 2] = 1 / width
         inputs = inputs_at(theta, padding, False, torch.float64, size=(8, width), out_size=(8, width))
         output = backend.call(self.case, inputs.to(device=backend.device)).cpu()
         image = inputs.tensors["input"]

@@ -1,0 +1,194 @@
+"""The command `stn-kernels`. Every command imports what it needs when it runs."""
+
+import json
+import sys
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stn-kernels")
+def main():
+    """Kernels for spatial transformer networks: what is here, whether it is right, how fast it is."""
+
+
+json_option = click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the same to FILE.")
+
+
+def _names(kind: str, known):
+    """A click callback that accepts names of `known()` only, given one by one or separated by commas."""
+
+    def check(context, parameter, values):
+        names = [name for value in values for name in value.split(",") if name]
+        for name in names:
+            if name not in known():
+                raise click.BadParameter(f"{kind} must be one of {', '.join(sorted(known()))}, got {name!r}")
+        return names or None
+
+    return check
+
+
+def _ops():
+    from .op_cases import OP_CASES
+
+    return OP_CASES
+
+
+def _backends():
+    from ._library import NAMESPACES
+
+    return NAMESPACES
+
+
+op_option = click.option("--op", "ops", multiple=True, callback=_names("op", _ops), help="An operator (default: all).")
+backend_option = click.option(
+    "--backend", "backends", multiple=True, callback=_names("backend", _backends), help="A backend (default: all here)."
+)
+
+
+def _write_json(path, content):
+    if path:
+        with open(path, "w") as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+
+
+def _progress():
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _table(title, *columns):
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        numeric = name not in ("op", "backend", "dtype", "padding", "quantity", "case", "provider", "", "reason")
+        table.add_column(name, justify="right" if numeric else "left")
+    return table
+
+
+def _print(renderable):
+    from rich.console import Console
+
+    console = Console()
+    console.print(renderable) if console.is_terminal else Console(width=150).print(renderable)
+
+
+@main.command()
+@json_option
+def info(json_file):
+    """What is installed, which backends run, why the others do not, and the command that adds them."""
+    from .info import collect
+
+    content = collect()
+    table = _table("backends", "backend", "", "reason")
+    for name, reason in content["backends"].items():
+        table.add_row(name, "no" if reason else "yes", reason)
+    _print(table)
+    for name, value in content["versions"].items():
+        click.echo(f"{name:<16}{value}")
+    _write_json(json_file, content)
+
+
+@main.command()
+@op_option
+@backend_option
+@json_option
+def verify(ops, backends, json_file):
+    """Check every operator on every backend here against the float64 reference; exit 1 if a cell fails."""
+    from . import verify as checks
+
+    try:
+        total = len(checks.cells(ops, backends))
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+    with _progress() as progress:
+        task = progress.add_task("", total=total)
+        records = checks.run(ops, backends, progress=lambda text: progress.update(task, advance=1, description=text))
+    table = _table(
+        "largest relative error / tolerance", "op", "backend", "dtype", "padding", "quantity", "error", "tolerance", ""
+    )
+    for r in records:
+        checked = r.quantity.endswith("check")
+        numbers = ("-", "-") if checked else (f"{r.error:.1e}", f"{r.tolerance:.1e}")
+        table.add_row(r.op, r.backend, r.dtype, r.padding, r.quantity, *numbers, "ok" if r.passed else "FAILED")
+    _print(table)
+    _write_json(json_file, checks.as_json(records))
+    failed = [r for r in records if not r.passed]
+    for r in failed:
+        click.echo(f"FAILED {r.cell}: error {r.error:.1e}, tolerance {r.tolerance:.1e}; {r.detail}")
+    click.echo(f"{len(failed)} of {len(records)} cells failed" if failed else f"every cell passed ({len(records)})")
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@op_option
+@backend_option
+@click.option("--quick", is_flag=True, help="Fewer shapes and rounds: about two minutes on two cores.")
+@click.option("--threads", default="1,2", show_default=True, help="CPU threads to measure with.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda if there is one.")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: benchmarks/results).")
+@json_option
+def bench(ops, backends, quick, threads, device, out, json_file):
+    """Measure every operator beside torch eager, torch.compile and kornia; wrong results get no number."""
+    from . import bench as glue
+
+    try:
+        counts = [int(n) for n in threads.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"must be integers separated by commas, got {threads!r}", param_hint="--threads") from None
+    if min(counts) < 1:
+        raise click.BadParameter(f"must be positive, got {threads!r}", param_hint="--threads")
+    try:
+        plan = glue.plan(ops, backends, quick, counts, device)
+    except (ImportError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from None
+    with _progress() as progress:
+        task = progress.add_task("", total=len(plan.steps))
+        rows = glue.run(plan, lambda text: progress.update(task, advance=1, description=text))
+    for table in glue.tables(rows, _table):
+        _print(table)
+    for line in glue.gated_out(rows):
+        click.echo(line)
+    for path in glue.write(rows, out):
+        click.echo(f"wrote {path}")
+    _write_json(json_file, rows)
+
+
+@main.command()
+@click.option("--out", type=click.Path(dir_okay=False), default="stn-kernels-demo.png", show_default=True)
+@backend_option
+def demo(out, backends):
+    """Warp a photograph with several transformations and save them side by side."""
+    from .demo import contact_sheet
+
+    try:
+        path = contact_sheet(out, backends[0] if backends else None)
+    except (ImportError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"wrote {path}")
+
+
+@main.command()
+def build():
+    """Compile the native libraries against the torch that is installed."""
+    from . import _build
+
+    for name, value in _build.configuration().items():
+        click.echo(f"{name.lower():<16}{value}")
+    try:
+        lines = _build.build()
+    except _build.BuildError as error:
+        raise click.ClickException(f"the compiler failed:\n{error}") from None
+    for line in lines:
+        click.echo(line)
+    if lines[0].startswith("cpu: not built"):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

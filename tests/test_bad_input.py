@@ -1,0 +1,133 @@
+"""Every wrong argument raises before a kernel runs: the exact error type, the argument's name, what it got and wants."""
+
+import re
+
+import pytest
+import torch
+
+from stn_kernels import affine_grid, affine_sample, grid_sample
+
+IMAGE = torch.rand(2, 3, 5, 6)
+THETA = torch.eye(2, 3).expand(2, 2, 3)
+GRID = torch.zeros(2, 4, 4, 2)
+
+# Per argument: a bad value, the error, and what the message must hold beside the argument's name.
+IMAGES = [
+    (None, TypeError, ["torch.Tensor", "NoneType"]),
+    ([[1.0]], TypeError, ["torch.Tensor", "list"]),
+    (torch.zeros(2, 3, 5, 6, dtype=torch.int64), TypeError, ["float32", "torch.int64"]),
+    (torch.zeros(2, 3, 5, 6, dtype=torch.bool), TypeError, ["float32", "torch.bool"]),
+    (torch.zeros(2, 3, 5, 6, dtype=torch.complex64), TypeError, ["float32", "torch.complex64"]),
+    (torch.zeros(2, 3, 5, 6).to_sparse(), TypeError, ["strided", "sparse"]),
+    (torch.zeros(3, 5, 6), ValueError, ["(B, C, H, W)", "(3, 5, 6)"]),
+    (torch.zeros(2, 3, 4, 5, 6), ValueError, ["(B, C, H, W)", "(2, 3, 4, 5, 6)"]),
+    (torch.zeros(()), ValueError, ["(B, C, H, W)", "()"]),
+    (torch.zeros(2, 3, 0, 6), ValueError, ["non-empty", "(2, 3, 0, 6)"]),
+    (torch.zeros(2, 3, 5, 0), ValueError, ["non-empty", "(2, 3, 5, 0)"]),
+]
+THETAS = [
+    ("identity", TypeError, ["torch.Tensor", "str"]),
+    (torch.zeros(2, 2, 3, dtype=torch.int32), TypeError, ["float32", "torch.int32"]),
+    (torch.zeros(2, 3), ValueError, ["(B, 2, 3)", "(2, 3)"]),
+    (torch.zeros(2, 3, 3), ValueError, ["(B, 2, 3)", "(2, 3, 3)"]),
+    (torch.zeros(2, 6), ValueError, ["(B, 2, 3)", "(2, 6)"]),
+    (torch.zeros(2, 3, 2), ValueError, ["(B, 2, 3)", "(2, 3, 2)"]),
+    (torch.zeros(1, 2, 1, 2, 3), ValueError, ["(B, S, 2, 3)", "(1, 2, 1, 2, 3)"]),
+]
+PAIRED_THETAS = [
+    (torch.zeros(3, 2, 3), ValueError, ["batch size", "(2)", "(3, 2, 3)"]),
+    (torch.zeros(1, 2, 3), ValueError, ["batch size", "(2)", "(1, 2, 3)"]),
+    (torch.zeros(2, 2, 3, device="meta"), ValueError, ["device", "cpu", "meta"]),
+]
+GRIDS = [
+    (3.0, TypeError, ["torch.Tensor", "float"]),
+    (torch.zeros(2, 4, 4, 2, dtype=torch.int8), TypeError, ["float32", "torch.int8"]),
+    (torch.zeros(2, 4, 4, 3), ValueError, ["(B, Ho, Wo, 2)", "(2, 4, 4, 3)"]),
+    (torch.zeros(2, 4, 2), ValueError, ["(B, Ho, Wo, 2)", "(2, 4, 2)"]),
+    (torch.zeros(2, 1, 1, 4, 4, 2), ValueError, ["(B, S, Ho, Wo, 2)", "(2, 1, 1, 4, 4, 2)"]),
+    (torch.zeros(3, 4, 4, 2), ValueError, ["batch size", "(2)", "(3, 4, 4, 2)"]),
+    (torch.zeros(2, 4, 4, 2, device="meta"), ValueError, ["device", "cpu", "meta"]),
+]
+SIZES = [
+    (None, TypeError, ["integers", "None"]),
+    (7, TypeError, ["integers", "7"]),
+    ("56", TypeError, ["integers", "'56'"]),
+    ((), ValueError, ["2 integers", "()"]),
+    ((5,), ValueError, ["2 integers", "(5,)"]),
+    ((5, 6, 7), ValueError, ["2 integers", "(5, 6, 7)"]),
+    ((2, 3, 5, 6), ValueError, ["2 integers", "(2, 3, 5, 6)", "last two"]),
+    ((5.0, 6.0), TypeError, ["integers", "(5.0, 6.0)"]),
+    ((True, 6), TypeError, ["integers", "(True, 6)"]),
+    ((5, -6), ValueError, ["positive", "(5, -6)"]),
+    ((0, 6), ValueError, ["positive", "(0, 6)"]),
+]
+MODES = [
+    ("nearest", ValueError, ["'bilinear'", "'nearest'"]),
+    ("Bilinear", ValueError, ["'bilinear'", "'Bilinear'"]),
+    (None, ValueError, ["'bilinear'", "None"]),
+    (0, ValueError, ["'bilinear'", "0"]),
+]
+PADDINGS = [
+    ("zero", ValueError, ["'zeros', 'border' or 'reflection'", "'zero'"]),
+    ("constant", ValueError, ["'zeros', 'border' or 'reflection'", "'constant'"]),
+    (None, ValueError, ["'zeros', 'border' or 'reflection'", "None"]),
+    (1, ValueError, ["'zeros', 'border' or 'reflection'", "1"]),
+    (["zeros"], ValueError, ["'zeros', 'border' or 'reflection'", "['zeros']"]),
+]
+ALIGNS = [
+    (None, TypeError, ["True or False", "None"]),
+    (1, TypeError, ["True or False", "1"]),
+    ("no", TypeError, ["True or False", "'no'"]),
+    (torch.tensor(True), TypeError, ["True or False", "tensor(True)"]),
+]
+
+GOOD = {
+    affine_sample: {"input": IMAGE, "theta": THETA, "size": (4, 4)},
+    grid_sample: {"input": IMAGE, "grid": GRID},
+    affine_grid: {"theta": THETA, "size": (4, 4)},
+}
+OPTIONS = {"mode": MODES, "padding_mode": PADDINGS, "align_corners": ALIGNS}
+BAD = {
+    affine_sample: {"input": IMAGES, "theta": THETAS + PAIRED_THETAS, "size": SIZES, **OPTIONS},
+    grid_sample: {"input": IMAGES, "grid": GRIDS, **OPTIONS},
+    affine_grid: {"theta": THETAS, "size": SIZES, "align_corners": ALIGNS},
+}
+CASES = [
+    pytest.param(op, name, *case, id=f"{op.__name__}-{name}-{i}")
+    for op, arguments in BAD.items()
+    for name, cases in arguments.items()
+    for i, case in enumerate(cases)
+]
+
+
+@pytest.mark.parametrize(("op", "name", "value", "error", "parts"), CASES)
+def test_message(op, name, value, error, parts):
+    with pytest.raises(error) as raised:
+        op(**{**GOOD[op], name: value})
+    assert type(raised.value) is error
+    message = str(raised.value)
+    assert re.search(rf"\b{name}\b", message), message
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.mark.parametrize("op", GOOD, ids=lambda op: op.__name__)
+def test_the_arguments_used_here_are_good(op):
+    assert op(**GOOD[op]).isfinite().all()
+
+
+@pytest.mark.parametrize("op", [affine_sample, grid_sample], ids=lambda op: op.__name__)
+def test_an_empty_image_is_fine_but_not_an_empty_plane(op):
+    good = {**GOOD[op], "input": IMAGE[:0]}
+    coords = "theta" if "theta" in good else "grid"
+    assert op(**{**good, coords: good[coords][:0]}).shape[0] == 0
+
+
+@pytest.mark.parametrize("size", [[4, 5], torch.Size([4, 5]), (4, 5)])
+def test_size_may_be_any_sequence(size):
+    assert affine_sample(IMAGE, THETA, size).shape == (2, 3, 4, 5)
+
+
+def test_meta_tensors_give_the_shape():
+    output = affine_sample(IMAGE.to("meta"), THETA.to("meta"), (4, 7))
+    assert (output.shape, output.device.type) == ((2, 3, 4, 7), "meta")

@@ -1,0 +1,82 @@
+"""The command line: what it prints, writes and returns."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from stn_kernels import _build
+from stn_kernels.cli import main
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_info_lists_backends_with_reasons(tmp_path):
+    done = invoke("info", "--json", str(tmp_path / "info.json"))
+    assert done.exit_code == 0, done.output
+    content = json.loads((tmp_path / "info.json").read_text())
+    for name, reason in content["backends"].items():
+        assert name in done.output
+        assert reason == "" or reason.split()[0] in done.output
+    for name in ("torch", "triton", "python"):
+        assert content["versions"][name] in done.output
+
+
+def test_unknown_command():
+    done = invoke("measure")
+    assert done.exit_code == 2
+    assert "No such command 'measure'" in done.output
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "bench", "demo", "build"])
+def test_every_command_has_help(command):
+    done = invoke(command, "--help")
+    assert done.exit_code == 0
+    assert command in done.output
+
+
+@pytest.mark.parametrize("threads", ["two", "0", "1,-2"])
+def test_bench_rejects_bad_threads(threads):
+    done = invoke("bench", "--threads", threads)
+    assert done.exit_code == 2
+    assert repr(threads) in done.output
+
+
+def test_bench_rejects_an_absent_backend():
+    done = invoke("bench", "--quick", "--backend", "cuda", "--device", "cpu")
+    assert done.exit_code == 1
+    assert "'cuda' cannot be used here" in done.output
+
+
+def test_demo_writes_a_picture(tmp_path):
+    done = invoke("demo", "--out", str(tmp_path / "sheet.png"))
+    assert done.exit_code == 0, done.output
+    assert str(tmp_path / "sheet.png") in done.output
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_build_prints_configuration_and_lines(monkeypatch):
+    monkeypatch.setattr(_build, "build", lambda: ["cpu: g++ 12 -> somewhere", "cuda: not built, no nvcc found"])
+    done = invoke("build")
+    assert done.exit_code == 0
+    assert "cpu_levels" in done.output
+    assert "cuda: not built, no nvcc found" in done.output
+
+
+def test_build_shows_the_compilers_words(monkeypatch):
+    def fail():
+        raise _build.BuildError("kernels.cpp:3: error: expected ';'")
+
+    monkeypatch.setattr(_build, "build", fail)
+    done = invoke("build")
+    assert done.exit_code == 1
+    assert "expected ';'" in done.output
+
+
+def test_build_without_a_compiler_fails(monkeypatch):
+    monkeypatch.setattr(_build, "build", lambda: ["cpu: not built, no g++ found; afterwards run `stn-kernels build`"])
+    done = invoke("build")
+    assert done.exit_code == 1
+    assert "no g++ found" in done.output

@@ -1,0 +1,82 @@
+"""The native CPU library as a whole: threads, instruction sets, memory."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stn_kernels import _build, _library
+from stn_kernels.op_cases import OP_CASES, Sample, grad_output
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LARGE = {"channels": 6, "size": (150, 140), "out_size": (160, 170), "batch": 3}
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_library(request):
+    if _library.backends()["cpu"]:
+        pytest.skip(f"the CPU library is not here: {_library.backends()['cpu']}")
+    request.node.user_properties.append(("backend", "cpu"))
+
+
+def results(case, sample):
+    inputs = case.draw(sample).requires_grad()
+    output = case.call(inputs, "cpu")
+    return output, *torch.autograd.grad(output, list(inputs.tensors.values()), grad_output(output, "contiguous"))
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OP_CASES)
+def test_threads_give_equal_bits(name, dtype, layout, samples):
+    sample = Sample(dtype=dtype, layout=layout, samples=samples, padding_mode="border", **LARGE)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results(OP_CASES[name], sample)
+        torch.set_num_threads(2)
+        together = results(OP_CASES[name], sample)
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, alone, together))
+
+
+LEVEL = """
+import json, sys, torch
+from stn_kernels import verify
+torch.set_num_threads(1)
+records = verify.run(backends=["cpu"], dtypes=[torch.float32, torch.bfloat16])
+print(json.dumps([torch.ops.stn_kernels._cpu_level(), [r.cell for r in records if not r.passed]]))
+"""
+
+
+def run(code, level):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "STN_KERNELS_CPU_LEVEL": level},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("level", _build.CPU_LEVELS)
+def test_every_instruction_set_is_right(level):
+    done = run(LEVEL, level)
+    if level != _build.CPU_LEVELS[0] and "STN_KERNELS_CPU_LEVEL must be one of" in done.stderr:
+        pytest.skip(f"this processor has no {level}")
+    assert done.returncode == 0, done.stderr
+    number = level[1:] if level.startswith("v") else "0"
+    assert done.stdout.strip() == f"[{number}, []]"
+
+
+def test_unknown_instruction_set():
+    done = run("import stn_kernels, torch; torch.ops.stn_kernels._cpu_level()", "v9")
+    assert done.returncode != 0
+    assert "STN_KERNELS_CPU_LEVEL must be one of" in done.stderr
+    assert "v9" in done.stderr

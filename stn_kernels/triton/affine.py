@@ -1,0 +1,120 @@
+"""The affine transform of an output lattice and its transpose, in distances from the middle of each axis.
+
+There the identity maps every pixel onto itself exactly, and the sums for theta's gradient do not cancel.
+"""
+
+import triton
+import triton.language as tl
+
+from .coords import centred, kernel, lattice_intervals, program_share, quotient, tile_points
+
+
+@triton.jit
+def row_map(theta_ptr, span, shift, out_height, out_width, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
+    """One row of theta -> (p, q, r): an output at (u, v) from the middle has the coordinate p u + q v + r.
+
+    span counts the result's units between normalized -1 and 1, and shift is where 0 lies.
+    """
+    a = tl.load(theta_ptr).to(COMPUTE)
+    b = tl.load(theta_ptr + 1).to(COMPUTE)
+    c = tl.load(theta_ptr + 2).to(COMPUTE)
+    across = a * quotient(span, lattice_intervals(out_width, ALIGN, COMPUTE))
+    down = b * quotient(span, lattice_intervals(out_height, ALIGN, COMPUTE))
+    return across, down, c * (span * 0.5) + shift
+
+
+@triton.jit
+def pixel_row(theta_ptr, size, out_height, out_width, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
+    """`row_map` to the pixels of an axis."""
+    span = (size - ALIGN).to(COMPUTE)
+    return row_map(theta_ptr, span, (size - 1).to(COMPUTE) * 0.5, out_height, out_width, ALIGN, COMPUTE)
+
+
+@triton.jit
+def apply_row(p, q, r, u, v):
+    return p * u + (q * v + r)
+
+
+@triton.jit
+def store_moments(partial_ptr, n, part, parts, gx, gy, u, v):
+    """Writes this program's sums of gx u, gx v, gx, gy u, gy v, gy to column `part` of image n."""
+    at = partial_ptr + n * 6 * parts + part
+    store_row(at, parts, gx, u, v)
+    store_row(at + 3 * parts, parts, gy, u, v)
+
+
+@triton.jit
+def store_row(at, parts, g, u, v):
+    tl.store(at, tl.sum(tl.sum(g * u, 1), 0))
+    tl.store(at + parts, tl.sum(tl.sum(g * v, 1), 0))
+    tl.store(at + 2 * parts, tl.sum(tl.sum(g, 1), 0))
+
+
+@kernel
+def theta_gradient(
+    partial_ptr,  # (N, 6, parts)
+    grad_theta_ptr,  # (N, 2, 3)
+    parts: tl.int32,
+    span_x: tl.int32,  # twice the pixels in a normalized unit
+    span_y: tl.int32,
+    out_height: tl.int32,
+    out_width: tl.int32,
+    ALIGN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Second pass: adds the moments of one entry of theta in a fixed order."""
+    entry = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], partial_ptr.dtype.element_ty)
+    for first in range(0, parts, BLOCK):
+        total += tl.load(partial_ptr + entry * parts + first + i, mask=first + i < parts, other=0.0)
+    moment = tl.sum(total, 0)
+    row = entry % 6 // 3
+    column = entry % 3
+    span = tl.where(row == 0, span_x, span_y).to(moment.dtype)
+    intervals = lattice_intervals(tl.where(column == 0, out_width, out_height), ALIGN, moment.dtype)
+    unit = tl.where(column == 2, span * 0.5, quotient(span, intervals))
+    tl.store(grad_theta_ptr + entry, (moment * unit).to(grad_theta_ptr.dtype.element_ty))
+
+
+@kernel
+def affine_grid_forward(
+    theta_ptr,  # (N, 2, 3)
+    grid_ptr,  # (N, Ho, Wo, 2)
+    out_height: tl.int32,
+    out_width: tl.int32,
+    ALIGN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Normalized source coordinates; neighbouring lanes write the x and y of one point."""
+    COMPUTE: tl.constexpr = grid_ptr.dtype.element_ty
+    size = out_height * out_width
+    blocks = tl.cdiv(size, BLOCK // 2)
+    n = (tl.program_id(0) // blocks).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    point = tl.program_id(0) % blocks * (BLOCK // 2) + i // 2
+    u = centred(point % out_width, out_width, COMPUTE)
+    v = centred(point // out_width, out_height, COMPUTE)
+    two = tl.full([], 2, COMPUTE)
+    p, q, r = row_map(theta_ptr + n * 6 + i % 2 * 3, two, 0.0, out_height, out_width, ALIGN, COMPUTE)
+    tl.store(grid_ptr + n * size * 2 + point * 2 + i % 2, apply_row(p, q, r, u, v), mask=point < size)
+
+
+@kernel
+def affine_grid_backward(
+    grad_grid_ptr,  # (N, Ho, Wo, 2), contiguous
+    partial_ptr,  # (N, 6, parts)
+    out_height: tl.int32,
+    out_width: tl.int32,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
+):
+    COMPUTE: tl.constexpr = partial_ptr.dtype.element_ty
+    parts = tl.cdiv(out_width, TILE_W) * tl.cdiv(out_height, TILE_H)
+    n, _, tile = program_share(parts, 1)
+    x, y = tile_points(tile, out_width, TILE_H, TILE_W, False)
+    exists = (x < out_width) & (y < out_height)
+    at = grad_grid_ptr + n * out_height * out_width * 2 + (y * out_width + x) * 2
+    gx = tl.load(at, mask=exists, other=0.0).to(COMPUTE)
+    gy = tl.load(at + 1, mask=exists, other=0.0).to(COMPUTE)
+    store_moments(partial_ptr, n, tile, parts, gx, gy, centred(x, out_width, COMPUTE), centred(y, out_height, COMPUTE))

@@ -1,0 +1,85 @@
+"""Which points a program works on, and what lies outside an image: the rules of reference/sampling.py."""
+
+import inspect
+
+import triton
+import triton.language as tl
+
+
+def kernel(function):
+    """triton.jit without specialising integers on their values: a new image size compiles nothing."""
+    integers = (tl.int32, tl.int64)
+    parameters = inspect.signature(function).parameters.values()
+    return triton.jit(function, do_not_specialize=[p.name for p in parameters if p.annotation in integers])
+
+
+@triton.jit
+def program_share(tiles, chunks):
+    """This program's (image, chunk of channels, tile of points); the tile runs fastest."""
+    program = tl.program_id(0)
+    tile = program % tiles
+    rest = program // tiles
+    return (rest // chunks).to(tl.int64), rest % chunks, tile
+
+
+@triton.jit
+def tile_points(tile, width, TILE_H: tl.constexpr, TILE_W: tl.constexpr, C_LAST: tl.constexpr):
+    """The (x, y) of a tile's points: a column of the program's block if C_LAST, else a row."""
+    columns = tl.cdiv(width, TILE_W)
+    p = tl.arange(0, TILE_H * TILE_W)
+    p = p[:, None] if C_LAST else p[None, :]
+    return tile % columns * TILE_W + p % TILE_W, tile // columns * TILE_H + p // TILE_W
+
+
+@triton.jit
+def channel_range(BLOCK_C: tl.constexpr, C_LAST: tl.constexpr):
+    """0 ... BLOCK_C - 1 along the program's block."""
+    c = tl.arange(0, BLOCK_C)
+    return c[None, :] if C_LAST else c[:, None]
+
+
+@triton.jit
+def known_multiple(value, VECTOR: tl.constexpr, INDEX: tl.constexpr):
+    """value as an offset of type INDEX; the compiler sees that it is a multiple of VECTOR."""
+    return value.to(INDEX) // VECTOR * VECTOR
+
+
+@triton.jit
+def quotient(a, b):
+    """a / b, correctly rounded: equal sizes must give the ratio 1."""
+    return tl.div_rn(a, b) if a.dtype == tl.float32 else a / b
+
+
+@triton.jit
+def lattice_intervals(size, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
+    """How many pixel distances lie between normalized -1 and 1; 1 for a single pixel, which sits at 0."""
+    return tl.maximum(size - ALIGN, 1).to(COMPUTE)
+
+
+@triton.jit
+def centred(i, size, COMPUTE: tl.constexpr):
+    """A pixel's distance from the middle of its axis, exact in every type."""
+    return i.to(COMPUTE) - (size - 1).to(COMPUTE) * 0.5
+
+
+@triton.jit
+def pad(x, size, PADDING: tl.constexpr, ALIGN: tl.constexpr):
+    """A pixel coordinate -> (the coordinate after padding, its derivative by the one before)."""
+    slope = tl.full(x.shape, 1.0, x.dtype)
+    if PADDING == "reflection":
+        low = 0.0 if ALIGN else -0.5
+        span = (size - ALIGN).to(x.dtype)
+        usable = (tl.abs(x) < 8388608.0) & (span > 0)  # 2^23: no fractional part left in float32
+        signed_distance = tl.where(usable, x - low, 0.0)
+        distance = tl.abs(signed_distance)
+        flips = tl.floor(distance * quotient(tl.full([], 1, x.dtype), tl.maximum(span, 1.0)))
+        rest = distance - flips * span
+        odd = flips - 2.0 * tl.floor(flips * 0.5) > 0.5
+        x = tl.where(usable, tl.where(odd, span - rest, rest) + low, 0.0)
+        slope = tl.where(usable, tl.where(odd == (signed_distance < 0), 1.0, -1.0), 0.0).to(x.dtype)
+    # Under zeros no tap is read from two pixels outside on; NaN becomes the low end.
+    first = -2.0 if PADDING == "zeros" else 0.0
+    last = (size + 1 if PADDING == "zeros" else size - 1).to(x.dtype)
+    inside = (x > first) & (x < last)
+    clamped = tl.where(x >= last, last, first)
+    return tl.where(inside, x, clamped).to(x.dtype), tl.where(inside, slope, 0.0)

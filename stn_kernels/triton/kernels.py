@@ -1,0 +1,259 @@
+"""The operators on Triton kernels. On CPU tensors they need Triton's interpreter."""
+
+import torch
+import triton
+
+from .._library import PADDING_NAMES
+from ..ops._outputs import empty_images, is_channels_last, store_images
+from ..reference.sampling import compute_dtype
+from . import affine, fixed_point
+from .gather import affine_gather
+from .launch import COMPUTE, block_shape, has_channels_last, launch, memory_constants
+from .warp import warp_backward, warp_forward
+
+POINT_ROWS = 32  # rows of a tile of points
+PIXEL_ROWS = 16  # rows of a tile of gathering pixels, which keep more in registers
+CHUNK_BACKWARD = 32  # channels a program of the backward
+GRID_BLOCK = 1024  # numbers a program writes
+PARTS_BLOCK = 256  # partial sums added at a time
+
+
+def affine_sample(input, theta, size, mode, padding_mode, align_corners):
+    output = empty_images(input, (*theta.shape[:-2], input.shape[1], *size), is_channels_last(input))
+    return _forward("affine", input, theta, output, padding_mode, align_corners)
+
+
+def grid_sample(input, grid, mode, padding_mode, align_corners):
+    shape = (*grid.shape[:-3], input.shape[1], *grid.shape[-3:-1])
+    output = empty_images(input, shape, is_channels_last(input))
+    return _forward("grid", input, grid, output, padding_mode, align_corners)
+
+
+def affine_sample_backward(
+    grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic
+):
+    grad_theta = theta.new_empty(theta.shape if need_theta else 0)
+    scatters = need_input and PADDING_NAMES[padding_mode] != "zeros"
+    grad_output = _like_input(grad_output, input)
+    if need_input and not scatters:
+        grad_input = _gather(grad_output, input, theta, align_corners)
+    if not need_theta and not scatters:
+        return (grad_input if need_input else input.new_empty(0)), grad_theta
+    scattered, moments = _backward(
+        "affine", grad_output, input, theta, padding_mode, align_corners, scatters, need_theta, deterministic
+    )
+    if need_theta:
+        spans = input.shape[-1] - align_corners, input.shape[-2] - align_corners
+        _add_moments(moments, grad_theta, spans, grad_output.shape[-2:], align_corners)
+    return (grad_input if need_input and not scatters else scattered), grad_theta
+
+
+def grid_sample_backward(
+    grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic
+):
+    grad_output = _like_input(grad_output, input)
+    return _backward(
+        "grid", grad_output, input, grid, padding_mode, align_corners, need_input, need_grid, deterministic
+    )
+
+
+def affine_grid(theta, size, align_corners):
+    height, width = size
+    grid = theta.new_empty((*theta.shape[:-2], height, width, 2), dtype=compute_dtype(theta))
+    if grid.numel() > 0:
+        launch(
+            affine.affine_grid_forward,
+            theta.shape[:-2].numel() * triton.cdiv(height * width, GRID_BLOCK // 2),
+            {
+                "theta_ptr": theta.contiguous(),
+                "grid_ptr": grid,
+                "out_height": height,
+                "out_width": width,
+                "ALIGN": int(align_corners),
+                "BLOCK": GRID_BLOCK,
+            },
+        )
+    return grid
+
+
+def affine_grid_backward(grad_output, align_corners):
+    *lead, height, width, _ = grad_output.shape
+    grad_theta = grad_output.new_empty((*lead, 2, 3))
+    block = block_shape(1, False, POINT_ROWS)
+    images, tiles = torch.Size(lead).numel(), block.tiles(height, width)
+    moments = grad_output.new_empty((images, 6, tiles), dtype=compute_dtype(grad_output))
+    if images > 0:
+        arguments = {
+            "grad_grid_ptr": grad_output.contiguous(),
+            "partial_ptr": moments,
+            "out_height": height,
+            "out_width": width,
+        }
+        launch(affine.affine_grid_backward, images * tiles, arguments, block)
+    _add_moments(moments, grad_theta, (2, 2), (height, width), align_corners)
+    return grad_theta
+
+
+def implementations():
+    """Operator name -> kernel, for `_library.add_namespace`."""
+    return {
+        "affine_sample": affine_sample,
+        "_affine_sample_backward": affine_sample_backward,
+        "grid_sample": grid_sample,
+        "_grid_sample_backward": grid_sample_backward,
+        "affine_grid": affine_grid,
+        "_affine_grid_backward": affine_grid_backward,
+    }
+
+
+def _sizes(input, output):
+    """What every kernel wants to know of the shapes; output: (B[, S], C, Ho, Wo)."""
+    return {
+        "samples": output.shape[1] if output.dim() == 5 else 1,
+        "channels": input.shape[1],
+        "height": input.shape[2],
+        "width": input.shape[3],
+        "out_height": output.shape[-2],
+        "out_width": output.shape[-1],
+    }
+
+
+def _strides(name, tensor, letters):
+    return {f"{name}_{letter}": stride for letter, stride in zip(letters, tensor.stride(), strict=True)}
+
+
+def _with_samples(images):
+    """(B[, S], C, H, W) -> (B, S, C, H, W)."""
+    return images if images.dim() == 5 else images.unsqueeze(1)
+
+
+def _like_input(grad_output, input):
+    """grad_output; a copy with channels last if the image has them and it has not, for which no kernel is good."""
+    if is_channels_last(input) and has_channels_last(input) and not has_channels_last(grad_output):
+        return store_images(grad_output, True)
+    return grad_output
+
+
+def _forward(transform, input, params, output, padding_mode, align_corners):
+    if output.numel() == 0:
+        return output
+    sizes = _sizes(input, output)
+    channels = sizes["channels"]
+    images = output.flatten(0, -4)  # one stride for B and S: the output is ours
+    channels_last = has_channels_last(input, images)
+    block = block_shape(channels, channels_last, POINT_ROWS, input.element_size())
+    arguments = {
+        "input_ptr": input,
+        "params_ptr": params.contiguous(),
+        "output_ptr": images,
+        **_strides("input", input, "bcyx"),
+        **_strides("output", images, "ncyx"),
+        **sizes,
+        "TRANSFORM": transform,
+        "PADDING": PADDING_NAMES[padding_mode],
+        "ALIGN": int(align_corners),
+        "COMPUTE": COMPUTE[compute_dtype(input, params)],
+        **memory_constants(channels_last, input, images),
+    }
+    chunks = triton.cdiv(channels, block.CHUNK)
+    launch(warp_forward, images.shape[0] * chunks * block.tiles(*output.shape[-2:]), arguments, block)
+    return output
+
+
+def _backward(
+    transform, grad_output, input, params, padding_mode, align_corners, need_input, need_params, deterministic
+):
+    """Gradients to the input, by scattering, and to the parameters; those of theta as moments (N, 6, parts)."""
+    compute = compute_dtype(input, params)
+    sizes = _sizes(input, grad_output)
+    channels = sizes["channels"]
+    grads = _with_samples(grad_output)
+    empty = grad_output.numel() == 0
+    channels_last = has_channels_last(input, grads) and (not need_input or is_channels_last(input))
+    block = block_shape(max(channels, 1), channels_last, POINT_ROWS, input.element_size())
+    chunk = triton.cdiv(max(channels, 1), block.CHUNK) * block.CHUNK
+    if not (transform == "grid" and need_params):  # the gradient of a grid is one program's sum over channels
+        chunk = min(chunk, max(CHUNK_BACKWARD, block.CHUNK))
+    count, parts = grads.shape[0] * grads.shape[1], triton.cdiv(channels, chunk) * block.tiles(*grads.shape[-2:])
+
+    grad_params = params.new_empty(params.shape if need_params else 0)
+    if transform == "affine" and need_params:
+        grad_params = params.new_empty((count, 6, parts), dtype=compute)
+    if empty:
+        grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
+        return grad_input.zero_(), grad_params.zero_()
+
+    sums, scale = None, None
+    if need_input:
+        dtype = torch.int64 if deterministic else compute_dtype(input)
+        sums = empty_images(input.new_empty(0, dtype=dtype), input.shape, is_channels_last(input)).zero_()
+        if deterministic:
+            scale = fixed_point.scale(grads, compute)
+    target = input if sums is None else sums
+    arguments = {
+        "grad_output_ptr": grads,
+        "input_ptr": input,
+        "params_ptr": params.contiguous(),
+        "grad_input_ptr": sums,
+        "grad_params_ptr": grad_params if need_params else None,
+        "fixed_scale_ptr": scale,
+        **_strides("grad_output", grads, "bscyx"),
+        **_strides("input", input, "bcyx"),
+        **_strides("grad_input", target, "bcyx"),
+        **sizes,
+        "chunk_size": chunk,
+        "TRANSFORM": transform,
+        "PADDING": PADDING_NAMES[padding_mode],
+        "ALIGN": int(align_corners),
+        "COMPUTE": COMPUTE[compute],
+        **memory_constants(channels_last, grads, input, target),
+    }
+    launch(warp_backward, count * parts, arguments, block)
+    if not need_input:
+        return input.new_empty(0), grad_params
+    return (fixed_point.to_float(sums, scale) if deterministic else sums).to(input.dtype), grad_params
+
+
+def _gather(grad_output, input, theta, align_corners):
+    grad_input = empty_images(input, input.shape, is_channels_last(input))
+    if grad_output.numel() == 0:
+        return grad_input.zero_()
+    sizes = _sizes(input, grad_output)
+    channels = sizes["channels"]
+    grads = _with_samples(grad_output)
+    channels_last = has_channels_last(grad_input, grads)
+    block = block_shape(channels, channels_last, PIXEL_ROWS, input.element_size(), gathers=True)
+    arguments = {
+        "grad_output_ptr": grads,
+        "theta_ptr": theta.contiguous(),
+        "grad_input_ptr": grad_input,
+        **_strides("grad_output", grads, "bscyx"),
+        **_strides("grad_input", grad_input, "bcyx"),
+        **sizes,
+        "ALIGN": int(align_corners),
+        "COMPUTE": COMPUTE[compute_dtype(input, theta)],
+        **memory_constants(channels_last, grads, grad_input),
+    }
+    chunks = triton.cdiv(channels, block.BLOCK_C)
+    launch(affine_gather, input.shape[0] * chunks * block.tiles(*input.shape[-2:]), arguments, block)
+    return grad_input
+
+
+def _add_moments(moments, grad_theta, spans, size, align_corners):
+    """Second pass of theta's gradient; spans: twice the pixels (x, y) in a normalized unit."""
+    if grad_theta.numel() == 0:
+        return
+    span_x, span_y = spans
+    out_height, out_width = size
+    arguments = {
+        "partial_ptr": moments,
+        "grad_theta_ptr": grad_theta,
+        "parts": moments.shape[-1],
+        "span_x": span_x,
+        "span_y": span_y,
+        "out_height": out_height,
+        "out_width": out_width,
+        "ALIGN": int(align_corners),
+        "BLOCK": PARTS_BLOCK,
+    }
+    launch(affine.theta_gradient, moments.shape[0] * 6, arguments)

@@ -1,0 +1,79 @@
+"""How kernels are launched: block shapes, offset types, vector widths. Nothing here waits for the device."""
+
+import contextlib
+from dataclasses import asdict, dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
+INT32_MAX = 2**31 - 1
+VECTOR_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Block:
+    """One program's work; the fields are the kernels' constants of the same name."""
+
+    C_LAST: bool
+    CHUNK: int
+    BLOCK_C: int
+    TILE_H: int
+    TILE_W: int
+
+    def tiles(self, height: int, width: int) -> int:
+        return triton.cdiv(height, self.TILE_H) * triton.cdiv(width, self.TILE_W)
+
+
+# Planar: lanes along x, 16 x 2 points a warp (a rotated row of 32 touches twice the cache lines), and the weights of a
+# point serve up to 8 channels. Channels last: 16-byte pieces of a pixel on neighbouring lanes.
+PLANAR_CHUNK = 8
+TILE_W = 16
+CHANNELS_LAST_FROM = 8
+
+
+def block_shape(channels: int, channels_last: bool, rows: int, itemsize: int = 4, gathers: bool = False) -> Block:
+    """The static table: no autotuning, which would run kernels with atomics several times."""
+    if channels_last:
+        block = min(triton.next_power_of_2(channels), 256 // itemsize)
+        return Block(True, block, block, max(1024 // block, TILE_W) // TILE_W, TILE_W)
+    chunk = min(channels, PLANAR_CHUNK)
+    if gathers:  # it holds the sums of all its channels at a time
+        chunk = triton.next_power_of_2(chunk)
+    return Block(False, chunk, chunk if gathers else 1, rows, TILE_W)
+
+
+def offset_type(*images: torch.Tensor) -> tl.dtype:
+    """int32 if that reaches every pixel of an image, from two pixels before its first."""
+    largest = max(((t.shape[-2] + 2) * abs(t.stride(-2)) + (t.shape[-1] + 2) * abs(t.stride(-1)) for t in images), default=0)
+    return tl.int32 if largest <= INT32_MAX else tl.int64
+
+
+def vector_width(*images: torch.Tensor) -> int:
+    """How many channels fit a 16-byte access that all (..., C, H, W) allow; 1 if one does not."""
+    width = VECTOR_BYTES // min(t.element_size() for t in images)
+    counts = [t.shape[-3] for t in images]
+    strides = [t.stride(d) for t in images for d in range(t.dim()) if d != t.dim() - 3]
+    aligned = all(t.data_ptr() % VECTOR_BYTES == 0 for t in images)
+    return width if aligned and all(n % width == 0 for n in counts + strides) else 1
+
+
+def has_channels_last(*images: torch.Tensor) -> bool:
+    """Whether all (..., C, H, W) have enough channels, stored next to each other."""
+    return all(t.shape[-3] >= CHANNELS_LAST_FROM and t.stride(-3) == 1 for t in images)
+
+
+def memory_constants(channels_last: bool, *images: torch.Tensor) -> dict:
+    return {"INDEX": offset_type(*images), "VECTOR": vector_width(*images) if channels_last else 1}
+
+
+def launch(kernel, programs: int, arguments: dict, block: Block | None = None, num_warps: int = 4) -> None:
+    """Runs a kernel on the device of its tensors; a kernel takes what it knows of the block."""
+    if block is not None:
+        constants = asdict(block)
+        arguments = arguments | {k: v for k, v in constants.items() if k in kernel.arg_names}
+    device = next(a.device for a in arguments.values() if isinstance(a, torch.Tensor))
+    guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with guard:
+        kernel[(programs,)](**arguments, num_warps=num_warps)

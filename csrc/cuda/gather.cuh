@@ -111,7 +111,7 @@ __device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& wo
 
 // kGroup: how many chunks of channels share the search for candidates.
 template <class A, int kGroup, class I, class T>
-__global__ void __launch_bounds__(kThreads, kBlocksResident)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks<T>)
     affine_gather_kernel(const I* __restrict__ grad_output, const T* __restrict__ theta, I* __restrict__ grad_input,
                          AffineFrame<T> frame, Strides output_strides, Strides input_strides, Work work) {
   const Strides out = known<A>(output_strides), in = known<A>(input_strides);

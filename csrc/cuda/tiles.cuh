@@ -7,7 +7,11 @@
 namespace stn {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksResident = 2;  // on a multiprocessor, for the large kernels: left alone, ptxas spills a little
+// Blocks that fit a multiprocessor: a bound on registers that needs no spills. Left alone, ptxas spills a few bytes.
+template <class T>
+constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 3;
+template <class T>
+constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
 // A warp covers 16x2 points: of the shapes with coalesced stores, the one whose reads span the fewest cache lines over
 // all rotations.
 constexpr int kTileWidth = 16;

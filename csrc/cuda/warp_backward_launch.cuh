@@ -68,7 +68,7 @@ template <class I, class T>
 Tensor gather_input(const Backward& b, const Tensor& grad_input) {
   with_access<I, T, true>(b.channels_last, b.packed, b.input.size(1), [&](auto access) {
     using A = decltype(access);
-    constexpr int kGroup = A::kChannels ? A::kChannels : A::kPixel == 1 ? 8 : 1;
+    constexpr int kGroup = A::kChannels ? A::kChannels : A::kPixel == 1 ? 4 : 1;
     Work work = work_of(b.call);
     const AffineFrame<T> frame =
         affine_frame<T>(work.height, work.width, work.out_height, work.out_width, b.call.align_corners);

@@ -33,7 +33,7 @@ __device__ __forceinline__ void interpolate_channels(const I* __restrict__ sourc
 }
 
 template <class Transform, Padding kPadding, class A, class I>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<typename Transform::Scalar>)
     warp_forward_kernel(const I* __restrict__ input, I* __restrict__ output, Transform transform, Strides input_strides,
                         Strides output_strides, Work work) {
   using T = typename Transform::Scalar;

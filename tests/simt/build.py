@@ -12,40 +12,36 @@ HERE = pathlib.Path(__file__).resolve().parent
 OUTPUT = HERE.parents[1] / "build" / "simt"
 NAMESPACE = "stn_kernels_simt"
 
-# variant -> (flags for everything, flags for the kernels alone, linker flags)
+# variant -> (flags for everything, flags for the kernels alone, linker flags). Unoptimised where that compiles faster.
+CHECKS = "address,alignment,bounds,float-cast-overflow,integer-divide-by-zero,shift,signed-integer-overflow"
 VARIANTS = {
     "plain": ("-O2", "", "-Wl,-z,defs"),
-    "asan": ("-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined", "", ""),
+    "asan": (f"-O0 -g1 -fsanitize={CHECKS} -fno-sanitize-recover=all", "", ""),
     # libtsan is not linked: the compiler's calls to it go to races.cpp.
     "race": (
-        "-O1 -g -DSIMT_RACE",
+        "-O0 -g1 -DSIMT_RACE",
         "-fsanitize=thread --param tsan-instrument-func-entry-exit=0",
         "-Wl,-z,defs",
     ),
 }
+LIBRARIES = {"stn_kernels_simt": sorted((_build.SOURCES / "cuda").glob("*.cu")), "planted": [HERE / "planted.cu"]}
 
 
-def _add(graph: _build.Graph, variant: str, target: pathlib.Path, kernels: list[pathlib.Path]) -> None:
+@functools.cache
+def build(variant: str, library: str = "stn_kernels_simt") -> pathlib.Path:
+    """One variant ("plain", "asan", "race") of the kernels or of the planted faults, built if its sources changed."""
     flags, kernel_flags, link_flags = VARIANTS[variant]
     includes, links = _build.torch_flags()
     command = (
         f"{_build.compiler()} -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas {flags}"
         f" -DSIMT_HOST -I{_build.SOURCES} -I{_build.SOURCES}/cuda -I{HERE}"
     )
-    objects = [graph.compile(s, f"{target.stem}_{s.stem}.o", command) for s in sorted(HERE.glob("*.cpp"))]
-    for source in kernels:
-        objects.append(graph.compile(source, f"{target.stem}_{source.stem}.o", f"{command} {kernel_flags} {includes} -x c++"))
+    graph = _build.Graph(OUTPUT / variant / library)
+    objects = [graph.compile(s, f"{s.stem}.o", command) for s in sorted(HERE.glob("*.cpp"))]
+    for source in LIBRARIES[library]:
+        objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {kernel_flags} {includes} -x c++"))
+    target = graph.folder / f"lib{library}.so"
     graph.link(target, objects, f"{_build.compiler()} {flags}", f"{links} {link_flags}")
-
-
-@functools.cache
-def build(variant: str) -> pathlib.Path:
-    """The library of one variant ("plain", "asan", "race"), built if its sources changed; planted.so lies beside it."""
-    folder = OUTPUT / variant
-    graph = _build.Graph(folder)
-    target = folder / "libstn_kernels_simt.so"
-    _add(graph, variant, target, sorted((_build.SOURCES / "cuda").glob("*.cu")))
-    _add(graph, variant, folder / "planted.so", [HERE / "planted.cu"])
     graph.run()
     return target
 
@@ -63,7 +59,9 @@ def sanitizer_environment(variant: str) -> dict[str, str]:
     if variant != "asan":
         return {}
     libraries = [
-        subprocess.run([_build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [_build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout
         for name in ("libasan.so", "libubsan.so")
     ]
     return {"LD_PRELOAD": ":".join(path.strip() for path in libraries), "ASAN_OPTIONS": "detect_leaks=0"}

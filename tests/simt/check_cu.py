@@ -40,7 +40,8 @@ class Usage:
 def compile_verbosely(source: Path) -> str:
     """nvcc's messages for one file; raises BuildError if it does not compile."""
     includes, _ = _build.torch_flags()
-    command = f"{_build.nvcc_command()} {includes.replace('-isystem', '-I')} -Xptxas -v -c {source} -o {OUTPUT}/{source.stem}.o"
+    flags = f"{includes.replace('-isystem', '-I')} -Xptxas -v"
+    command = f"{_build.nvcc_command()} {flags} -c {source} -o {OUTPUT}/{source.stem}.o"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     if done.returncode:
         raise _build.BuildError(f"{source.name}:\n{done.stderr[-6000:]}")

@@ -140,7 +140,9 @@ def bench(ops, backends, quick, threads, device, out, json_file):
     try:
         counts = [int(n) for n in threads.split(",")]
     except ValueError:
-        raise click.BadParameter(f"must be integers separated by commas, got {threads!r}", param_hint="--threads") from None
+        raise click.BadParameter(
+            f"must be integers separated by commas, got {threads!r}", param_hint="--threads"
+        ) from None
     if min(counts) < 1:
         raise click.BadParameter(f"must be positive, got {threads!r}", param_hint="--threads")
     try:
@@ -154,7 +156,7 @@ def bench(ops, backends, quick, threads, device, out, json_file):
         _print(table)
     for line in glue.gated_out(rows):
         click.echo(line)
-    for path in glue.write(rows, out):
+    for path in glue.write(rows, out, quick):
         click.echo(f"wrote {path}")
     _write_json(json_file, rows)
 

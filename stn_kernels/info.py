@@ -22,7 +22,7 @@ def cpu_model() -> str:
 
 
 def cpu_level() -> str:
-    """The instruction set of the CPU kernels in use: "v2", "v3", "v4" (x86-64 levels), "generic", or "" without them."""
+    """The instruction set of the CPU kernels: "v2", "v3", "v4" (x86-64 levels), "generic", or "" without them."""
     if _library.backends()["cpu"] or not hasattr(torch.ops.stn_kernels, "_cpu_level"):
         return ""
     level = torch.ops.stn_kernels._cpu_level()

@@ -90,7 +90,7 @@ def image(sample: Sample, generator: torch.Generator) -> torch.Tensor:
 def grad_output(output: torch.Tensor, layout: str, seed: int = 1) -> torch.Tensor:
     """A random cotangent of an op's output; its strides vary with the layout, down to 0 as `sum().backward()` gives."""
     generator = torch.Generator().manual_seed(seed)
-    shape = output.shape[:-1] + (1,) if layout == "expanded" else output.shape
+    shape = (*output.shape[:-1], 1) if layout == "expanded" else output.shape
     values = torch.randn(shape, generator=generator, dtype=torch.float64).to(output.dtype).to(output.device)
     if layout == "rows" and values.dim() > 3:
         return values.mT.contiguous().mT
@@ -98,7 +98,7 @@ def grad_output(output: torch.Tensor, layout: str, seed: int = 1) -> torch.Tenso
 
 
 def lattice_distance(grid: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
-    """Distance in pixels of normalized points (..., 2) to the nearest line where a gradient jumps: integer coordinates."""
+    """Distance in pixels of normalized points (..., 2) to where a gradient jumps: the nearest integer coordinate."""
     extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
     pixels = (grid.double() + 1) * (extent - 1) / 2 if align_corners else ((grid.double() + 1) * extent - 1) / 2
     distance = (pixels - pixels.round()).abs()

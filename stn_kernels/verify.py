@@ -58,7 +58,9 @@ def samples(dtype: torch.dtype, padding: str, slow: bool = False) -> list[Sample
     if slow:  # every layout, flag and sample dimension once, not their product
         return [s for i, s in enumerate(chosen) if i % 3 == 0]
     for seed, (align, layout) in enumerate(itertools.product(flags, LAYOUTS)):
-        chosen.append(replace(base, align_corners=align, layout=layout, channels=1 + 8 * (seed % 2), seed=seed, **LARGE))
+        chosen.append(
+            replace(base, align_corners=align, layout=layout, channels=1 + 8 * (seed % 2), seed=seed, **LARGE)
+        )
     return chosen
 
 
@@ -86,7 +88,7 @@ def _drawn(case: OpCase, sample: Sample) -> tuple[Inputs, dict[str, torch.Tensor
 
 
 def allowed_error(case: OpCase, inputs: Inputs, quantity: str, result: torch.Tensor) -> float:
-    """The tolerance of a result ("value" or "grad_<tensor>"); a float64 gradient of a float32 image is a float32 sum."""
+    """The tolerance of a result ("value" or "grad_<tensor>"); a float64 gradient by a float32 image is a float32 sum."""
     column = "value" if quantity == "value" else case.quantities[quantity.removeprefix("grad_")]
     narrow = any(t.dtype != torch.float64 for t in inputs.tensors.values())
     return TOLERANCES[torch.float32 if narrow and result.dtype == torch.float64 else result.dtype][column]

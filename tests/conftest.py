@@ -1,7 +1,7 @@
 """The `backend` fixture, poisoned memory, and a summary that says which backends ran and which did not.
 
-Every test that takes `backend` runs once for each backend that works here. The interpreters (the CUDA kernels on the CPU,
-Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n prime
+Every test that takes `backend` runs once for each backend that works here. The interpreters (the CUDA kernels on the
+CPU, Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n prime
 to the number of values of each parameter so that every value is met. The summary counts what was left out.
 """
 
@@ -69,7 +69,7 @@ def why_not(name: str, selected: list[str]) -> str:
 
 
 def pytest_addoption(parser):
-    parser.addoption("--backends", default="", help=f"comma-separated, of {', '.join(NAMES)}; default: all that run")
+    parser.addoption("--backends", default="", help=f"of {', '.join(NAMES)}, comma-separated; all by default")
 
 
 def pytest_configure(config):

@@ -277,7 +277,7 @@ class SamplingTests(OpTests):
         for row, column in pixels:
             clean.tensors["input"][:, :, row, column] = 0
             spoiled.tensors["input"][:, :, row, column] = bad
-        # Padding moves points onto the border, which holds none of the pixels, or reflects them: those count as touching.
+        # Border padding moves points onto edges, which hold none of them; reflected points count as touching.
         points = self.points(clean).reshape(-1, 2)
         touched = taps_touch(points, size, align, pixels)
         assert touched.any()
@@ -346,7 +346,7 @@ def random_samples(draw) -> Sample:
 
 
 def smooth_translation(theta: torch.Tensor, sample: Sample) -> torch.Tensor:
-    """theta (2, 3) moved by up to 0.2 so that no output pixel lies on a lattice line of the input: (1, 2, 3) float64."""
+    """theta (2, 3) moved by up to 0.2 so that no output pixel is on a lattice line: (1, 2, 3) float64."""
     generator = torch.Generator().manual_seed(7)
     for _ in range(1000):
         moved = theta.double().clone().unsqueeze(0)
@@ -356,4 +356,3 @@ def smooth_translation(theta: torch.Tensor, sample: Sample) -> torch.Tensor:
         if lattice_distance(points, sample.size, sample.align_corners).min() > 1e-3:
             return moved
     raise AssertionError("no translation found")
-

@@ -43,7 +43,9 @@ MATRICES = {
 SIZE, OUT_SIZE = (13, 18), (17, 14)
 
 
-def inputs_at(theta, padding, align, dtype=torch.float32, layout="contiguous", channels=3, size=SIZE, out_size=OUT_SIZE):
+def inputs_at(
+    theta, padding, align, dtype=torch.float32, layout="contiguous", channels=3, size=SIZE, out_size=OUT_SIZE
+):
     sample = Sample(dtype=dtype, layout=layout, channels=channels, size=size, batch=1)
     theta = torch.as_tensor(theta, dtype=sample.parameter_dtype).reshape(1, 2, 3)
     options = {"size": out_size, "padding_mode": padding, "align_corners": align}

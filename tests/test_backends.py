@@ -90,7 +90,7 @@ def test_unknown_name_in_context(name):
 
 
 def test_unknown_name_as_argument():
-    with pytest.raises(ValueError, match="backend must be one of .* got 'gpu'"):
+    with pytest.raises(ValueError, match=r"backend must be one of .* got 'gpu'"):
         sample(backend="gpu")
 
 

@@ -1,4 +1,4 @@
-"""Every wrong argument raises before a kernel runs: the exact error type, the argument's name, what it got and wants."""
+"""Every wrong argument raises before a kernel runs: exact type, the argument's name, what it got and wants."""
 
 import re
 

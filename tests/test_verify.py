@@ -91,9 +91,9 @@ def test_command_rejects_unknown_names(arguments):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="op must be one of .* got 'affine_simple'"):
+    with pytest.raises(ValueError, match=r"op must be one of .* got 'affine_simple'"):
         verify.run(ops=["affine_simple"])
-    with pytest.raises(ValueError, match="backend must be one of .* got 'gpu'"):
+    with pytest.raises(ValueError, match=r"backend must be one of .* got 'gpu'"):
         verify.run(backends=["gpu"])
 
 

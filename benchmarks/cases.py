@@ -1,0 +1,128 @@
+"""What is measured: shapes of the papers, sizes and matrices that hurt, calls so small that overhead shows."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from stn_kernels import data
+from stn_kernels.op_cases import Inputs
+from stn_kernels.reference.affine import affine_grid as reference_grid
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table."""
+
+    op: str
+    name: str
+    suite: str  # "papers", "matrices", "layout", "dtype", "samples" or "overhead"
+    shape: tuple[int, int, int, int]
+    out_size: tuple[int, int] | None = None  # None: the size of the image
+    theta: tuple[tuple[float, ...], ...] | None = None  # None: the identity plus 0.1 randn
+    samples: int | None = None
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    quick: bool = False
+    compiled: bool = False  # whether torch.compile takes part under --quick, where compiling costs most of the time
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.out_size or self.shape[2:]
+
+    @property
+    def smooth(self) -> bool:
+        """Whether theta's gradient exists: a given matrix may put points on lattice lines, where it jumps."""
+        return self.theta is None
+
+    def inputs(self, device: str = "cpu") -> Inputs:
+        batch = self.shape[0]
+        lead = (batch,) if self.samples is None else (batch, self.samples)
+        generator = torch.Generator().manual_seed(0)
+        if self.theta is None:
+            theta = torch.eye(2, 3) + 0.1 * torch.randn((*lead, 2, 3), generator=generator)
+        else:
+            theta = torch.tensor(self.theta).expand(*lead, 2, 3).contiguous()
+        options = {"padding_mode": "zeros", "align_corners": False}
+        if self.op == "affine_grid":
+            tensors = {"theta": theta}
+            options = {"size": self.size, "align_corners": False}
+        else:
+            image = data.crops(*self.shape).to(self.dtype)
+            if self.channels_last:
+                image = image.contiguous(memory_format=torch.channels_last)
+            if self.op == "affine_sample":
+                tensors, options["size"] = {"input": image, "theta": theta}, self.size
+            else:
+                tensors = {"input": image, "grid": reference_grid(theta, self.size, False)}
+        return Inputs(tensors, options).to(device=device)
+
+
+def rotation(degrees: float, zoom: float = 1.0):
+    c, s = zoom * math.cos(math.radians(degrees)), zoom * math.sin(math.radians(degrees))
+    return (c, -s, 0.0), (s, c, 0.0)
+
+
+PAPERS = (
+    (64, 1, 28, 28),
+    (100, 1, 42, 42),
+    (64, 3, 64, 64),
+    (256, 3, 32, 32),
+    (16, 64, 56, 56),
+    (4, 256, 28, 28),
+    (1, 3, 1024, 1024),
+)
+QUICK = ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56))
+MATRICES = {
+    "rotation 45": rotation(45),
+    "rotation 90": rotation(90),
+    "zoom 0.4": rotation(5, 0.4),
+    "zoom 2.3": rotation(5, 2.3),
+    "zoom 9": rotation(5, 9.0),
+    "reflection": ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+    "shear": ((1.0, 1.5, 0.0), (0.0, 1.0, 0.0)),
+    "singular": ((0.5, 0.25, 0.1), (1.0, 0.5, 0.0)),
+    "zero": ((0.0, 0.0, 0.1), (0.0, 0.0, -0.2)),
+}
+
+
+def label(shape, out_size=None) -> str:
+    batch, channels, height, width = shape
+    to = f" to {out_size[0]}x{out_size[1]}" if out_size else ""
+    return f"{batch}x{channels}x{height}x{width}{to}"
+
+
+def sampling_cases(op: str) -> list[Case]:
+    cases = [
+        Case(op, label(s), "papers", s, quick=s in QUICK, compiled=s == QUICK[0] and op == "affine_sample")
+        for s in PAPERS
+    ]
+    cases.append(Case(op, f"{label((1, 3, 1024, 1024))} rotation 45", "papers", (1, 3, 1024, 1024), theta=rotation(45)))
+    cases += [
+        Case(op, f"{label(s)} channels last", "layout", s, channels_last=True, quick=s == (16, 64, 56, 56))
+        for s in ((64, 3, 64, 64), (16, 64, 56, 56), (4, 256, 28, 28))
+    ]
+    cases += [
+        Case(op, f"{label(s)} bfloat16", "dtype", s, dtype=torch.bfloat16) for s in ((64, 3, 64, 64), (16, 64, 56, 56))
+    ]
+    cases += [
+        Case(op, f"{label(s)} S=10", "samples", s, samples=10, quick=s == (64, 1, 28, 28))
+        for s in ((64, 1, 28, 28), (16, 3, 64, 64), (4, 64, 56, 56))
+    ]
+    cases.append(Case(op, label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8), quick=True))
+    return cases
+
+
+def all_cases(ops=None, quick: bool = False) -> list[Case]:
+    """The cases of `ops` (None: all), or the fewer of a quick run."""
+    cases = sampling_cases("affine_sample")
+    cases += [
+        Case("affine_sample", f"16x3x128x128 {name}", "matrices", (16, 3, 128, 128), theta=m)
+        for name, m in MATRICES.items()
+    ]
+    sizes = (((16, 3, 128, 128), (40, 48)), ((16, 3, 48, 40), (128, 128)))
+    cases += [Case("affine_sample", label(*pair), "matrices", *pair) for pair in sizes]
+    cases += sampling_cases("grid_sample")
+    cases += [Case("affine_grid", label(s), "papers", s, quick=s in QUICK) for s in PAPERS]
+    cases.append(Case("affine_grid", label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8), quick=True))
+    return [case for case in cases if (ops is None or case.op in ops) and (case.quick or not quick)]

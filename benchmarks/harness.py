@@ -1,0 +1,213 @@
+"""Measures providers side by side: a correctness gate, interleaved rounds, ratios from paired rounds, peak memory.
+
+Noise on a shared machine hits whoever runs at that moment; so every round runs every provider once, in rotating order,
+and a ratio is the median over rounds of (torch eager's time / the provider's time) within the same round.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from stn_kernels._tolerances import relative_error
+from stn_kernels.op_cases import OP_CASES, Inputs, grad_output
+from stn_kernels.verify import expected
+
+from .cases import Case
+from .providers import EAGER, Provider
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler, used for memory, would print two lines a call
+
+# Looser than the tests' table: peers compute coordinates with less care; a wrong kernel is off by far more.
+GATE = {"value": 2e-3, "image": 5e-3, "coords": 2e-2}
+HALF_GATE = {"value": 2**-7, "image": 2**-7, "coords": 2e-2}
+PASSES = ("forward", "forward+backward")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long one case is measured for."""
+
+    seconds: float  # a pass, all providers together
+    rounds: int  # at least
+    most_rounds: int = 300
+
+
+FULL, QUICK = Budget(seconds=4.0, rounds=15), Budget(seconds=0.5, rounds=5)
+
+
+@dataclass
+class Contender:
+    """A provider's calls on one case, and what the gate said."""
+
+    name: str
+    calls: dict[str, Callable]
+    errors: dict[str, float]
+    status: str  # "" if it passed, else why it gets no number
+
+
+def evaluate(function, inputs: Inputs, layout: str) -> dict[str, torch.Tensor]:
+    """As `verify.evaluate`, for any function of the tensors."""
+    leaves = inputs.requires_grad()
+    value = function(**leaves.tensors)
+    grads = torch.autograd.grad(value, list(leaves.tensors.values()), grad_output(value, layout))
+    return {"value": value.detach(), **{f"grad_{k}": g for k, g in zip(leaves.tensors, grads, strict=True)}}
+
+
+def gate(case: Case, function, inputs: Inputs, truth: dict[str, torch.Tensor]) -> tuple[dict[str, float], str]:
+    """(errors per quantity, '' or why the results are refused)."""
+    allowed = GATE if case.dtype in (torch.float32, torch.float64) else HALF_GATE
+    quantities = OP_CASES[case.op].quantities
+    try:
+        results = evaluate(function, inputs, "contiguous")
+    except Exception as error:  # a peer that cannot do the case is a result
+        return {}, f"raised {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    errors, wrong = {}, []
+    for name, wanted in truth.items():
+        column = "value" if name == "value" else quantities[name.removeprefix("grad_")]
+        if column == "coords" and not case.smooth:
+            continue
+        errors[name] = relative_error(results[name], wanted)
+        if not errors[name] <= allowed[column]:
+            wrong.append(f"{name} off by {errors[name]:.1e} (allowed {allowed[column]:.1e})")
+    return errors, "; ".join(wrong)
+
+
+def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender | None:
+    function = provider.make(case)
+    if function is None:
+        return None
+    errors, status = gate(case, function, inputs, truth)
+    leaves = inputs.requires_grad()
+    cotangent = grad_output(truth["value"].to(case.dtype if case.op != "affine_grid" else torch.float32), "contiguous")
+    cotangent = cotangent.to(next(iter(inputs.tensors.values())).device)
+
+    def forward():
+        return function(**inputs.tensors)
+
+    def both():
+        return torch.autograd.grad(function(**leaves.tensors), list(leaves.tensors.values()), cotangent)
+
+    return Contender(provider.name, dict(zip(PASSES, (forward, both), strict=True)), errors, status)
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def clock(call: Callable, count: int, device: str) -> float:
+    """Seconds a call, over `count` calls."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    synchronize(device)
+    return (time.perf_counter() - start) / count
+
+
+def interleave(calls: dict[str, Callable], budget: Budget, device: str) -> dict[str, list[float]]:
+    """name -> seconds a call in every round."""
+    counts = {}
+    for name, call in calls.items():
+        clock(call, 2, device)  # warm: compilation, caches, thread pools
+        counts[name] = max(1, min(200, int(1e-3 / clock(call, 1, device))))
+    names, times = list(calls), {name: [] for name in calls}
+    start = time.perf_counter()
+    for done in range(budget.most_rounds):
+        if done >= budget.rounds and time.perf_counter() - start > budget.seconds:
+            break
+        shift = done % len(names)
+        for name in names[shift:] + names[:shift]:
+            times[name].append(clock(calls[name], counts[name], device))
+    return times
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """(p10, median, p90)."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return tenths[0], statistics.median(values), tenths[8]
+
+
+def peak_bytes(call: Callable, device: str) -> int:
+    """Most bytes held at once during a call beyond its inputs, the result included.
+
+    On the CPU these are the allocations that torch's profiler records, that is all that goes through torch's allocator.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = call()
+    del result
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+class Measurement:
+    """One case with its contenders, to be measured at several numbers of threads."""
+
+    def __init__(self, case: Case, providers: list[Provider], device: str):
+        self.case, self.device = case, device
+        inputs = case.inputs(device)
+        truth = expected(OP_CASES[case.op], inputs, "contiguous")
+        self.contenders = [c for p in providers if (c := contend(case, p, inputs, truth)) is not None]
+        self.memory = {
+            (c.name, which): peak_bytes(call, device)
+            for c in self.contenders
+            if not c.status
+            for which, call in c.calls.items()
+        }
+
+    def rows(self, threads: int, budget: Budget) -> list[dict]:
+        """A row a provider and pass; a provider that the gate refused has a reason and no number."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            rows = []
+            for which in PASSES:
+                right = {c.name: c.calls[which] for c in self.contenders if not c.status}
+                times = interleave(right, budget, self.device) if right else {}
+                rows += [self._row(c, which, threads, times) for c in self.contenders]
+            return rows
+        finally:
+            torch.set_num_threads(before)
+
+    def _row(self, contender: Contender, which: str, threads: int, times) -> dict:
+        case = self.case
+        row = {
+            "op": case.op,
+            "case": case.name,
+            "suite": case.suite,
+            "dtype": str(case.dtype).removeprefix("torch."),
+            "device_type": self.device,
+            "threads": threads,
+            "pass": which,
+            "provider": contender.name,
+            "reason": contender.status,
+        }
+        row |= {f"error_{name}": float(f"{error:.3g}") for name, error in contender.errors.items()}
+        if contender.name in times:
+            p10, median, p90 = (float(f"{1e3 * t:.5g}") for t in quantiles(times[contender.name]))
+            row |= {"p10_ms": p10, "median_ms": median, "p90_ms": p90, "rounds": len(times[contender.name])}
+            row["peak_mib"] = float(f"{self.memory[contender.name, which] / 2**20:.5g}")
+            if EAGER in times:
+                paired = [e / t for e, t in zip(times[EAGER], times[contender.name], strict=True)]
+                low, middle, high = (float(f"{r:.4g}") for r in quantiles(paired))
+                row |= {"ratio_p10": low, "ratio": middle, "ratio_p90": high}
+        return row

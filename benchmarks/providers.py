@@ -1,0 +1,129 @@
+"""Who is measured: a provider turns a case into a function of its tensors, or says why it does not take part."""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+import stn_kernels
+
+from .cases import Case
+
+EAGER = "torch eager"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """make(case) gives f(**tensors) -> the public function's result, or None for a case it has no part in."""
+
+    name: str
+    make: Callable[[Case], Callable | None]
+
+
+def _grid_sample(input, grid):
+    """torch's grid_sample; a sample dimension is folded into rows, which copies no image (the best that eager has)."""
+    dtype = input.dtype
+    wide = input.to(grid.dtype)  # torch wants one dtype for both
+    if grid.dim() == 4:
+        return F.grid_sample(wide, grid, align_corners=False).to(dtype)
+    batch, samples, height, width, _ = grid.shape
+    rows = F.grid_sample(wide, grid.reshape(batch, samples * height, width, 2), align_corners=False)
+    return rows.reshape(batch, -1, samples, height, width).movedim(2, 1).to(dtype)
+
+
+def _affine_grid(theta, size):
+    grid = F.affine_grid(theta.flatten(0, -3), (theta[..., 0, 0].numel(), 1, *size), align_corners=False)
+    return grid.reshape(*theta.shape[:-2], *size, 2)
+
+
+def eager(case: Case) -> Callable:
+    if case.op == "affine_sample":
+        return lambda input, theta: _grid_sample(input, _affine_grid(theta, case.size))
+    if case.op == "grid_sample":
+        return _grid_sample
+    return lambda theta: _affine_grid(theta, case.size)
+
+
+def eager_expand(case: Case) -> Callable | None:
+    """S copies of the image, as most code does it."""
+    if case.samples is None or case.op == "affine_grid":
+        return None
+
+    def sample(input, coords):
+        batch, samples = coords.shape[:2]
+        copies = input.unsqueeze(1).expand(-1, samples, -1, -1, -1).flatten(0, 1)
+        grid = _affine_grid(coords, case.size) if case.op == "affine_sample" else coords
+        return _grid_sample(copies, grid.flatten(0, 1)).unflatten(0, (batch, samples))
+
+    return lambda input, **coords: sample(input, *coords.values())
+
+
+def compiled(case: Case) -> Callable:
+    torch._dynamo.reset()
+    return torch.compile(eager(case), fullgraph=True, dynamic=False)
+
+
+def kornia(case: Case) -> Callable | None:
+    """kornia.geometry; warp_affine takes the matrix from source to output pixels: ours is rescaled and inverted first.
+
+    The conversion is part of the call, as it is for a user who has theta.
+    """
+    if case.samples is not None or not importlib.util.find_spec("kornia"):
+        return None
+    from kornia.geometry import transform
+
+    if case.op == "grid_sample":
+        height, width = case.shape[2:]
+
+        def remap(input, grid):
+            extent = torch.tensor([width, height], dtype=grid.dtype, device=grid.device)
+            pixels = ((grid + 1) * extent - 1) / 2
+            return transform.remap(input.to(grid.dtype), pixels[..., 0], pixels[..., 1], align_corners=False).to(
+                input.dtype
+            )
+
+        return remap
+    if case.op != "affine_sample":
+        return None
+    (height, width), (out_height, out_width) = case.shape[2:], case.size
+
+    def warp(input, theta):
+        # Output pixels -> normalized (edges at -0.5 and W - 0.5) -> theta -> source pixels, then inverted.
+        to_normalized = torch.tensor(
+            [[2 / out_width, 0, 1 / out_width - 1], [0, 2 / out_height, 1 / out_height - 1], [0, 0, 1]],
+            dtype=theta.dtype,
+            device=theta.device,
+        )
+        to_pixels = torch.tensor(
+            [[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]],
+            dtype=theta.dtype,
+            device=theta.device,
+        )
+        last = torch.tensor([[[0.0, 0.0, 1.0]]], dtype=theta.dtype, device=theta.device).expand(theta.shape[0], -1, -1)
+        forward = torch.linalg.inv(to_pixels @ torch.cat([theta, last], 1) @ to_normalized)
+        # kornia normalizes pixels as align_corners=True does, which maps pixel centres to pixel centres.
+        output = transform.warp_affine(
+            input.to(theta.dtype), forward[:, :2], (out_height, out_width), mode="bilinear", align_corners=True
+        )
+        return output.to(input.dtype)
+
+    return warp
+
+
+def ours(backend: str) -> Provider:
+    def make(case):
+        options = {} if case.op == "grid_sample" else {"size": case.size}
+        return functools.partial(getattr(stn_kernels, case.op), **options, backend=backend)
+
+    return Provider(f"stn_kernels {backend}", make)
+
+
+def providers(backends: list[str], compile_wanted: bool = True) -> list[Provider]:
+    """torch eager first, then its variants and peers, then each of our backends."""
+    found = [Provider(EAGER, eager), Provider("torch eager, S copies", eager_expand)]
+    if compile_wanted:
+        found.append(Provider("torch.compile", compiled))
+    return [*found, Provider("kornia", kornia), *map(ours, backends)]

@@ -6,7 +6,7 @@ There the identity maps every pixel onto itself exactly, and the sums for theta'
 import triton
 import triton.language as tl
 
-from .coords import centred, kernel, lattice_intervals, program_share, quotient, tile_points
+from .coords import centred, kernel, lattice_intervals, program_share, quotient, stored, tile_points
 
 
 @triton.jit
@@ -74,7 +74,7 @@ def theta_gradient(
     span = tl.where(row == 0, span_x, span_y).to(moment.dtype)
     intervals = lattice_intervals(tl.where(column == 0, out_width, out_height), ALIGN, moment.dtype)
     unit = tl.where(column == 2, span * 0.5, quotient(span, intervals))
-    tl.store(grad_theta_ptr + entry, (moment * unit).to(grad_theta_ptr.dtype.element_ty))
+    tl.store(grad_theta_ptr + entry, stored(moment * unit, grad_theta_ptr.dtype.element_ty))
 
 
 @kernel

@@ -5,6 +5,8 @@ import inspect
 import triton
 import triton.language as tl
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 def kernel(function):
     """triton.jit without specialising integers on their values: a new image size compiles nothing."""
@@ -39,6 +41,16 @@ def channel_range(BLOCK_C: tl.constexpr, C_LAST: tl.constexpr):
 
 
 @triton.jit
+def stored(value, dtype: tl.constexpr):
+    """value as dtype, rounded to nearest even; the interpreter would cut bfloat16 off."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        value = value.to(tl.float32)
+        scaled = value * 65537.0  # splits the upper 8 of 24 bits off (Dekker 1971)
+        value = tl.where(tl.abs(value) < 1e33, scaled - (scaled - value), value)
+    return value.to(dtype)
+
+
+@triton.jit
 def known_multiple(value, VECTOR: tl.constexpr, INDEX: tl.constexpr):
     """value as an offset of type INDEX; the compiler sees that it is a multiple of VECTOR."""
     return value.to(INDEX) // VECTOR * VECTOR
@@ -69,7 +81,7 @@ def pad(x, size, PADDING: tl.constexpr, ALIGN: tl.constexpr):
     if PADDING == "reflection":
         low = 0.0 if ALIGN else -0.5
         span = (size - ALIGN).to(x.dtype)
-        usable = (tl.abs(x) < 8388608.0) & (span > 0)  # 2^23: no fractional part left in float32
+        usable = (tl.abs(x) < 8388608.0) & (size > ALIGN)  # 2^23: no fractional part left in float32
         signed_distance = tl.where(usable, x - low, 0.0)
         distance = tl.abs(signed_distance)
         flips = tl.floor(distance * quotient(tl.full([], 1, x.dtype), tl.maximum(span, 1.0)))

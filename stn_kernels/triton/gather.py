@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .affine import pixel_row
-from .coords import centred, channel_range, kernel, known_multiple, program_share, tile_points
+from .coords import centred, channel_range, kernel, known_multiple, program_share, stored, tile_points
 
 
 @triton.jit
@@ -89,7 +89,7 @@ def affine_gather(
     out_x = known_multiple(grad_output_x, VECTOR, INDEX)
     grads = grad_output_ptr + b * known_multiple(grad_output_b, VECTOR, tl.int64)
     grads += c * (1 if C_LAST else grad_output_c)
-    rounding = 1e-6 if COMPUTE == tl.float32 else 2e-15  # some units in the last place
+    rounding = 1e-6 if tl.float32 == COMPUTE else 2e-15  # some units in the last place
     limit = tl.maximum(out_width, out_height).to(COMPUTE)
     total = tl.zeros(exists.shape, COMPUTE)
     for s in range(samples):
@@ -150,4 +150,4 @@ def affine_gather(
     to_y = known_multiple(grad_input_y, VECTOR, INDEX)
     to_x = known_multiple(grad_input_x, VECTOR, INDEX)
     target = grad_input_ptr + b * known_multiple(grad_input_b, VECTOR, tl.int64) + c * (1 if C_LAST else grad_input_c)
-    tl.store(target + (y.to(INDEX) * to_y + x.to(INDEX) * to_x), total.to(grad_input_ptr.dtype.element_ty), mask=exists)
+    tl.store(target + (y.to(INDEX) * to_y + x.to(INDEX) * to_x), stored(total, grad_input_ptr.dtype.element_ty), mask=exists)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .coords import stored
+
 
 @triton.jit
 def load_points(grid_ptr, n, u, v, exists, out_height, out_width):
@@ -24,5 +26,5 @@ def store_gradient(grad_grid_ptr, n, u, v, exists, gx, gy, height, width, out_he
     at = grad_grid_ptr + (n * out_height * out_width + v * out_width + u) * 2
     gx *= (width - ALIGN).to(gx.dtype) * 0.5
     gy *= (height - ALIGN).to(gy.dtype) * 0.5
-    tl.store(at, gx.to(at.dtype.element_ty), mask=exists)
-    tl.store(at + 1, gy.to(at.dtype.element_ty), mask=exists)
+    tl.store(at, stored(gx, at.dtype.element_ty), mask=exists)
+    tl.store(at + 1, stored(gy, at.dtype.element_ty), mask=exists)

@@ -10,6 +10,7 @@ import triton.language as tl
 COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
 INT32_MAX = 2**31 - 1
 VECTOR_BYTES = 16
+NUM_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,15 @@ def memory_constants(channels_last: bool, *images: torch.Tensor) -> dict:
     return {"INDEX": offset_type(*images), "VECTOR": vector_width(*images) if channels_last else 1}
 
 
-def launch(kernel, programs: int, arguments: dict, block: Block | None = None, num_warps: int = 4) -> None:
-    """Runs a kernel on the device of its tensors; a kernel takes what it knows of the block."""
+def launch(kernel, programs: int, arguments: dict, block: Block | None = None) -> None:
+    """Launches a kernel; it gets those fields of the block that it takes."""
     if block is not None:
-        constants = asdict(block)
-        arguments = arguments | {k: v for k, v in constants.items() if k in kernel.arg_names}
+        arguments = arguments | {k: v for k, v in asdict(block).items() if k in kernel.arg_names}
+    run(kernel, programs, arguments, NUM_WARPS)
+
+
+def run(kernel, programs: int, arguments: dict, num_warps: int) -> None:
+    """Runs a kernel on the device of its tensors; tests/triton_aot.py puts the compiler alone here."""
     device = next(a.device for a in arguments.values() if isinstance(a, torch.Tensor))
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:

@@ -3,7 +3,7 @@
 import triton.language as tl
 
 from . import bilinear
-from .coords import channel_range, kernel, known_multiple, program_share, tile_points
+from .coords import channel_range, kernel, known_multiple, program_share, stored, tile_points
 from .transforms import source_pixels, store_parameter_gradient
 
 
@@ -65,7 +65,7 @@ def warp_forward(
             image + c * step_c + taps, step_x, step_y, left, right, top, bottom, c < channels, COMPUTE
         )
         value = (v00 * w00 + v01 * w01) + (v10 * w10 + v11 * w11)
-        tl.store(output + c * out_c + points, value.to(output_ptr.dtype.element_ty), mask=exists & (c < channels))
+        tl.store(output + c * out_c + points, stored(value, output_ptr.dtype.element_ty), mask=exists & (c < channels))
 
 
 @kernel

@@ -120,7 +120,7 @@ def load_native() -> None:
     """Loads the CPU library, and the CUDA one where torch has CUDA; keeps the reason why one is not here."""
     for backend, name in (("cpu", "stn_kernels_cpu"), ("cuda", "stn_kernels_cuda")):
         if backend == "cuda" and torch.version.cuda is None:
-            _load_errors["cuda"] = "this torch has no CUDA"
+            _load_errors["cuda"] = "this torch has no CUDA: install one that has, then run `stn-kernels build`"
             continue
         path = next((p for p in library_paths(name) if p.exists()), None)
         if path is None:

@@ -90,7 +90,7 @@ def info(json_file):
         table.add_row(name, "no" if reason else "yes", reason)
     _print(table)
     for name, value in content["versions"].items():
-        click.echo(f"{name:<16}{value}")
+        click.echo(f"{name:<19}{value}")
     _write_json(json_file, content)
 
 

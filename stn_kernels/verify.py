@@ -88,7 +88,7 @@ def _drawn(case: OpCase, sample: Sample) -> tuple[Inputs, dict[str, torch.Tensor
 
 
 def allowed_error(case: OpCase, inputs: Inputs, quantity: str, result: torch.Tensor) -> float:
-    """The tolerance of a result ("value" or "grad_<tensor>"); a float64 gradient by a float32 image is a float32 sum."""
+    """The tolerance of a result ("value", "grad_<tensor>"); a float64 gradient by a float32 image is a float32 sum."""
     column = "value" if quantity == "value" else case.quantities[quantity.removeprefix("grad_")]
     narrow = any(t.dtype != torch.float64 for t in inputs.tensors.values())
     return TOLERANCES[torch.float32 if narrow and result.dtype == torch.float64 else result.dtype][column]

@@ -1,8 +1,8 @@
 """The `backend` fixture, poisoned memory, and a summary that says which backends ran and which did not.
 
 Every test that takes `backend` runs once for each backend that works here. The interpreters (the CUDA kernels on the
-CPU, Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n prime
-to the number of values of each parameter so that every value is met. The summary counts what was left out.
+CPU, Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n
+prime to the number of values of each parameter so that every value is met. The summary counts what was left out.
 """
 
 import collections
@@ -69,7 +69,8 @@ def why_not(name: str, selected: list[str]) -> str:
 
 
 def pytest_addoption(parser):
-    parser.addoption("--backends", default="", help=f"of {', '.join(NAMES)}, comma-separated; all by default")
+    text = f"of {', '.join(NAMES)}, comma-separated; all by default"
+    parser.addoption("--backends", default="", help=text)
 
 
 def pytest_configure(config):
@@ -89,7 +90,7 @@ def pytest_configure(config):
 def poison() -> None:
     """Makes fresh memory NaN, so that a kernel that leaves an element unwritten is seen.
 
-    glibc fills what malloc returns with 0xff (M_PERTURB): unlike torch's own switch, it leaves deterministic mode alone.
+    glibc fills what malloc returns with 0xff (M_PERTURB): unlike torch's own switch, it leaves determinism alone.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option:

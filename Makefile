@@ -1,0 +1,49 @@
+# Every target makes what it needs: a virtual environment in .venv with pinned packages, and the native libraries.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= 2
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+OPTIONS ?=
+
+.PHONY: help bench test verify lint check-cu build clean
+
+help:
+	@echo "make bench     measure the kernels beside torch eager, torch.compile and kornia"
+	@echo "make test      all tests on every backend that runs here"
+	@echo "make verify    every operator against the float64 reference"
+	@echo "make lint      ruff and clang-format"
+	@echo "make check-cu  compile the CUDA kernels with nvcc and look for spills"
+	@echo "make clean     remove .venv and everything built"
+
+.venv/.stamp: pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) setuptools ninja pybind11 numpy
+	STN_KERNELS_NO_NATIVE=1 $(PIP) --no-build-isolation --editable '.[test,bench,triton,lint]'
+	@touch $@
+
+build: .venv/.stamp
+	@$(BIN)/stn-kernels build
+
+bench: build
+	$(BIN)/stn-kernels bench $(OPTIONS)
+
+verify: build
+	$(BIN)/stn-kernels verify $(OPTIONS)
+
+# Triton interprets its kernels on the CPU only in a process that was started for it.
+test: build
+	$(BIN)/python -m pytest -n $(JOBS) tests $(OPTIONS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(JOBS) --backends triton \
+	  tests/test_affine_sample.py tests/test_grid_sample.py tests/test_affine_grid.py $(OPTIONS)
+
+lint: .venv/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+check-cu: .venv/.stamp
+	$(BIN)/python -m tests.simt.check_cu
+
+clean:
+	rm -rf .venv build *.egg-info stn_kernels/_lib .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -31,6 +31,7 @@ def namespace():
 def schedule(request, monkeypatch):
     """Blocks and threads in ascending order (0), or in a random one."""
     monkeypatch.setenv("SIMT_SEED", str(request.param))
+    return request.param
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -38,9 +39,9 @@ def schedule(request, monkeypatch):
 @pytest.mark.parametrize("op", OPS)
 def test_every_combination(schedule, op, dtype, layout):
     options = itertools.product((torch.float32, torch.float64), PADDINGS, (False, True), (None, 2))
-    for coords_dtype, padding, align_corners, samples in options:
-        for channels in (1, 3, 8):
-            check(Case(op, dtype, coords_dtype, padding, align_corners, layout, samples, channels=channels))
+    for index, (coords_dtype, padding, align_corners, samples) in enumerate(options):
+        channels = (1, 3, 8)[(index // 2 + schedule) % 3]  # every number under one of the schedules
+        check(Case(op, dtype, coords_dtype, padding, align_corners, layout, samples, channels=channels))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -116,7 +117,7 @@ def test_gather_finds_every_output(namespace, name, channels_last):
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_coordinates_that_are_no_numbers(namespace, value, padding):
     reference = torch.ops.stn_kernels_reference
-    image, grad = torch.randn(1, 2, 5, 6), torch.randn(1, 2, 4, 3)
+    image, grad = torch.randn(1, 2, 5, 6), torch.randn(1, 2, 4, 2)  # even: no coordinate of the output is 0 (x inf)
     grid = torch.rand(1, 4, 3, 2) - 0.5
     grid[0, 1, 1, 0], grid[0, 2, 0, 1], grid[0, 3, 2] = value, value, value
     options = (0, padding, False)
@@ -125,8 +126,8 @@ def test_coordinates_that_are_no_numbers(namespace, value, padding):
     )
     for index in range(6):
         theta = torch.eye(2, 3).reshape(-1).index_fill(0, torch.tensor(index), value).reshape(1, 2, 3)
-        actual = namespace.affine_sample(image, theta, [4, 3], *options)
-        torch.testing.assert_close(actual, reference.affine_sample(image, theta, [4, 3], *options))
+        actual = namespace.affine_sample(image, theta, [4, 2], *options)
+        torch.testing.assert_close(actual, reference.affine_sample(image, theta, [4, 2], *options))
         if padding == 0:
             gathered, _ = namespace._affine_sample_backward(grad, image, theta, *options, True, False, False)
             expected, _ = reference._affine_sample_backward(grad, image, theta, *options, True, False, False)
@@ -211,7 +212,8 @@ def test_gradcheck_and_opcheck(namespace, schedule, op, padding, samples):
     tensors = image.requires_grad_(), params.requires_grad_()
     overload = getattr(namespace, op).default
     assert torch.autograd.gradcheck(lambda x, p: overload(x, p, *size, *options), tensors)
-    torch.library.opcheck(overload, (*tensors, *size, *options))
+    if schedule == 0:
+        torch.library.opcheck(overload, (*tensors, *size, *options))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -225,8 +227,9 @@ def test_affine_grid(namespace, schedule, align_corners, samples):
             expected = torch.ops.stn_kernels_reference.affine_grid(theta, size, align_corners)
             torch.testing.assert_close(grid, expected)
     theta = torch.randn(*lead, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: namespace.affine_grid(t, [17, 5], align_corners), (theta,))
-    torch.library.opcheck(namespace.affine_grid.default, (theta, [4, 5], align_corners))
+    assert torch.autograd.gradcheck(lambda t: namespace.affine_grid(t, [3, 5], align_corners), (theta,))
+    if schedule == 0:
+        torch.library.opcheck(namespace.affine_grid.default, (theta, [4, 5], align_corners))
 
 
 def test_more_images_than_a_grid_holds(namespace):

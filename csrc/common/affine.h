@@ -33,6 +33,19 @@ STN_HD PixelMap<T> pixel_map(const P* theta, const AffineFrame<T>& f) {
       f.y.scale * d * f.u.step, f.y.scale * e * f.v.step, f.y.scale * (d * f.u.first + e * f.v.first + g) + f.y.shift};
 }
 
+// Source pixel of the output's normalized (x, y): x_pixel = xx x + xy y + x0, y_pixel = yx x + yy y + y0. Exact where
+// pixel_map cancels (large matrices), and right for infinite entries.
+template <class T>
+struct SourceMap {
+  T xx, xy, x0, yx, yy, y0;
+};
+
+template <class T, class P>
+STN_HD SourceMap<T> source_map(const P* theta, const AffineFrame<T>& f) {
+  return {f.x.scale * T(theta[0]), f.x.scale * T(theta[1]), f.x.scale * T(theta[2]) + f.x.shift,
+          f.y.scale * T(theta[3]), f.y.scale * T(theta[4]), f.y.scale * T(theta[5]) + f.y.shift};
+}
+
 // Sums over output pixels of g_x, g_x u, g_x v (g_x = dL/dx_pixel), and the same for y -> grad theta (6, row-major).
 template <class T>
 STN_HD void theta_gradient(const T (&moments)[6], const AffineFrame<T>& f, T* grad_theta) {

@@ -3,9 +3,8 @@
 #pragma once
 #include <limits>
 
-#include "common/affine.h"
 #include "common/bilinear.h"
-#include "reduce.cuh"
+#include "transforms.cuh"
 
 namespace stn {
 
@@ -26,27 +25,31 @@ struct Slab {
 // Which outputs read input pixel (x, y)? Those whose source is less than a pixel away on both axes: a parallelogram.
 template <class T>
 struct Footprint {
-  PixelMap<T> map;
-  T ux, uy, vx, vy;  // the inverse of map's linear part
+  typename AffineTransform<T>::Image image;
+  Source<T> origin;  // of output (0, 0)
+  T ux, uy, vx, vy;  // output pixels by input pixels
   T reach_v;         // half the parallelogram's height, with slack
   Slab<T> x, y;
   int window;   // 2 or 3: that many columns and rows hold all candidates; 0: find them row by row
   bool finite;  // otherwise every source is outside
 
-  __device__ __forceinline__ Footprint(const PixelMap<T>& m, const Work& work) : map(m) {
-    const T determinant = m.xu * m.yv - m.xv * m.yu, r = 1 / determinant;
-    ux = m.yv * r;
-    uy = -m.xv * r;
-    vx = -m.yu * r;
-    vy = m.xu * r;
+  __device__ __forceinline__ Footprint(const AffineTransform<T>& transform, int64_t n, const Work& work)
+      : image(transform.image(n)), origin(image.source(0, 0)) {
+    const SourceMap<T>& m = image.map;
+    const T xu = m.xx * image.u.step, xv = m.xy * image.v.step, yu = m.yx * image.u.step, yv = m.yy * image.v.step;
+    const T r = 1 / (xu * yv - xv * yu);
+    ux = yv * r;
+    uy = -xv * r;
+    vx = -yu * r;
+    vy = xu * r;
     // Rounding errors of a source coordinate, and by how much the determinant's cancellation enlarges them.
     constexpr T kUnit = 4 * std::numeric_limits<T>::epsilon();
     const T u = T(work.out_width), v = T(work.out_height);
-    const T slack_x = kUnit * (std::fabs(m.xu) * u + std::fabs(m.xv) * v + std::fabs(m.x0) + T(work.width));
-    const T slack_y = kUnit * (std::fabs(m.yu) * u + std::fabs(m.yv) * v + std::fabs(m.y0) + T(work.height));
-    const T condition = 1 + (std::fabs(m.xu * m.yv) + std::fabs(m.xv * m.yu)) * std::fabs(r);
-    x = {m.xu, 1 / m.xu, 1 + slack_x};
-    y = {m.yu, 1 / m.yu, 1 + slack_y};
+    const T slack_x = kUnit * (std::fabs(xu) * u + std::fabs(xv) * v + std::fabs(origin.x) + T(work.width));
+    const T slack_y = kUnit * (std::fabs(yu) * u + std::fabs(yv) * v + std::fabs(origin.y) + T(work.height));
+    const T condition = 1 + (std::fabs(xu * yv) + std::fabs(xv * yu)) * std::fabs(r);
+    x = {xu, 1 / xu, 1 + slack_x};
+    y = {yu, 1 / yu, 1 + slack_y};
     const T half_u = std::fabs(ux) + std::fabs(uy), half_v = std::fabs(vx) + std::fabs(vy);
     const T slack_v = (std::fabs(vx) * slack_x + std::fabs(vy) * slack_y) * condition;
     const T slack_u = (std::fabs(ux) * slack_x + std::fabs(uy) * slack_y) * condition;
@@ -54,14 +57,14 @@ struct Footprint {
     const bool precise = slack_u < T(1) / 64 && slack_v < T(1) / 64;
     const bool two = half_u <= 1 && half_v <= 1, three = half_u <= T(1.5) && half_v <= T(1.5);
     window = precise && two ? 2 : precise && three ? 3 : 0;
-    finite = std::isfinite(m.xu) && std::isfinite(m.xv) && std::isfinite(m.x0) && std::isfinite(m.yu) &&
-             std::isfinite(m.yv) && std::isfinite(m.y0);
+    finite = std::isfinite(m.xx) && std::isfinite(m.xy) && std::isfinite(m.x0) && std::isfinite(m.yx) &&
+             std::isfinite(m.yy) && std::isfinite(m.y0);
   }
 
   // The weight of output (u, v) for input pixel (px, py), from the very coordinates of the forward.
   __device__ __forceinline__ T weight(int u, int v, int px, int py) const {
-    return hat(map.xu * T(u) + (map.xv * T(v) + map.x0) - T(px)) *
-           hat(map.yu * T(u) + (map.yv * T(v) + map.y0) - T(py));
+    const Source<T> source = image.source(u, v);
+    return hat(source.x - T(px)) * hat(source.y - T(py));
   }
 };
 
@@ -71,7 +74,7 @@ struct Footprint {
 template <int kSize, class T, class F>
 __device__ __forceinline__ void visit_window(const Footprint<T>& f, const Work& work, const Strides& out, int px,
                                              int py, F&& visit) {
-  const T dx = T(px) - f.map.x0, dy = T(py) - f.map.y0;
+  const T dx = T(px) - f.origin.x, dy = T(py) - f.origin.y;
   const auto first = [](T centre, int size) {
     return int(std::ceil(minimum(maximum(T(-kSize), centre - T(0.5) * kSize), T(size))));
   };
@@ -92,14 +95,15 @@ template <class T, class F>
 __device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& work, const Strides& out, int px, int py,
                                            F&& visit) {
   const T last_u = T(work.out_width - 1), last_v = T(work.out_height - 1);
-  const T centre = f.vx * (T(px) - f.map.x0) + f.vy * (T(py) - f.map.y0);
+  const T centre = f.vx * (T(px) - f.origin.x) + f.vy * (T(py) - f.origin.y);
   const int v0 = int(std::ceil(minimum(maximum(T(0), centre - f.reach_v), last_v + 1)));
   const int v1 = int(std::floor(maximum(T(-1), minimum(centre + f.reach_v, last_v))));
 #pragma unroll 1
   for (int v = v0; v <= v1; ++v) {
     T low = 0, high = last_u;
-    f.x.clip(f.map.xv * T(v) + f.map.x0 - T(px), low, high);
-    f.y.clip(f.map.yv * T(v) + f.map.y0 - T(py), low, high);
+    const Source<T> start = f.image.source(0, v);
+    f.x.clip(start.x - T(px), low, high);
+    f.y.clip(start.y - T(py), low, high);
     const int u0 = int(std::ceil(minimum(low, last_u + 1))), u1 = int(std::floor(maximum(T(-1), high)));
 #pragma unroll 1
     for (int u = u0; u <= u1; ++u) {
@@ -112,15 +116,15 @@ __device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& wo
 // kGroup: how many chunks of channels share the search for candidates.
 template <class A, int kGroup, class I, class T>
 __global__ void __launch_bounds__(kThreads, kBackwardBlocks<T>)
-    affine_gather_kernel(const I* __restrict__ grad_output, const T* __restrict__ theta, I* __restrict__ grad_input,
-                         AffineFrame<T> frame, Strides output_strides, Strides input_strides, Work work) {
+    affine_gather_kernel(const I* __restrict__ grad_output, I* __restrict__ grad_input, AffineTransform<T> transform,
+                         Strides output_strides, Strides input_strides, Work work) {
   const Strides out = known<A>(output_strides), in = known<A>(input_strides);
   const Share share = share_of(work);
   const Points points(work, log2_lanes<A>(work));
   if (points.x >= work.width) return;
   const int step = A::kVector << log2_lanes<A>(work);
   const int64_t first_image = share.image * work.samples;
-  Footprint<T> footprint(pixel_map(theta + 6 * first_image, frame), work);
+  Footprint<T> footprint(transform, first_image, work);
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {
     const int py = points.y(row);
@@ -131,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<T>)
 #pragma unroll 1
       for (int s = 0; s < work.samples; ++s) {
         const int64_t n = first_image + s;
-        if (work.samples > 1) footprint = Footprint<T>(pixel_map(theta + 6 * n, frame), work);
+        if (work.samples > 1) footprint = Footprint<T>(transform, n, work);
         const I* source = grad_output + n * out.image + c * out.channel;
         const auto visit = [&](bool ok, T weight, int64_t at) {
           const I* p = source + at;

@@ -20,12 +20,16 @@ struct AffineTransform {
   AffineFrame<T> frame;
 
   struct Image {
-    PixelMap<T> map;
-    __device__ __forceinline__ Source<T> source(int u, int v) const {
-      return {map.xu * T(u) + (map.xv * T(v) + map.x0), map.yu * T(u) + (map.yv * T(v) + map.y0)};
+    SourceMap<T> map;
+    Lattice<T> u, v;
+    __device__ __forceinline__ Source<T> source(int column, int row) const {
+      const T x = u.first + u.step * T(column), y = v.first + v.step * T(row);
+      return {map.xx * x + (map.xy * y + map.x0), map.yx * x + (map.yy * y + map.y0)};
     }
   };
-  __device__ __forceinline__ Image image(int64_t n) const { return {pixel_map(theta + 6 * n, frame)}; }
+  __device__ __forceinline__ Image image(int64_t n) const {
+    return {source_map(theta + 6 * n, frame), frame.u, frame.v};
+  }
 
   struct Gradient {
     T sum[kSums] = {};

@@ -70,13 +70,13 @@ Tensor gather_input(const Backward& b, const Tensor& grad_input) {
     using A = decltype(access);
     constexpr int kGroup = A::kChannels ? A::kChannels : A::kPixel == 1 ? 4 : 1;
     Work work = work_of(b.call);
-    const AffineFrame<T> frame =
-        affine_frame<T>(work.height, work.width, work.out_height, work.out_width, b.call.align_corners);
+    const AffineTransform<T> transform{data<T>(b.params), affine_frame<T>(work.height, work.width, work.out_height,
+                                                                          work.out_width, b.call.align_corners)};
     const int64_t images = b.input.size(0);
     share_channels<A>(work, images, work.width, work.height, b.channels_last, true);
     launch_tiles(work, images, work.width, work.height, [&](dim3 grid, const Work& now) {
       simt::launch(affine_gather_kernel<A, kGroup, I, T>, grid, dim3(kThreads), 0, b.device.stream,
-                   data<I>(b.grad_output), data<T>(b.params), data<I>(grad_input), frame, strides_of(b.grad_output),
+                   data<I>(b.grad_output), data<I>(grad_input), transform, strides_of(b.grad_output),
                    strides_of(grad_input), now);
     });
   });

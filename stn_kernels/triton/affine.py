@@ -36,18 +36,23 @@ def apply_row(p, q, r, u, v):
 
 
 @triton.jit
-def store_moments(partial_ptr, n, part, parts, gx, gy, u, v):
-    """Writes this program's sums of gx u, gx v, gx, gy u, gy v, gy to column `part` of image n."""
-    at = partial_ptr + n * 6 * parts + part
-    store_row(at, parts, gx, u, v)
-    store_row(at + 3 * parts, parts, gy, u, v)
+def no_moments(zero):
+    return zero, zero, zero, zero, zero, zero
 
 
 @triton.jit
-def store_row(at, parts, g, u, v):
-    tl.store(at, tl.sum(tl.sum(g * u, 1), 0))
-    tl.store(at + parts, tl.sum(tl.sum(g * v, 1), 0))
-    tl.store(at + 2 * parts, tl.sum(tl.sum(g, 1), 0))
+def add_moments(sums, gx, gy, u, v):
+    """sums + what points at (u, v) add to theta's gradient, for the gradient (gx, gy) of their source pixels."""
+    gx_u, gx_v, gx_1, gy_u, gy_v, gy_1 = sums
+    return gx_u + gx * u, gx_v + gx * v, gx_1 + gx, gy_u + gy * u, gy_v + gy * v, gy_1 + gy
+
+
+@triton.jit
+def store_moments(partial_ptr, n, part, parts, sums):
+    """Writes a program's sums to column `part` of image n."""
+    at = partial_ptr + n * 6 * parts + part
+    for k in tl.static_range(6):
+        tl.store(at + k * parts, tl.sum(tl.sum(sums[k], 1), 0))
 
 
 @kernel
@@ -106,15 +111,22 @@ def affine_grid_backward(
     partial_ptr,  # (N, 6, parts)
     out_height: tl.int32,
     out_width: tl.int32,
+    tile_rows: tl.int32,
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = partial_ptr.dtype.element_ty
-    parts = tl.cdiv(out_width, TILE_W) * tl.cdiv(out_height, TILE_H)
+    parts = tl.cdiv(out_width, TILE_W) * tl.cdiv(out_height, tile_rows)
     n, _, tile = program_share(parts, 1)
-    x, y = tile_points(tile, out_width, TILE_H, TILE_W, False)
-    exists = (x < out_width) & (y < out_height)
-    at = grad_grid_ptr + n * out_height * out_width * 2 + (y * out_width + x) * 2
-    gx = tl.load(at, mask=exists, other=0.0).to(COMPUTE)
-    gy = tl.load(at + 1, mask=exists, other=0.0).to(COMPUTE)
-    store_moments(partial_ptr, n, tile, parts, gx, gy, centred(x, out_width, COMPUTE), centred(y, out_height, COMPUTE))
+    x, y0 = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, False)
+    u = centred(x, out_width, COMPUTE)
+    grads = grad_grid_ptr + n * out_height * out_width * 2
+    sums = no_moments(tl.zeros(x.shape, COMPUTE))
+    for row in range(0, tile_rows, TILE_H):
+        y = y0 + row
+        exists = (x < out_width) & (y < out_height)
+        at = grads + (y * out_width + x) * 2
+        gx = tl.load(at, mask=exists, other=0.0).to(COMPUTE)
+        gy = tl.load(at + 1, mask=exists, other=0.0).to(COMPUTE)
+        sums = add_moments(sums, gx, gy, u, centred(y, out_height, COMPUTE))
+    store_moments(partial_ptr, n, tile, parts, sums)

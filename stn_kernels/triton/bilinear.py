@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .coords import pad
+from .coords import is_index, pad
 
 
 @triton.jit
@@ -15,10 +15,10 @@ def corner(x, y, valid, height, width, PADDING: tl.constexpr, ALIGN: tl.constexp
     low_y = tl.floor(y)
     x0 = low_x.to(tl.int32)
     y0 = low_y.to(tl.int32)
-    left = (x0 >= 0) & (x0 < width) & valid
-    right = (x0 >= -1) & (x0 < width - 1) & valid
-    top = (y0 >= 0) & (y0 < height)
-    bottom = (y0 >= -1) & (y0 < height - 1)
+    left = is_index(x0, width) & valid
+    right = is_index(x0 + 1, width) & valid
+    top = is_index(y0, height)
+    bottom = is_index(y0 + 1, height)
     return x0, y0, x - low_x, y - low_y, left, right, top, bottom, slope_x, slope_y
 
 

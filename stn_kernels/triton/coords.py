@@ -19,18 +19,38 @@ def kernel(function):
 def program_share(tiles, chunks):
     """This program's (image, chunk of channels, tile of points); the tile runs fastest."""
     program = tl.program_id(0)
-    tile = program % tiles
-    rest = program // tiles
-    return (rest // chunks).to(tl.int64), rest % chunks, tile
+    image = program // tiles
+    tile = program - image * tiles
+    chunk = 0
+    if chunks > 1:  # a branch is cheaper than a division
+        chunk = image % chunks
+        image = image // chunks
+    return image.to(tl.int64), chunk, tile
 
 
 @triton.jit
-def tile_points(tile, width, TILE_H: tl.constexpr, TILE_W: tl.constexpr, C_LAST: tl.constexpr):
-    """The (x, y) of a tile's points: a column of the program's block if C_LAST, else a row."""
+def batch_and_sample(n, samples):
+    sample = n * 0
+    if samples > 1:
+        sample = n % samples
+        n = n // samples
+    return n, sample
+
+
+@triton.jit
+def tile_points(tile, width, rows, TILE_H: tl.constexpr, TILE_W: tl.constexpr, C_LAST: tl.constexpr):
+    """The (x, y) of a tile's first TILE_H of `rows` rows: a column of the program's block if C_LAST, else a row."""
     columns = tl.cdiv(width, TILE_W)
+    row = tile // columns
     p = tl.arange(0, TILE_H * TILE_W)
     p = p[:, None] if C_LAST else p[None, :]
-    return tile % columns * TILE_W + p % TILE_W, tile // columns * TILE_H + p // TILE_W
+    return (tile - row * columns) * TILE_W + p % TILE_W, row * rows + p // TILE_W
+
+
+@triton.jit
+def is_index(i, size):
+    """0 <= i < size, in one comparison."""
+    return i.to(tl.uint32, bitcast=True) < size.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -89,9 +109,9 @@ def pad(x, size, PADDING: tl.constexpr, ALIGN: tl.constexpr):
         odd = flips - 2.0 * tl.floor(flips * 0.5) > 0.5
         x = tl.where(usable, tl.where(odd, span - rest, rest) + low, 0.0)
         slope = tl.where(usable, tl.where(odd == (signed_distance < 0), 1.0, -1.0), 0.0).to(x.dtype)
-    # Under zeros no tap is read from two pixels outside on; NaN becomes the low end.
+    # Under zeros no tap is read from two pixels outside on: there the slope does not matter. NaN becomes the low end.
     first = -2.0 if PADDING == "zeros" else 0.0
     last = (size + 1 if PADDING == "zeros" else size - 1).to(x.dtype)
-    inside = (x > first) & (x < last)
-    clamped = tl.where(x >= last, last, first)
-    return tl.where(inside, x, clamped).to(x.dtype), tl.where(inside, slope, 0.0)
+    if PADDING != "zeros":
+        slope = tl.where((x > first) & (x < last), slope, 0.0)
+    return tl.minimum(tl.maximum(x, first), last), slope

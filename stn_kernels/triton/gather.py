@@ -39,12 +39,12 @@ def hat(d):
 
 
 @triton.jit
-def add_output(total, grads, u, v, exists, dx, dy, px, py, out_y, out_x, out_height, out_width, COMPUTE: tl.constexpr):
+def add_output(total, grads, u, v, exists, dx, dy, px, py, out_y, out_x, out_height, out_width, COMPUTE: tl.constexpr, INDEX: tl.constexpr):
     """total + the gradient of output (u, v), as far as it reads the pixel; dx, dy: its row's map, less the pixel."""
     cu = centred(u, out_width, COMPUTE)
     weight = hat(px * cu + dx) * hat(py * cu + dy)
     reads = exists & (u < out_width) & (v < out_height) & (weight > 0)
-    grad = tl.load(grads + (v.to(out_y.dtype) * out_y + u.to(out_x.dtype) * out_x), mask=reads, other=0.0)
+    grad = tl.load(grads + (v.to(INDEX) * out_y + u.to(INDEX) * out_x), mask=reads, other=0.0)
     return total + weight * grad.to(COMPUTE)
 
 
@@ -72,6 +72,8 @@ def affine_gather(
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,  # these as in warp.warp_forward
     VECTOR: tl.constexpr,
+    X_UNIT: tl.constexpr,
+    WHOLE: tl.constexpr,
     C_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr,
     TILE_H: tl.constexpr,
@@ -80,13 +82,13 @@ def affine_gather(
     b, chunk, tile = program_share(
         tl.cdiv(width, TILE_W) * tl.cdiv(height, TILE_H), tl.cdiv(channels, BLOCK_C)
     )
-    x, y = tile_points(tile, width, TILE_H, TILE_W, C_LAST)
+    x, y = tile_points(tile, width, TILE_H, TILE_H, TILE_W, C_LAST)
     px = x.to(COMPUTE)
     py = y.to(COMPUTE)
     c = chunk * BLOCK_C + channel_range(BLOCK_C, C_LAST)
-    exists = (x < width) & (y < height) & (c < channels // VECTOR * VECTOR)
+    exists = (x < width) & (y < height) & ((c < channels // VECTOR * VECTOR) | WHOLE)
     out_y = known_multiple(grad_output_y, VECTOR, INDEX)
-    out_x = known_multiple(grad_output_x, VECTOR, INDEX)
+    out_x = 1 if X_UNIT else known_multiple(grad_output_x, VECTOR, INDEX)
     grads = grad_output_ptr + b * known_multiple(grad_output_b, VECTOR, tl.int64)
     grads += c * (1 if C_LAST else grad_output_c)
     rounding = 1e-6 if tl.float32 == COMPUTE else 2e-15  # some units in the last place
@@ -127,7 +129,7 @@ def affine_gather(
                 )
                 for i in tl.static_range(3):
                     total = add_output(
-                        total, image, first_u + i, v, exists, dx, dy, xu, yu, out_y, out_x, out_height, out_width, COMPUTE
+                        total, image, first_u + i, v, exists, dx, dy, xu, yu, out_y, out_x, out_height, out_width, COMPUTE, INDEX
                     )
         else:
             for j in range(rows):
@@ -145,9 +147,9 @@ def affine_gather(
                     wanted = tl.minimum(columns, tl.max(tl.where(v < out_height, last_u - first_u, 0)))
                 for i in range(wanted):
                     total = add_output(
-                        total, image, first_u + i, v, exists, dx, dy, xu, yu, out_y, out_x, out_height, out_width, COMPUTE
+                        total, image, first_u + i, v, exists, dx, dy, xu, yu, out_y, out_x, out_height, out_width, COMPUTE, INDEX
                     )
     to_y = known_multiple(grad_input_y, VECTOR, INDEX)
-    to_x = known_multiple(grad_input_x, VECTOR, INDEX)
+    to_x = 1 if X_UNIT else known_multiple(grad_input_x, VECTOR, INDEX)
     target = grad_input_ptr + b * known_multiple(grad_input_b, VECTOR, tl.int64) + c * (1 if C_LAST else grad_input_c)
     tl.store(target + (y.to(INDEX) * to_y + x.to(INDEX) * to_x), stored(total, grad_input_ptr.dtype.element_ty), mask=exists)

@@ -11,8 +11,6 @@ from .gather import affine_gather
 from .launch import COMPUTE, block_shape, has_channels_last, launch, memory_constants
 from .warp import warp_backward, warp_forward
 
-POINT_ROWS = 32  # rows of a tile of points
-PIXEL_ROWS = 16  # rows of a tile of gathering pixels, which keep more in registers
 CHUNK_BACKWARD = 32  # channels a program of the backward
 GRID_BLOCK = 1024  # numbers a program writes
 PARTS_BLOCK = 256  # partial sums added at a time
@@ -79,8 +77,10 @@ def affine_grid(theta, size, align_corners):
 def affine_grid_backward(grad_output, align_corners):
     *lead, height, width, _ = grad_output.shape
     grad_theta = grad_output.new_empty((*lead, 2, 3))
-    block = block_shape(1, False, POINT_ROWS)
-    images, tiles = torch.Size(lead).numel(), block.tiles(height, width)
+    block = block_shape(1, False)
+    images = torch.Size(lead).numel()
+    rows = block.rows(images * height * width, height)
+    tiles = block.tiles(height, width, rows)
     moments = grad_output.new_empty((images, 6, tiles), dtype=compute_dtype(grad_output))
     if images > 0:
         arguments = {
@@ -88,6 +88,7 @@ def affine_grid_backward(grad_output, align_corners):
             "partial_ptr": moments,
             "out_height": height,
             "out_width": width,
+            "tile_rows": rows,
         }
         launch(affine.affine_grid_backward, images * tiles, arguments, block)
     _add_moments(moments, grad_theta, (2, 2), (height, width), align_corners)
@@ -141,7 +142,10 @@ def _forward(transform, input, params, output, padding_mode, align_corners):
     channels = sizes["channels"]
     images = output.flatten(0, -4)  # one stride for B and S: the output is ours
     channels_last = has_channels_last(input, images)
-    block = block_shape(channels, channels_last, POINT_ROWS, input.element_size())
+    block = block_shape(channels, channels_last, input.element_size())
+    chunks = triton.cdiv(channels, block.CHUNK)
+    height, width = output.shape[-2:]
+    rows = block.rows(images.shape[0] * chunks * height * width, height)
     arguments = {
         "input_ptr": input,
         "params_ptr": params.contiguous(),
@@ -149,14 +153,14 @@ def _forward(transform, input, params, output, padding_mode, align_corners):
         **_strides("input", input, "bcyx"),
         **_strides("output", images, "ncyx"),
         **sizes,
+        "tile_rows": rows,
         "TRANSFORM": transform,
         "PADDING": PADDING_NAMES[padding_mode],
         "ALIGN": int(align_corners),
         "COMPUTE": COMPUTE[compute_dtype(input, params)],
-        **memory_constants(channels_last, input, images),
+        **memory_constants(channels_last, block.CHUNK, input, images),
     }
-    chunks = triton.cdiv(channels, block.CHUNK)
-    launch(warp_forward, images.shape[0] * chunks * block.tiles(*output.shape[-2:]), arguments, block)
+    launch(warp_forward, images.shape[0] * chunks * block.tiles(height, width, rows), arguments, block)
     return output
 
 
@@ -170,11 +174,13 @@ def _backward(
     grads = _with_samples(grad_output)
     empty = grad_output.numel() == 0
     channels_last = has_channels_last(input, grads) and (not need_input or is_channels_last(input))
-    block = block_shape(max(channels, 1), channels_last, POINT_ROWS, input.element_size())
+    block = block_shape(max(channels, 1), channels_last, input.element_size())
     chunk = triton.cdiv(max(channels, 1), block.CHUNK) * block.CHUNK
     if not (transform == "grid" and need_params):  # the gradient of a grid is one program's sum over channels
         chunk = min(chunk, max(CHUNK_BACKWARD, block.CHUNK))
-    count, parts = grads.shape[0] * grads.shape[1], triton.cdiv(channels, chunk) * block.tiles(*grads.shape[-2:])
+    count, chunks, (height, width) = grads.shape[0] * grads.shape[1], triton.cdiv(channels, chunk), grads.shape[-2:]
+    rows = block.rows(count * chunks * height * width, height)
+    parts = chunks * block.tiles(height, width, rows)
 
     grad_params = params.new_empty(params.shape if need_params else 0)
     if transform == "affine" and need_params:
@@ -201,12 +207,13 @@ def _backward(
         **_strides("input", input, "bcyx"),
         **_strides("grad_input", target, "bcyx"),
         **sizes,
+        "tile_rows": rows,
         "chunk_size": chunk,
         "TRANSFORM": transform,
         "PADDING": PADDING_NAMES[padding_mode],
         "ALIGN": int(align_corners),
         "COMPUTE": COMPUTE[compute],
-        **memory_constants(channels_last, grads, input, target),
+        **memory_constants(channels_last, block.CHUNK, grads, input, target),
     }
     launch(warp_backward, count * parts, arguments, block)
     if not need_input:
@@ -222,7 +229,7 @@ def _gather(grad_output, input, theta, align_corners):
     channels = sizes["channels"]
     grads = _with_samples(grad_output)
     channels_last = has_channels_last(grad_input, grads)
-    block = block_shape(channels, channels_last, PIXEL_ROWS, input.element_size(), gathers=True)
+    block = block_shape(channels, channels_last, input.element_size(), gathers=True)
     arguments = {
         "grad_output_ptr": grads,
         "theta_ptr": theta.contiguous(),
@@ -232,7 +239,7 @@ def _gather(grad_output, input, theta, align_corners):
         **sizes,
         "ALIGN": int(align_corners),
         "COMPUTE": COMPUTE[compute_dtype(input, theta)],
-        **memory_constants(channels_last, grads, grad_input),
+        **memory_constants(channels_last, block.CHUNK, grads, grad_input),
     }
     chunks = triton.cdiv(channels, block.BLOCK_C)
     launch(affine_gather, input.shape[0] * chunks * block.tiles(*input.shape[-2:]), arguments, block)

@@ -11,6 +11,8 @@ COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
 INT32_MAX = 2**31 - 1
 VECTOR_BYTES = 16
 NUM_WARPS = 4
+PROGRAMS = 2048  # enough for a large GPU: 132 processors of 16 blocks
+MOST_REPEATS = 4
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,24 @@ class Block:
     TILE_H: int
     TILE_W: int
 
-    def tiles(self, height: int, width: int) -> int:
-        return triton.cdiv(height, self.TILE_H) * triton.cdiv(width, self.TILE_W)
+    def rows(self, points: int, height: int) -> int:
+        """The rows of a program's tile: several TILE_H if the whole work of `points` still fills a large GPU."""
+        repeats = points // (self.TILE_H * self.TILE_W * PROGRAMS)
+        return self.TILE_H * max(1, min(repeats, MOST_REPEATS, triton.cdiv(height, self.TILE_H)))
+
+    def tiles(self, height: int, width: int, rows: int | None = None) -> int:
+        return triton.cdiv(height, rows or self.TILE_H) * triton.cdiv(width, self.TILE_W)
 
 
 # Planar: lanes along x, 16 x 2 points a warp (a rotated row of 32 touches twice the cache lines), and the weights of a
 # point serve up to 8 channels. Channels last: 16-byte pieces of a pixel on neighbouring lanes.
 PLANAR_CHUNK = 8
+TILE_H = 16
 TILE_W = 16
 CHANNELS_LAST_FROM = 8
 
 
-def block_shape(channels: int, channels_last: bool, rows: int, itemsize: int = 4, gathers: bool = False) -> Block:
+def block_shape(channels: int, channels_last: bool, itemsize: int = 4, gathers: bool = False) -> Block:
     """The static table: no autotuning, which would run kernels with atomics several times."""
     if channels_last:
         block = min(triton.next_power_of_2(channels), 256 // itemsize)
@@ -42,7 +50,7 @@ def block_shape(channels: int, channels_last: bool, rows: int, itemsize: int = 4
     chunk = min(channels, PLANAR_CHUNK)
     if gathers:  # it holds the sums of all its channels at a time
         chunk = triton.next_power_of_2(chunk)
-    return Block(False, chunk, chunk if gathers else 1, rows, TILE_W)
+    return Block(False, chunk, chunk if gathers else 1, TILE_H, TILE_W)
 
 
 def offset_type(*images: torch.Tensor) -> tl.dtype:
@@ -65,8 +73,14 @@ def has_channels_last(*images: torch.Tensor) -> bool:
     return all(t.shape[-3] >= CHANNELS_LAST_FROM and t.stride(-3) == 1 for t in images)
 
 
-def memory_constants(channels_last: bool, *images: torch.Tensor) -> dict:
-    return {"INDEX": offset_type(*images), "VECTOR": vector_width(*images) if channels_last else 1}
+def memory_constants(channels_last: bool, chunk: int, *images: torch.Tensor) -> dict:
+    """What kernels may assume of the images' memory, and that all channels of a chunk exist."""
+    return {
+        "INDEX": offset_type(*images),
+        "VECTOR": vector_width(*images) if channels_last else 1,
+        "X_UNIT": not channels_last and all(t.stride(-1) == 1 for t in images),
+        "WHOLE": images[0].shape[-3] % chunk == 0,
+    }
 
 
 def launch(kernel, programs: int, arguments: dict, block: Block | None = None) -> None:
@@ -81,4 +95,4 @@ def run(kernel, programs: int, arguments: dict, num_warps: int) -> None:
     device = next(a.device for a in arguments.values() if isinstance(a, torch.Tensor))
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
-        kernel[(programs,)](**arguments, num_warps=num_warps)
+        kernel[(programs,)](**arguments, num_warps=num_warps, enable_fp_fusion=True)

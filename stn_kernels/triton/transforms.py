@@ -39,11 +39,17 @@ def source_pixels(
 
 
 @triton.jit
-def store_parameter_gradient(
-    grad_ptr,  # affine: the moments (N, 6, parts), for affine.theta_gradient; grid: the gradient of the grid
+def no_sums(shape: tl.constexpr, TRANSFORM: tl.constexpr, COMPUTE: tl.constexpr):
+    """What a program sums for the parameters' gradient, at the start."""
+    zero = tl.zeros(shape, COMPUTE)
+    return affine.no_moments(zero) if TRANSFORM == "affine" else (zero,)
+
+
+@triton.jit
+def add_parameter_gradient(
+    grad_ptr,  # grid: the gradient of the grid
+    sums,
     n,
-    part,
-    parts,
     u,
     v,
     exists,
@@ -56,10 +62,25 @@ def store_parameter_gradient(
     TRANSFORM: tl.constexpr,
     ALIGN: tl.constexpr,
 ):
+    """The parameters' gradient of the outputs (u, v): added to the sums, or stored where every output has its own."""
     if TRANSFORM == "affine":
         u = centred(u, out_width, gx.dtype)
         v = centred(v, out_height, gx.dtype)
-        affine.store_moments(grad_ptr, n, part, parts, gx, gy, u, v)
+        sums = affine.add_moments(sums, gx, gy, u, v)
     else:
         tl.static_assert(TRANSFORM == "grid")
         grid.store_gradient(grad_ptr, n, u, v, exists, gx, gy, height, width, out_height, out_width, ALIGN)
+    return sums
+
+
+@triton.jit
+def store_sums(
+    grad_ptr,  # affine: the moments (N, 6, parts), for affine.theta_gradient
+    sums,
+    n,
+    part,
+    parts,
+    TRANSFORM: tl.constexpr,
+):
+    if TRANSFORM == "affine":
+        affine.store_moments(grad_ptr, n, part, parts, sums)

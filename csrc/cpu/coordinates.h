@@ -76,7 +76,16 @@ STN_INLINE void split(Doubles x, int size, bool align_corners, IndexOf<T>* index
   store(slope, __builtin_convertvector(padded.slope, Vec<T, kDoubles>));
 }
 
-// Fills run with points [u0, u0 + count) of output row v, and with points outside up to a multiple of 16.
+// Follows the points of a run by points outside, up to a multiple of 16.
+template <class T>
+STN_INLINE void end_run(Run<T>& run) {
+  for (int64_t i = run.count; i % 16 != 0; ++i) {
+    run.x_index[i] = run.y_index[i] = -2;
+    run.x_fraction[i] = run.y_fraction[i] = run.x_slope[i] = run.y_slope[i] = 0;
+  }
+}
+
+// Fills run with points [u0, u0 + count) of output row v.
 template <class Row, Padding kPadding, class T>
 void locate(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
   const Row row(s, v);
@@ -89,10 +98,38 @@ void locate(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) 
     split<kPadding>(x, width, align, run.x_index + i, run.x_fraction + i, run.x_slope + i);
     split<kPadding>(y, height, align, run.y_index + i, run.y_fraction + i, run.y_slope + i);
   }
-  for (int64_t i = count; i % 16 != 0; ++i) {
-    run.x_index[i] = run.y_index[i] = -2;
-    run.x_fraction[i] = run.y_fraction[i] = run.x_slope[i] = run.y_slope[i] = 0;
+  end_run(run);
+}
+
+// The same for an affine row whose coordinates stay small under zeros padding: exact bases every few points and float
+// offsets between them, no clamps.
+template <class T>
+void locate_near(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
+  constexpr int N = kVectorBytes < 32 ? 4 : 8;
+  const AffineRow row(s, v);
+  const double reach = double(u0 + count), limit = 0x1p23;
+  const bool near =
+      absolute(row.x) + absolute(row.xu) * reach < limit && absolute(row.y) + absolute(row.yu) * reach < limit;
+  if (sizeof(T) == 8 || !near) return locate<AffineRow, Padding::zeros, T>(s, v, u0, count, run);
+  using V = Vec<float, N>;
+  using I = Vec<int32_t, N>;
+  V lane;
+  for (int i = 0; i < N; ++i) lane[i] = float(i);
+  const V one = splat<V>(1.f), step_x = lane * float(row.xu), step_y = lane * float(row.yu);
+  const auto place = [](double base, V step, void* index, void* fraction) STN_LAMBDA {
+    const double low = __builtin_floor(base);
+    const V x = step + float(base - low), floor = floor_of(x);
+    store(index, __builtin_convertvector(floor, I) + int32_t(low));
+    store(fraction, x - floor);
+  };
+  run.count = count;
+  for (int64_t i = 0; i < count; i += N) {
+    const double u = double(u0 + i);
+    place(row.x + row.xu * u, step_x, run.x_index + i, run.x_fraction + i);
+    place(row.y + row.yu * u, step_y, run.y_index + i, run.y_fraction + i);
+    store(run.x_slope + i, one), store(run.y_slope + i, one);
   }
+  end_run(run);
 }
 
 template <class T>
@@ -111,6 +148,7 @@ STN_INLINE Locate<T> locator(const Problem& p) {
         return locate<Row, Padding::zeros, T>;
     }
   };
+  if (p.transform == Transform::affine && p.padding == Padding::zeros) return locate_near<T>;
   if (p.transform == Transform::affine) return padded((AffineRow*)nullptr);
   return p.double_parameters ? padded((GridRow<double>*)nullptr) : padded((GridRow<float>*)nullptr);
 }

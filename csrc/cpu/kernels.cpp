@@ -116,6 +116,9 @@ void scatter(const Problem& p, int64_t b, int64_t channel, int64_t channels, int
   }
 }
 
+template <int N>
+using Count = std::integral_constant<int, N>;
+
 // Rows [first, last) of one image's gradient, gathered; false if one of its items cannot be.
 template <class T>
 STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last) {
@@ -129,11 +132,13 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
       const int64_t item = b * p.samples + s;
       const Source source(p, item);
       const Inverse inverse(source.map);
-      if (inverse.radius_u <= 1 && inverse.radius_v <= 1) {
-        tile_gather<T, Out, 2>(p, item, source.map, inverse, first, last, to, s > 0);
-      } else {
-        tile_gather<T, Out, 3>(p, item, source.map, inverse, first, last, to, s > 0);
-      }
+      const auto run = [&](auto columns, auto rows) STN_LAMBDA {
+        tile_gather<T, Out, columns, rows>(p, item, source.map, inverse, first, last, to, s > 0);
+      };
+      const auto with_rows = [&](auto columns) STN_LAMBDA {
+        inverse.radius_v <= 1 ? run(columns, Count<2>{}) : run(columns, Count<3>{});
+      };
+      inverse.radius_u <= 1 ? with_rows(Count<2>{}) : with_rows(Count<3>{});
     }
   };
   if (sizeof(T) == 4 || p.samples == 1) {
@@ -150,13 +155,18 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
   return true;
 }
 
+// Channels that share the taps of a point; the partition into tasks follows it.
+STN_INLINE int64_t scatter_block(const Problem& p) {
+  return is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
+}
+
 template <class T>
 void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.height, [&](int64_t, int64_t b, int64_t first, int64_t last) STN_LAMBDA {
     if constexpr (kHasTiles && sizeof(T) < 8) {
       if (gather<T>(p, b, first, last)) return;
     }
-    const int64_t block = is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
+    const int64_t block = scatter_block(p);
     for (int64_t c = 0; c < p.channels; c += block) scatter<T>(p, b, c, minimum(block, p.channels - c), first, last);
   });
 }
@@ -170,7 +180,7 @@ STN_INLINE int64_t plane_bands(const Problem& p, int64_t blocks) {
 
 template <class T>
 void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
-  const int64_t block = is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
+  const int64_t block = scatter_block(p);
   const int64_t blocks = (p.channels + block - 1) / block, bands = plane_bands(p, blocks);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands, c = task / bands % blocks * block, b = task / bands / blocks;
@@ -192,7 +202,7 @@ Work grad_parameters(const Problem& p) {
 
 Work grad_input(const Problem& p) {
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
-  const int64_t block = is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
+  const int64_t block = scatter_block(p);
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {

@@ -5,6 +5,8 @@
 
 namespace stn::STN_LEVEL {
 
+constexpr int64_t kChannelBlock = 8;  // channels that share the taps of a point before the next points
+
 template <class Pointer>
 STN_INLINE bool is_channels_last(const Images<Pointer>& images, int64_t channels) {
   return channels > 1 && images.channel == 1 && images.column != 1;
@@ -46,14 +48,17 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
   }
 }
 
-// Calls body(v, u0, count, g_x, g_y) with dL/d(source pixel) of each run of points, summed over all channels.
+// Calls body(v, first u, count, g_x, g_y) with dL/d(source pixel) of each run of points, summed over some channels;
+// zeros follow up to a whole vector.
 template <class T, class Body>
 STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end,
-                                 Body body) {
+                                 int64_t first_channel, int64_t channels, Body body) {
   using A = Compute<T>;
   const Locate<A> place = locator<A>(p);
-  const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch;
-  const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch;
+  const T* image =
+      static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch + first_channel * p.input.channel;
+  const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
+                         first_channel * p.grad_output.channel;
   const bool channels_last = is_channels_last(p.input, p.channels), adjacent = p.input.column == 1 && p.width > 1;
   for (int64_t v = row_begin; v < row_end; ++v) {
     over_runs<A>(source, place, v, 0, p.out_width, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
@@ -62,10 +67,12 @@ STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t
       if (channels_last) {
         channels_last_grad_points(run, p, image, grad, grad_x, grad_y);
       } else if (adjacent) {
-        planar_grad_points<T, true>(run, p, image, grad, p.channels, grad_x, grad_y);
+        planar_grad_points<T, true>(run, p, image, grad, channels, grad_x, grad_y);
       } else {
-        planar_grad_points<T, false>(run, p, image, grad, p.channels, grad_x, grad_y);
+        planar_grad_points<T, false>(run, p, image, grad, channels, grad_x, grad_y);
       }
+      for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
+      for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
       body(v, u, run.count, grad_x, grad_y);
     });
   }
@@ -75,16 +82,24 @@ template <class T>
 void rows_theta_moments(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end,
                         double (&moments)[6]) {
   using A = Compute<T>;
-  rows_grad_points<T>(p, source, row_begin, row_end,
-                      [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
-                        double sums[4] = {};
-                        for (int64_t i = 0; i < count; ++i) {
-                          sums[0] += grad_x[i], sums[1] += double(grad_x[i]) * double(u + i);
-                          sums[2] += grad_y[i], sums[3] += double(grad_y[i]) * double(u + i);
-                        }
-                        moments[0] += sums[0], moments[1] += sums[1], moments[2] += sums[0] * double(v);
-                        moments[3] += sums[2], moments[4] += sums[3], moments[5] += sums[2] * double(v);
-                      });
+  const int64_t block = is_channels_last(p.input, p.channels) ? p.channels : kChannelBlock;
+  Doubles lane, sums[6] = {};
+  for (int i = 0; i < kDoubles; ++i) lane[i] = i;
+  for (int64_t c = 0; c < p.channels; c += block) {
+    rows_grad_points<T>(p, source, row_begin, row_end, c, minimum(block, p.channels - c),
+                        [&](int64_t v, int64_t u0, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
+                          for (int64_t i = 0; i < count; i += kDoubles) {
+                            const Doubles u = lane + double(u0 + i);
+                            const Doubles gx = __builtin_convertvector((load<Vec<A, kDoubles>>(grad_x + i)), Doubles);
+                            const Doubles gy = __builtin_convertvector((load<Vec<A, kDoubles>>(grad_y + i)), Doubles);
+                            sums[0] += gx, sums[1] += gx * u, sums[2] += gx * double(v);
+                            sums[3] += gy, sums[4] += gy * u, sums[5] += gy * double(v);
+                          }
+                        });
+  }
+  for (int k = 0; k < 6; ++k) {
+    for (int i = 0; i < kDoubles; ++i) moments[k] += sums[k][i];
+  }
 }
 
 template <class T, class G>
@@ -92,7 +107,7 @@ void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, i
   using A = Compute<T>;
   const double scale_x = pixel_axis<double>(p.width, p.align_corners).scale;
   const double scale_y = pixel_axis<double>(p.height, p.align_corners).scale;
-  rows_grad_points<T>(p, source, row_begin, row_end,
+  rows_grad_points<T>(p, source, row_begin, row_end, 0, p.channels,
                       [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
                         G* grid =
                             static_cast<G*>(p.grad_grid) + 2 * (p.out_width * (source.item * p.out_height + v) + u);

@@ -4,8 +4,6 @@
 
 namespace stn::STN_LEVEL {
 
-constexpr int64_t kChannelBlock = 8;  // channels that share the taps of a point before the next rows are read
-
 // The pixels (base, base + 1) of N points: as one load each where they are neighbours in memory.
 template <class T, bool kAdjacent, int N>
 STN_INLINE void load_pairs(const T* image, const int64_t* offset, int64_t step, Vec<Compute<T>, N>& first,
@@ -42,140 +40,100 @@ STN_INLINE void load_pairs(const T* image, const int64_t* offset, int64_t step, 
   }
 }
 
-// The taps of one vector of points in a plane.
-template <class T, int N>
-struct PlaneTaps {
-  using V = Vec<Compute<T>, N>;
-  AxisTaps<Compute<T>, N> x, y;
-  int64_t top[N], bottom[N], step;
-
-  STN_INLINE PlaneTaps(const Run<Compute<T>>& run, int64_t i, int64_t height, int64_t width, int64_t row,
-                       int64_t column, int64_t first_row = 0)
-      : x(axis_taps<N>(run.x_index + i, run.x_fraction + i, run.x_slope + i, width)), step(width > 1 ? column : 0) {
-    IndexOf<Compute<T>> y_index[N];
-    for (int k = 0; k < N; ++k) y_index[k] = run.y_index[i + k] - IndexOf<Compute<T>>(first_row);
-    y = axis_taps<N>(y_index, run.y_fraction + i, run.y_slope + i, height);
-    const int64_t below = height > 1 ? row : 0;
-    for (int k = 0; k < N; ++k) {
-      top[k] = (int64_t(y.base[k]) + first_row) * row + int64_t(x.base[k]) * column;
-      bottom[k] = top[k] + below;
-    }
-  }
-  STN_INLINE bool outside() const { return x.outside || y.outside; }
-  STN_INLINE bool interior() const { return x.interior && y.interior; }
-};
-
-template <class T, int N, bool kAdjacent, bool kInterior>
-struct PlaneValues {
-  using V = Vec<Compute<T>, N>;
-  V a, b, c, d;  // top pair, bottom pair
-  STN_INLINE PlaneValues(const T* plane, const PlaneTaps<T, N>& t) {
-    load_pairs<T, kAdjacent, N>(plane, t.top, t.step, a, b);
-    load_pairs<T, kAdjacent, N>(plane, t.bottom, t.step, c, d);
-    if constexpr (!kInterior) {
-      a = masked(a, t.x.first_inside & t.y.first_inside), b = masked(b, t.x.second_inside & t.y.first_inside);
-      c = masked(c, t.x.first_inside & t.y.second_inside), d = masked(d, t.x.second_inside & t.y.second_inside);
-    }
-  }
-};
-
-template <class F>
-STN_INLINE void with_bool(bool value, F f) {
-  if (value) {
-    f(std::true_type{});
-  } else {
-    f(std::false_type{});
-  }
+// The values of the four taps of N points in one plane.
+template <class T, bool kAdjacent, int N, bool kInterior>
+STN_INLINE void read_taps(const T* plane, const Taps<Compute<T>, N, kInterior>& t, Vec<Compute<T>, N>& a,
+                          Vec<Compute<T>, N>& b, Vec<Compute<T>, N>& c, Vec<Compute<T>, N>& d) {
+  load_pairs<T, kAdjacent, N>(plane, t.offset, t.right, a, b);
+  load_pairs<T, kAdjacent, N>(plane + t.below, t.offset, t.right, c, d);
+  t.clear_outside(a, b, c, d);
 }
 
-// One run of output points, channels [0, channels): output += nothing, it is written.
+// Samples a run of points for some channels.
 template <class T, bool kAdjacent>
 STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, const T* image, T* output,
                                int64_t channels) {
   constexpr int N = kLanes<Compute<T>>;
   using V = Vec<Compute<T>, N>;
+  const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
+  const bool small = plane.small();
   for (int64_t i = 0; i < run.count; i += N) {
-    const PlaneTaps<T, N> t(run, i, p.height, p.width, p.input.row, p.input.column);
     const int64_t count = run.count - i;
     T* out = output + i;
     const auto put = [&](V v) STN_LAMBDA { count >= N ? store_as<N>(out, v) : store_part<N>(out, v, count); };
-    if (t.outside()) {
-      for (int64_t c = 0; c < channels; ++c, out += p.output.channel) put(V{});
-      continue;
-    }
-    const V wa = t.x.first * t.y.first, wb = t.x.second * t.y.first, wc = t.x.first * t.y.second,
-            wd = t.x.second * t.y.second;
-    const auto channel_loop = [&](auto interior) STN_LAMBDA {
-      const T* plane = image;
-      for (int64_t c = 0; c < channels; ++c, plane += p.input.channel, out += p.output.channel) {
-        const PlaneValues<T, N, kAdjacent, interior> v(plane, t);
-        put(wa * v.a + wb * v.b + (wc * v.c + wd * v.d));
+    const bool some = with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
+      const V wa = t.first_x * t.first_y, wb = t.second_x * t.first_y, wc = t.first_x * t.second_y,
+              wd = t.second_x * t.second_y;
+      const T* in = image;
+      for (int64_t k = 0; k < channels; ++k, in += p.input.channel, out += p.output.channel) {
+        V a, b, c, d;
+        read_taps<T, kAdjacent>(in, t, a, b, c, d);
+        put(wa * a + wb * b + (wc * c + wd * d));
       }
-    };
-    with_bool(t.interior(), channel_loop);
+    });
+    if (some) continue;
+    for (int64_t k = 0; k < channels; ++k, out += p.output.channel) put(V{});
   }
 }
 
-// dL/d(pixel coordinate before padding) of each point of a run, summed over channels [0, channels).
+// dL/d(pixel coordinate before padding) of each point of a run, summed over channels.
 template <class T, bool kAdjacent>
 STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p, const T* image, const T* grad_output,
                                    int64_t channels, Compute<T>* grad_x, Compute<T>* grad_y) {
   constexpr int N = kLanes<Compute<T>>;
   using V = Vec<Compute<T>, N>;
+  const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
+  const bool small = plane.small();
   for (int64_t i = 0; i < run.count; i += N) {
-    const PlaneTaps<T, N> t(run, i, p.height, p.width, p.input.row, p.input.column);
-    V a{}, b{}, c{}, d{};  // sums over channels of the output's gradient times each tap
-    if (!t.outside()) {
-      const int64_t count = run.count - i;
-      const auto channel_loop = [&](auto interior) STN_LAMBDA {
-        const T *plane = image, *grad = grad_output + i;
-        for (int64_t k = 0; k < channels; ++k, plane += p.input.channel, grad += p.grad_output.channel) {
-          const V g = count >= N ? load_as<N>(grad) : load_part<N>(grad, count);
-          const PlaneValues<T, N, kAdjacent, interior> v(plane, t);
-          a += g * v.a, b += g * v.b, c += g * v.c, d += g * v.d;
-        }
-      };
-      with_bool(t.interior(), channel_loop);
-    }
-    store(grad_x + i, t.y.first * (t.x.first_slope * a + t.x.second_slope * b) +
-                          t.y.second * (t.x.first_slope * c + t.x.second_slope * d));
-    store(grad_y + i, t.x.first * (t.y.first_slope * a + t.y.second_slope * c) +
-                          t.x.second * (t.y.first_slope * b + t.y.second_slope * d));
+    const int64_t count = run.count - i;
+    V gx{}, gy{};
+    with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
+      V sum_a{}, sum_b{}, sum_c{}, sum_d{};  // over channels, of the output's gradient times each tap
+      const T *in = image, *grad = grad_output + i;
+      for (int64_t k = 0; k < channels; ++k, in += p.input.channel, grad += p.grad_output.channel) {
+        const V g = count >= N ? load_as<N>(grad) : load_part<N>(grad, count);
+        V a, b, c, d;
+        read_taps<T, kAdjacent>(in, t, a, b, c, d);
+        sum_a += g * a, sum_b += g * b, sum_c += g * c, sum_d += g * d;
+      }
+      gx = t.first_y * (t.first_slope_x * sum_a + t.second_slope_x * sum_b) +
+           t.second_y * (t.first_slope_x * sum_c + t.second_slope_x * sum_d);
+      gy = t.first_x * (t.first_slope_y * sum_a + t.second_slope_y * sum_c) +
+           t.second_x * (t.first_slope_y * sum_b + t.second_slope_y * sum_d);
+    });
+    store(grad_x + i, gx), store(grad_y + i, gy);
   }
 }
 
-// Adds a run's gradients to rows [first_row, first_row + rows) of planes in the compute type (row and column strides
-// given).
-template <class T, bool kAdjacent = true>
+// Adds a run's gradients to rows [first_row, first_row + rows) of dense planes in the compute type.
+template <class T>
 STN_INLINE void planar_scatter(const Run<Compute<T>>& run, const Problem& p, const T* grad_output, int64_t channels,
                                Compute<T>* planes, int64_t plane_stride, int64_t first_row, int64_t rows) {
   using A = Compute<T>;
   constexpr int N = kLanes<A>;
   using V = Vec<A, N>;
+  const Plane plane{rows, p.width, p.width, 1, first_row};
+  const bool small = plane.small();
   for (int64_t i = 0; i < run.count; i += N) {
-    const PlaneTaps<T, N> t(run, i, rows, p.width, p.width, 1, first_row);
-    if (t.outside()) continue;
-    const int64_t count = run.count - i < N ? run.count - i : N;
-    const V wa = t.x.first * t.y.first, wb = t.x.second * t.y.first, wc = t.x.first * t.y.second,
-            wd = t.x.second * t.y.second;
-    const auto channel_loop = [&](auto interior) STN_LAMBDA {
+    const int64_t count = minimum<int64_t>(N, run.count - i);
+    with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
+      const V wa = t.first_x * t.first_y, wb = t.second_x * t.first_y, wc = t.first_x * t.second_y,
+              wd = t.second_x * t.second_y;
       const T* grad = grad_output + i;
-      A* plane = planes - first_row * p.width;
-      for (int64_t k = 0; k < channels; ++k, grad += p.grad_output.channel, plane += plane_stride) {
+      A* target = planes - first_row * p.width;
+      for (int64_t k = 0; k < channels; ++k, grad += p.grad_output.channel, target += plane_stride) {
         const V g = count == N ? load_as<N>(grad) : load_part<N>(grad, count);
         V a = wa * g, b = wb * g, c = wc * g, d = wd * g;
-        if constexpr (!interior) {
-          a = masked(a, t.x.first_inside & t.y.first_inside), b = masked(b, t.x.second_inside & t.y.first_inside);
-          c = masked(c, t.x.first_inside & t.y.second_inside), d = masked(d, t.x.second_inside & t.y.second_inside);
-        }
+        t.clear_outside(a, b, c, d);
         for (int64_t l = 0; l < count; ++l) {
-          A *top = plane + t.top[l], *bottom = plane + t.bottom[l];
-          top[0] += a[l], top[t.step] += b[l];
-          bottom[0] += c[l], bottom[t.step] += d[l];
+          A *top = target + t.offset[l], *bottom = top + t.below;
+          top[0] += a[l], bottom[0] += c[l];
+          // Keeps the compiler from adding neighbours as one pair: the next point's overlapping pair would stall on it.
+          asm volatile("" ::: "memory");
+          top[t.right] += b[l], bottom[t.right] += d[l];
         }
       }
-    };
-    with_bool(t.interior(), channel_loop);
+    });
   }
 }
 

@@ -43,8 +43,31 @@ STN_INLINE V masked(V value, M mask) {  // a select, not a product: 0 * Inf woul
   return mask ? value : V{};
 }
 
+// Whether every lane of a comparison holds, by as few extractions as each width allows.
+template <class M>
+STN_INLINE bool all(M mask) {
+  if constexpr (sizeof(M) == 64 && sizeof(mask[0]) == 4) {
+    return all((Vec<int64_t, 2>)__builtin_convertvector(mask, Vec<int8_t, 16>));
+  } else if constexpr (sizeof(M) == 64) {
+    const auto words = (Vec<int64_t, 8>)mask;
+    return all(__builtin_shufflevector(words, words, 0, 1, 2, 3) & __builtin_shufflevector(words, words, 4, 5, 6, 7));
+  } else if constexpr (sizeof(M) == 32) {
+    const auto words = (Vec<int64_t, 4>)mask;
+    return all(__builtin_shufflevector(words, words, 0, 1) & __builtin_shufflevector(words, words, 2, 3));
+  } else {
+    const auto words = (Vec<int64_t, 2>)mask;
+    return (words[0] & words[1]) == -1;
+  }
+}
+
 constexpr int kDoubles = kVectorBytes / 8;
 using Doubles = Vec<double, kDoubles>;
+
+// Planes whose rows or sizes are multiples of 4 KB share cache sets: fewer channels at a time then.
+STN_INLINE int64_t channel_block(int64_t channels, int64_t plane_bytes, int64_t row_bytes) {
+  const int64_t block = row_bytes % 4096 == 0 ? 1 : plane_bytes % 4096 == 0 ? 4 : 8;
+  return channels < block ? channels : block;
+}
 
 // Storage types. Half-precision images are computed in float32 and rounded once, to nearest even, at the store.
 struct BFloat16 {

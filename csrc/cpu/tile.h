@@ -181,12 +181,6 @@ struct Prefetch {
   }
 };
 
-// Planes whose rows or sizes are multiples of 4 KB share cache sets: fewer channels at a time then.
-STN_INLINE int64_t channel_block(int64_t channels, int64_t plane_bytes, int64_t row_bytes) {
-  const int64_t block = row_bytes % 4096 == 0 ? 1 : plane_bytes % 4096 == 0 ? 4 : 8;
-  return channels < block ? channels : block;
-}
-
 // Distances of the next data to touch: the next channel block where several are walked, else the next row of tiles.
 template <class T>
 STN_INLINE Prefetch prefetch(const Problem& p, const PixelMap<double>& m, int64_t channels, int64_t block,

@@ -33,6 +33,12 @@ STN_INLINE void with_taps(const TileMap& map, const Tile& t, const Problem& p, B
   }
 }
 
+// Lanes of a tile from column u and row v on.
+STN_INLINE I16 fresh_lanes(int u, int v) {
+  const I16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return ((lane & (kTile - 1)) >= splat<I16>(u)) & (lane >= splat<I16>(v * kTile));
+}
+
 template <class T>
 void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end) {
   const TileMap map(m);
@@ -70,20 +76,18 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
   const int64_t block = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
   const auto ahead =
       prefetch<T>(p, m, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel, p.grad_output.row);
-  F16 lane_u, lane_v;
-  for (int i = 0; i < 16; ++i) lane_u[i] = float(i % kTile), lane_v[i] = float(i / kTile);
-  F16 sums[6] = {};  // of a row of tiles; u and v count from the row's start
-  int last_v = -1;
+  // Sums a lane of g_x, g_x u, g_x v and the same of g_y, with (u, v) the tile's place; the lane's own place is added
+  // at the end. They go to double every few tiles.
+  F16 sums[6] = {};
+  Vec<double, 16> totals[6] = {};
+  int tiles = 0;
   const auto flush = [&]() STN_LAMBDA {
-    for (int i = 0; i < 16; ++i) {
-      for (int k = 0; k < 6; ++k) moments[k] += sums[k][i];
-      moments[2] += double(sums[0][i]) * last_v, moments[5] += double(sums[3][i]) * last_v;
-    }
-    for (auto& sum : sums) sum = F16{};
+    for (int k = 0; k < 6; ++k) totals[k] += __builtin_convertvector(sums[k], Vec<double, 16>), sums[k] = F16{};
+    tiles = 0;
   };
   walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
              [&](const Tile& t, int fresh_u, int fresh_v, int64_t first, int64_t channels) STN_LAMBDA {
-               if (t.v != last_v) flush(), last_v = t.v;
+               if (++tiles > 64) flush();
                const auto accumulate = [&](const auto& taps, int64_t offset) STN_LAMBDA {
                  const T* grad = grad_output + first * p.grad_output.channel + t.v * p.grad_output.row + t.u;
                  const T* in = image + first * p.input.channel + offset;
@@ -97,17 +101,21 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
                  }
                  F16 gx = taps.slope_x * ((s01 - s00) + taps.fy * ((s11 - s10) - (s01 - s00)));
                  F16 gy = taps.slope_y * ((s10 - s00) + taps.fx * ((s11 - s01) - (s10 - s00)));
-                 const F16 u = lane_u + float(t.u);
                  if (t.u != fresh_u || t.v != fresh_v) {
-                   const auto fresh = (u >= splat<F16>(float(fresh_u))) & (lane_v >= splat<F16>(float(fresh_v - t.v)));
+                   const auto fresh = fresh_lanes(fresh_u - t.u, fresh_v - t.v);
                    gx = masked(gx, fresh), gy = masked(gy, fresh);
                  }
-                 sums[0] += gx, sums[1] += gx * u, sums[2] += gx * lane_v;
-                 sums[3] += gy, sums[4] += gy * u, sums[5] += gy * lane_v;
+                 sums[0] += gx, sums[1] += gx * float(t.u), sums[2] += gx * float(t.v);
+                 sums[3] += gy, sums[4] += gy * float(t.u), sums[5] += gy * float(t.v);
                };
                with_taps(map, t, p, accumulate, [] STN_LAMBDA {});
              });
   flush();
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < 6; ++k) moments[k] += totals[k][i];
+    moments[1] += totals[0][i] * (i % kTile), moments[2] += totals[0][i] * (i / kTile);
+    moments[4] += totals[3][i] * (i % kTile), moments[5] += totals[3][i] * (i / kTile);
+  }
 }
 
 // The inverse of a pixel map: which outputs (u, v) read an input pixel. An output reads a pixel where both coordinates
@@ -137,9 +145,9 @@ STN_INLINE F16 hat(F16 distance) {
   return w > F16{} ? w : F16{};
 }
 
-// Input gradient of rows [row_begin, row_end): each pixel sums the kCandidates x kCandidates outputs that may read it.
+// Input gradient of rows [row_begin, row_end): each pixel sums the kColumns x kRows outputs that may read it.
 // With add it is added to what is there.
-template <class T, class Out, int kCandidates>
+template <class T, class Out, int kColumns, int kRows>
 void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse, int64_t row_begin,
                  int64_t row_end, const Images<Out*>& target, bool add) {
   constexpr double margin = 1e-7;  // an output exactly one pixel away has weight 0: either rounding is right
@@ -149,9 +157,16 @@ void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
   const auto ahead = prefetch<T>(p, inverse.map, p.channels, block, p.grad_output.channel, p.grad_output.row,
                                  target.channel, target.row);
   const int width = int(p.out_width), height = int(p.out_height);
+  const int reach_u = int(map.reach_x) + kColumns, reach_v = int(map.reach_y) + kRows;  // of a tile's last candidate
   const float xu = float(m.xu), xv = float(m.xv), yu = float(m.yu), yv = float(m.yv);
   const int64_t fxu = fixed(m.xu), fxv = fixed(m.xv), fx0 = fixed(m.x0), fyu = fixed(m.yu), fyv = fixed(m.yv),
                 fy0 = fixed(m.y0);
+  constexpr int kCount = kColumns * kRows;
+  float step_x[kCount], step_y[kCount];  // from the first candidate's source to each other's
+  for (int k = 0; k < kCount; ++k) {
+    step_x[k] = float(m.xu * (k % kColumns) + m.xv * (k / kColumns));
+    step_y[k] = float(m.yu * (k % kColumns) + m.yv * (k / kColumns));
+  }
   F16 lane_x, lane_y;
   for (int i = 0; i < 16; ++i) lane_x[i] = float(i % kTile), lane_y[i] = float(i / kTile);
   walk_tiles(map, p.width, row_begin, row_end, p.channels, block,
@@ -173,21 +188,26 @@ void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
                const F16 distance_x = (base_x - lane_x) + fu * xu + fv * xv,
                          distance_y = (base_y - lane_y) + fu * yu + fv * yv;
                const int window_u = clamped(u0, 0, width - kWindow), window_v = clamped(v0, 0, height - kWindow);
-               const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
-               constexpr int kCount = kCandidates * kCandidates;
+               const T* in = grad_output + first * p.grad_output.channel + window_v * p.grad_output.row + window_u;
                F16 weight[kCount];
                I16 index[kCount];
 #pragma GCC unroll 9
                for (int k = 0; k < kCount; ++k) {
-                 const int j = k % kCandidates, i = k / kCandidates;
-                 const F16 w = hat(distance_x + (xu * j + xv * i)) * hat(distance_y + (yu * j + yv * i));
-                 const I16 u = column + j, v = row + i;
-                 weight[k] = masked(w, ((u | v) & ~7) == 0);
-                 index[k] = (v & 7) * kWindow + (u & 7);
+                 weight[k] = hat(distance_x + step_x[k]) * hat(distance_y + step_y[k]);
                }
-               const T* in = grad_output + first * p.grad_output.channel + window_v * p.grad_output.row + window_u;
-               const auto fresh =
-                   (lane_x >= splat<F16>(float(fresh_x - t.u))) & (lane_y >= splat<F16>(float(fresh_y - t.v)));
+               if (u0 >= 0 && v0 >= 0 && u0 + reach_u < width && v0 + reach_v < height) {
+                 const I16 corner = (dv + (v0 - window_v)) * kWindow + (du + (u0 - window_u));
+#pragma GCC unroll 9
+                 for (int k = 0; k < kCount; ++k) index[k] = corner + (k / kColumns * kWindow + k % kColumns);
+               } else {
+                 const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
+#pragma GCC unroll 9
+                 for (int k = 0; k < kCount; ++k) {
+                   const I16 u = column + k % kColumns, v = row + k / kColumns;
+                   weight[k] = masked(weight[k], ((u | v) & ~7) == 0);
+                   index[k] = (v & 7) * kWindow + (u & 7);
+                 }
+               }
                for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
                  ahead(in, p.grad_output.row, out, target.row);
                  const Window window(in, p.grad_output.row);
@@ -199,7 +219,7 @@ void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
                    sum = F16{};
                    for (int k = 0; k < kCount; ++k) sum += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
                  }
-                 if (add) sum = load_tile(out, target.row) + masked(sum, fresh);
+                 if (add) sum = load_tile(out, target.row) + masked(sum, fresh_lanes(fresh_x - t.u, fresh_y - t.v));
                  store_tile(out, target.row, sum);
                }
              });

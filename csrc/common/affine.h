@@ -33,17 +33,31 @@ STN_HD PixelMap<T> pixel_map(const P* theta, const AffineFrame<T>& f) {
       f.y.scale * d * f.u.step, f.y.scale * e * f.v.step, f.y.scale * (d * f.u.first + e * f.v.first + g) + f.y.shift};
 }
 
-// Source pixel of the output's normalized (x, y): x_pixel = xx x + xy y + x0, y_pixel = yx x + yy y + y0. Exact where
-// pixel_map cancels (large matrices), and right for infinite entries.
+// Normalized coordinates of the output's pixels from the middle out: exact there, symmetric, exact signs everywhere.
 template <class T>
-struct SourceMap {
-  T xx, xy, x0, yx, yy, y0;
+struct CentredLattice {
+  T centre, step;
+
+  STN_HD T from_centre(int i) const { return T(i) - centre; }
+  STN_HD T at(int i) const { return step * from_centre(i); }
+};
+
+template <class T>
+STN_HD CentredLattice<T> centred_lattice(int64_t size, bool align_corners) {
+  return {T(size - 1) / 2, output_lattice<T>(size, align_corners).step};
+}
+
+// Source pixel of output pixel (u, v) = centre + (du, dv): x = xu du + xv dv + x0, y = yu du + yv dv + y0. More exact
+// than pixel_map, whose terms cancel under large matrices, and right for infinite entries.
+template <class T>
+struct CentredMap {
+  T xu, xv, x0, yu, yv, y0;
 };
 
 template <class T, class P>
-STN_HD SourceMap<T> source_map(const P* theta, const AffineFrame<T>& f) {
-  return {f.x.scale * T(theta[0]), f.x.scale * T(theta[1]), f.x.scale * T(theta[2]) + f.x.shift,
-          f.y.scale * T(theta[3]), f.y.scale * T(theta[4]), f.y.scale * T(theta[5]) + f.y.shift};
+STN_HD CentredMap<T> centred_map(const P* theta, const Axis<T>& x, const Axis<T>& y, T u_step, T v_step) {
+  return {x.scale * T(theta[0]) * u_step, x.scale * T(theta[1]) * v_step, x.scale * T(theta[2]) + x.shift,
+          y.scale * T(theta[3]) * u_step, y.scale * T(theta[4]) * v_step, y.scale * T(theta[5]) + y.shift};
 }
 
 // Sums over output pixels of g_x, g_x u, g_x v (g_x = dL/dx_pixel), and the same for y -> grad theta (6, row-major).

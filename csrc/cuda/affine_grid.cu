@@ -18,7 +18,7 @@ void forward(const Tensor& theta, const Tensor& grid, int64_t images, const Work
   const Device device(theta);
   launch_tiles(work, images, work.out_width, work.out_height, [&](dim3 blocks, const Work& now) {
     simt::launch(affine_grid_kernel<T>, blocks, dim3(kThreads), 0, device.stream, data<T>(theta), data<T>(grid),
-                 output_lattice<T>(work.out_width, align_corners), output_lattice<T>(work.out_height, align_corners),
+                 centred_lattice<T>(work.out_width, align_corners), centred_lattice<T>(work.out_height, align_corners),
                  now);
   });
 }
@@ -26,10 +26,10 @@ void forward(const Tensor& theta, const Tensor& grid, int64_t images, const Work
 template <class T>
 void backward(const Tensor& grad, const Tensor& result, int64_t images, const Work& work, bool align_corners) {
   const Device device(grad);
-  // Coordinates stay normalized: the frame of the output alone counts.
+  // Coordinates stay normalized: the output alone counts.
   AffineTransform<T> transform{};
-  transform.frame.u = output_lattice<T>(work.out_width, align_corners);
-  transform.frame.v = output_lattice<T>(work.out_height, align_corners);
+  transform.u = centred_lattice<T>(work.out_width, align_corners);
+  transform.v = centred_lattice<T>(work.out_height, align_corners);
   Tensor partial;
   int64_t blocks_each = 0;
   launch_tiles(work, images, work.out_width, work.out_height, [&](dim3 blocks, const Work& now) {

@@ -6,20 +6,20 @@ namespace stn {
 
 // theta (N, 2, 3) -> grid (N, Ho, Wo, 2) in normalized coordinates.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    affine_grid_kernel(const T* __restrict__ theta, T* __restrict__ grid, Lattice<T> u, Lattice<T> v, Work work) {
+__global__ void __launch_bounds__(kThreads) affine_grid_kernel(const T* __restrict__ theta, T* __restrict__ grid,
+                                                               CentredLattice<T> u, CentredLattice<T> v, Work work) {
   const Share share = share_of(work);
   const Points points(work, 0);
   if (points.x >= work.out_width) return;
   T t[kSums];
 #pragma unroll
   for (int k = 0; k < kSums; ++k) t[k] = __ldg(theta + share.image * kSums + k);
-  const T x = u.first + u.step * T(points.x);
+  const T x = u.at(points.x);
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {
     const int i = points.y(row);
     if (i >= work.out_height) return;
-    const T y = v.first + v.step * T(i);
+    const T y = v.at(i);
     const T point[2] = {t[0] * x + (t[1] * y + t[2]), t[3] * x + (t[4] * y + t[5])};
     store(grid + ((share.image * work.out_height + i) * work.out_width + points.x) * 2, point);
   }

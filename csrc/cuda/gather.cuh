@@ -35,8 +35,8 @@ struct Footprint {
 
   __device__ __forceinline__ Footprint(const AffineTransform<T>& transform, int64_t n, const Work& work)
       : image(transform.image(n)), origin(image.source(0, 0)) {
-    const SourceMap<T>& m = image.map;
-    const T xu = m.xx * image.u.step, xv = m.xy * image.v.step, yu = m.yx * image.u.step, yv = m.yy * image.v.step;
+    const CentredMap<T>& m = image.map;
+    const T xu = m.xu, xv = m.xv, yu = m.yu, yv = m.yv;
     const T r = 1 / (xu * yv - xv * yu);
     ux = yv * r;
     uy = -xv * r;
@@ -57,8 +57,8 @@ struct Footprint {
     const bool precise = slack_u < T(1) / 64 && slack_v < T(1) / 64;
     const bool two = half_u <= 1 && half_v <= 1, three = half_u <= T(1.5) && half_v <= T(1.5);
     window = precise && two ? 2 : precise && three ? 3 : 0;
-    finite = std::isfinite(m.xx) && std::isfinite(m.xy) && std::isfinite(m.x0) && std::isfinite(m.yx) &&
-             std::isfinite(m.yy) && std::isfinite(m.y0);
+    finite = std::isfinite(xu) && std::isfinite(xv) && std::isfinite(m.x0) && std::isfinite(yu) && std::isfinite(yv) &&
+             std::isfinite(m.y0);
   }
 
   // The weight of output (u, v) for input pixel (px, py), from the very coordinates of the forward.

@@ -17,18 +17,19 @@ struct AffineTransform {
   using Scalar = T;
   static constexpr bool kSumsGradient = true;
   const T* theta;
-  AffineFrame<T> frame;
+  Axis<T> x, y;            // input pixels
+  CentredLattice<T> u, v;  // output
 
   struct Image {
-    SourceMap<T> map;
-    Lattice<T> u, v;
+    CentredMap<T> map;
+    CentredLattice<T> u, v;
     __device__ __forceinline__ Source<T> source(int column, int row) const {
-      const T x = u.first + u.step * T(column), y = v.first + v.step * T(row);
-      return {map.xx * x + (map.xy * y + map.x0), map.yx * x + (map.yy * y + map.y0)};
+      const T du = u.from_centre(column), dv = v.from_centre(row);
+      return {map.xu * du + (map.xv * dv + map.x0), map.yu * du + (map.yv * dv + map.y0)};
     }
   };
   __device__ __forceinline__ Image image(int64_t n) const {
-    return {source_map(theta + 6 * n, frame), frame.u, frame.v};
+    return {centred_map(theta + 6 * n, x, y, u.step, v.step), u, v};
   }
 
   struct Gradient {
@@ -38,7 +39,7 @@ struct AffineTransform {
     __device__ __forceinline__ void add(const AffineTransform& t, const Work&, int64_t, int u, int v, bool valid, int,
                                         Source<T> grad, T*) {
       if (!valid) return;
-      const T x = t.frame.u.first + t.frame.u.step * T(u), y = t.frame.v.first + t.frame.v.step * T(v);
+      const T x = t.u.at(u), y = t.v.at(v);
       sum[0] += grad.x * x;
       sum[1] += grad.x * y;
       sum[2] += grad.x;

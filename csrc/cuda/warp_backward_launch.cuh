@@ -48,7 +48,7 @@ Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tenso
         if (!need_params) return;
         if constexpr (Transform::kSumsGradient)
           simt::launch(sum_partials_kernel<T>, dim3(unsigned(images)), dim3(32), 0, b.device.stream, data<T>(partial),
-                       data<T>(result), blocks, transform.frame.x.scale, transform.frame.y.scale);
+                       data<T>(result), blocks, transform.x.scale, transform.y.scale);
         grad_params = result;
       };
       // Under zeros padding the affine transforms' input gradient is gathered. Fixed point is bound by its conversions,
@@ -70,8 +70,7 @@ Tensor gather_input(const Backward& b, const Tensor& grad_input) {
     using A = decltype(access);
     constexpr int kGroup = A::kChannels ? A::kChannels : A::kPixel == 1 ? 4 : 1;
     Work work = work_of(b.call);
-    const AffineTransform<T> transform{data<T>(b.params), affine_frame<T>(work.height, work.width, work.out_height,
-                                                                          work.out_width, b.call.align_corners)};
+    const AffineTransform<T> transform = affine_transform<T>(b.call, b.params);
     const int64_t images = b.input.size(0);
     share_channels<A>(work, images, work.width, work.height, b.channels_last, true);
     launch_tiles(work, images, work.width, work.height, [&](dim3 grid, const Work& now) {

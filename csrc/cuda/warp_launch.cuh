@@ -17,16 +17,26 @@ inline Work work_of(const Call& call) {
   return work;
 }
 
+template <class T>
+AffineTransform<T> affine_transform(const Call& call, const Tensor& theta) {
+  return {data<T>(theta), pixel_axis<T>(call.input.size(3), call.align_corners),
+          pixel_axis<T>(call.input.size(2), call.align_corners), centred_lattice<T>(call.size[1], call.align_corners),
+          centred_lattice<T>(call.size[0], call.align_corners)};
+}
+
+template <class T>
+GridTransform<T> grid_transform(const Call& call, const Tensor& grid) {
+  return {data<T>(grid), pixel_axis<T>(call.input.size(3), call.align_corners),
+          pixel_axis<T>(call.input.size(2), call.align_corners), int(call.size[0]), int(call.size[1])};
+}
+
 // f(transform) with the call's transform; params: its parameters as `coordinates` gives them.
 template <class T, class F>
 void with_transform(const Call& call, const Tensor& params, F&& f) {
-  const Work w = work_of(call);
   if (call.kind == Kind::affine)
-    f(AffineTransform<T>{data<T>(params),
-                         affine_frame<T>(w.height, w.width, w.out_height, w.out_width, call.align_corners)});
+    f(affine_transform<T>(call, params));
   else
-    f(GridTransform<T>{data<T>(params), pixel_axis<T>(w.width, call.align_corners),
-                       pixel_axis<T>(w.height, call.align_corners), w.out_height, w.out_width});
+    f(grid_transform<T>(call, params));
 }
 
 }  // namespace stn

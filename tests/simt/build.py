@@ -46,12 +46,17 @@ def build(variant: str, library: str = "stn_kernels_simt") -> pathlib.Path:
     return target
 
 
-@functools.cache
 def load(variant: str = "plain") -> str:
     """Builds and loads a variant, declares its operators; returns the namespace. One variant a process."""
-    _library.add_namespace(NAMESPACE)
-    torch.ops.load_library(str(build(variant)))
+    _load(variant)
     return NAMESPACE
+
+
+@functools.cache
+def _load(variant: str) -> None:
+    library = build(variant)
+    _library.add_namespace(NAMESPACE)
+    torch.ops.load_library(str(library))
 
 
 def sanitizer_environment(variant: str) -> dict[str, str]:

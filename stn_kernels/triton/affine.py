@@ -102,7 +102,7 @@ def affine_grid_forward(
     v = centred(point // out_width, out_height, COMPUTE)
     two = tl.full([], 2, COMPUTE)
     p, q, r = row_map(theta_ptr + n * 6 + i % 2 * 3, two, 0.0, out_height, out_width, ALIGN, COMPUTE)
-    tl.store(grid_ptr + n * size * 2 + point * 2 + i % 2, apply_row(p, q, r, u, v), mask=point < size)
+    tl.store(grid_ptr + (n * size + point) * 2 + i % 2, apply_row(p, q, r, u, v), mask=point < size)
 
 
 @kernel
@@ -120,12 +120,11 @@ def affine_grid_backward(
     n, _, tile = program_share(parts, 1)
     x, y0 = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, False)
     u = centred(x, out_width, COMPUTE)
-    grads = grad_grid_ptr + n * out_height * out_width * 2
     sums = no_moments(tl.zeros(x.shape, COMPUTE))
     for row in range(0, tile_rows, TILE_H):
         y = y0 + row
         exists = (x < out_width) & (y < out_height)
-        at = grads + (y * out_width + x) * 2
+        at = grad_grid_ptr + ((n * out_height + y) * out_width + x) * 2
         gx = tl.load(at, mask=exists, other=0.0).to(COMPUTE)
         gy = tl.load(at + 1, mask=exists, other=0.0).to(COMPUTE)
         sums = add_moments(sums, gx, gy, u, centred(y, out_height, COMPUTE))

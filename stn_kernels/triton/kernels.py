@@ -77,7 +77,7 @@ def affine_grid(theta, size, align_corners):
 def affine_grid_backward(grad_output, align_corners):
     *lead, height, width, _ = grad_output.shape
     grad_theta = grad_output.new_empty((*lead, 2, 3))
-    block = block_shape(1, False)
+    block = block_shape(1, False, backward=True)
     images = torch.Size(lead).numel()
     rows = block.rows(images * height * width, height)
     tiles = block.tiles(height, width, rows)
@@ -174,7 +174,8 @@ def _backward(
     grads = _with_samples(grad_output)
     empty = grad_output.numel() == 0
     channels_last = has_channels_last(input, grads) and (not need_input or is_channels_last(input))
-    block = block_shape(max(channels, 1), channels_last, input.element_size())
+    itemsize = max(input.element_size(), 4 * need_input)  # of the accumulators, too
+    block = block_shape(max(channels, 1), channels_last, itemsize, backward=True)
     chunk = triton.cdiv(max(channels, 1), block.CHUNK) * block.CHUNK
     if not (transform == "grid" and need_params):  # the gradient of a grid is one program's sum over channels
         chunk = min(chunk, max(CHUNK_BACKWARD, block.CHUNK))
@@ -229,7 +230,7 @@ def _gather(grad_output, input, theta, align_corners):
     channels = sizes["channels"]
     grads = _with_samples(grad_output)
     channels_last = has_channels_last(grad_input, grads)
-    block = block_shape(channels, channels_last, input.element_size(), gathers=True)
+    block = block_shape(channels, channels_last, input.element_size(), backward=True)
     arguments = {
         "grad_output_ptr": grads,
         "theta_ptr": theta.contiguous(),
@@ -241,7 +242,7 @@ def _gather(grad_output, input, theta, align_corners):
         "COMPUTE": COMPUTE[compute_dtype(input, theta)],
         **memory_constants(channels_last, block.CHUNK, grads, grad_input),
     }
-    chunks = triton.cdiv(channels, block.BLOCK_C)
+    chunks = triton.cdiv(channels, block.CHUNK)
     launch(affine_gather, input.shape[0] * chunks * block.tiles(*input.shape[-2:]), arguments, block)
     return grad_input
 

@@ -37,31 +37,31 @@ class Block:
 # Planar: lanes along x, 16 x 2 points a warp (a rotated row of 32 touches twice the cache lines), and the weights of a
 # point serve up to 8 channels. Channels last: 16-byte pieces of a pixel on neighbouring lanes.
 PLANAR_CHUNK = 8
-TILE_H = 16
 TILE_W = 16
 CHANNELS_LAST_FROM = 8
 
 
-def block_shape(channels: int, channels_last: bool, itemsize: int = 4, gathers: bool = False) -> Block:
+def block_shape(channels: int, channels_last: bool, itemsize: int = 4, backward: bool = False) -> Block:
     """The static table: no autotuning, which would run kernels with atomics several times."""
-    if channels_last:
-        block = min(triton.next_power_of_2(channels), 256 // itemsize)
-        return Block(True, block, block, max(1024 // block, TILE_W) // TILE_W, TILE_W)
-    chunk = min(channels, PLANAR_CHUNK)
-    if gathers:  # it holds the sums of all its channels at a time
-        chunk = triton.next_power_of_2(chunk)
-    return Block(False, chunk, chunk if gathers else 1, TILE_H, TILE_W)
+    if not channels_last:
+        one_a_thread = backward or channels > 4  # two would take the registers of 4 warps
+        return Block(False, min(channels, PLANAR_CHUNK), 1, 8 if one_a_thread else 16, TILE_W)
+    block = min(triton.next_power_of_2(channels), 256 // itemsize)
+    points = 32 * NUM_WARPS * VECTOR_BYTES // (itemsize * block) * (1 if backward else 2)
+    return Block(True, block, block, max(points // TILE_W, 1), min(points, TILE_W))
 
 
 def offset_type(*images: torch.Tensor) -> tl.dtype:
     """int32 if that reaches every pixel of an image, from two pixels before its first."""
-    largest = max(((t.shape[-2] + 2) * abs(t.stride(-2)) + (t.shape[-1] + 2) * abs(t.stride(-1)) for t in images), default=0)
+    largest = max(
+        ((t.shape[-2] + 2) * abs(t.stride(-2)) + (t.shape[-1] + 2) * abs(t.stride(-1)) for t in images), default=0
+    )
     return tl.int32 if largest <= INT32_MAX else tl.int64
 
 
 def vector_width(*images: torch.Tensor) -> int:
-    """How many channels fit a 16-byte access that all (..., C, H, W) allow; 1 if one does not."""
-    width = VECTOR_BYTES // min(t.element_size() for t in images)
+    """How many channels fit a 16-byte access to each of (..., C, H, W), if all allow it; else 1."""
+    width = VECTOR_BYTES // max(t.element_size() for t in images if t.is_floating_point())
     counts = [t.shape[-3] for t in images]
     strides = [t.stride(d) for t in images for d in range(t.dim()) if d != t.dim() - 3]
     aligned = all(t.data_ptr() % VECTOR_BYTES == 0 for t in images)

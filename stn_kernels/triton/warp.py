@@ -60,7 +60,9 @@ def warp_forward(
         x, y = source_pixels(
             params_ptr, n, u, v, exists, height, width, out_height, out_width, TRANSFORM, ALIGN, COMPUTE
         )
-        x0, y0, fx, fy, left, right, top, bottom, _slope_x, _slope_y = bilinear.corner(x, y, exists, height, width, PADDING, ALIGN)
+        x0, y0, fx, fy, left, right, top, bottom, _slope_x, _slope_y = bilinear.corner(
+            x, y, exists, height, width, PADDING, ALIGN
+        )
         w00, w01, w10, w11 = bilinear.weights(fx, fy)
         taps = y0.to(INDEX) * step_y + x0.to(INDEX) * step_x
         points = v.to(INDEX) * out_y + u.to(INDEX) * out_x

@@ -80,8 +80,8 @@ def kornia(case: Case) -> Callable | None:
 
         def remap(input, grid):
             extent = torch.tensor([width, height], dtype=grid.dtype, device=grid.device)
-            pixels = ((grid + 1) * extent - 1) / 2
-            return transform.remap(input.to(grid.dtype), pixels[..., 0], pixels[..., 1], align_corners=False).to(
+            pixels = ((grid + 1) * extent - 1) / 2  # which remap normalizes as align_corners=True does
+            return transform.remap(input.to(grid.dtype), pixels[..., 0], pixels[..., 1], align_corners=True).to(
                 input.dtype
             )
 

@@ -12,7 +12,7 @@ from .harness import PASSES, Measurement
 from .providers import providers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BACKENDS = [name for name in _library.BACKENDS if not _library.why_not(name, DEVICE)]
+BACKENDS = [name for name in _library.BACKENDS if name != "reference" and not _library.why_not(name, DEVICE)]
 PROVIDERS = {p.name: p for p in providers(BACKENDS)}
 
 

@@ -30,7 +30,8 @@ def plan(ops, backends, quick: bool, threads: list[int], device: str | None) -> 
     for name in backends or ():
         if reason := _library.why_not(name, device):
             raise RuntimeError(f"backend {name!r} cannot be used here: {reason}")
-    runs = [name for name in _library.BACKENDS if not _library.why_not(name, device)]
+    # The reference is a specification, many times slower than torch eager; it is measured only if asked for.
+    runs = [name for name in _library.BACKENDS if name != "reference" and not _library.why_not(name, device)]
     counts = threads if device == "cpu" else threads[:1]
     steps = [(case, n) for case in all_cases(ops, quick) for n in counts]
     return Plan(steps, backends or runs, device, quick)

@@ -1,0 +1,102 @@
+"""Writes the measured table of README.md from benchmarks/results: `python -m stn_kernels.benchmarks.readme`.
+
+`--check` only says whether README.md is up to date.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from . import report
+from .providers import EAGER
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+PASSES = ("forward", "forward+backward")
+UNMEASURED = "Not measured yet: the CUDA and Triton kernels. No GPU has run them; they are checked for correctness on the CPU only."
+
+
+def section(folder: pathlib.Path) -> str:
+    """One device's part: a table an op with the ratio of every provider at every number of threads, then the losses."""
+    path = next((p for name in ("results.csv", "quick.csv") if (p := folder / name).exists()), None)
+    if path is None:
+        return ""
+    rows = report.read_csv(path)
+    first = rows[0]
+    where = first["device"] if first["device"] != "cpu" else f"{first['cpu']}, kernels {first['level']}"
+    lines = [
+        f"**{where}**, torch {first['torch']}, {first['date']}, commit {first['commit']}: how many times faster than torch"
+        f" eager (median of interleaved rounds; below 1 is slower). All rows: `benchmarks/results/{folder.name}/{path.name}`.",
+    ]
+    for op in dict.fromkeys(r["op"] for r in rows):
+        lines += ["", *table([r for r in rows if r["op"] == op], op)]
+    return "\n".join([*lines, "", *refused(rows), *losses(rows)])
+
+
+def table(rows: list[dict], op: str) -> list[str]:
+    threads = sorted({r["threads"] for r in rows})
+    columns = [(p, t) for p in PASSES for t in threads]
+    heads = [f"{p}, {t} thread{'s' if t > 1 else ''}" for p, t in columns]
+    found = {(r["case"], r["provider"], r["pass"], r["threads"]): r for r in rows}
+    lines = [f"| `{op}` | provider | " + " | ".join(heads) + " | peak MiB |", "|---" * (len(columns) + 3) + "|"]
+    for case in dict.fromkeys(r["case"] for r in rows):
+        for provider in dict.fromkeys(r["provider"] for r in rows if r["case"] == case):
+            cells = [cell(found.get((case, provider, *column)), provider) for column in columns]
+            memory = found.get((case, provider, PASSES[1], threads[0]), {}).get("peak_mib")
+            lines.append(
+                f"| {case} | {provider} | " + " | ".join(cells) + f" | {'' if memory is None else f'{memory:.3g}'} |"
+            )
+    return lines
+
+
+def cell(row: dict | None, provider: str) -> str:
+    if row is None:
+        return ""
+    if row["reason"]:
+        return "refused"
+    if provider == EAGER:
+        return f"{row['median_ms']:.3g} ms"
+    return f"{row['ratio']:.2f}" if row["ratio"] < 10 else f"{row['ratio']:.1f}"
+
+
+def refused(rows: list[dict]) -> list[str]:
+    reasons = dict.fromkeys((r["provider"], r["op"], r["case"], r["reason"]) for r in rows if r["reason"])
+    return [f"Refused by the correctness gate: {p} on {op} {case} ({reason})." for p, op, case, reason in reasons]
+
+
+def losses(rows: list[dict]) -> list[str]:
+    """Where one of our kernels is slower than torch eager."""
+    ours = [r for r in rows if r["provider"].startswith("stn_kernels") and r["ratio"] is not None]
+    slow = [r for r in ours if r["ratio"] < 1]
+    named = "; ".join(f"{r['op']} {r['case']} {r['pass']} {r['threads']}t {r['ratio']:.2f}" for r in slow)
+    return [f"Slower than torch eager in {len(slow)} of {len(ours)} measurements{': ' + named if slow else ''}."]
+
+
+def generated(results: pathlib.Path) -> str:
+    folders = sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
+    parts = [part for folder in folders if (part := section(folder))]
+    gpu = any(report.read_csv(p)[0]["device"] != "cpu" for f in folders for p in f.glob("*.csv"))
+    return "\n\n".join([*(parts or ["Nothing is measured yet."]), *([] if gpu else [UNMEASURED])])
+
+
+def updated(text: str, content: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if README.md is out of date")
+    arguments = parser.parse_args()
+    path = report.HERE.parent / "README.md"
+    text = path.read_text()
+    new = updated(text, generated(report.HERE / "results"))
+    if arguments.check:
+        print("README.md is up to date" if new == text else "README.md is out of date: run this without --check")
+        return int(new != text)
+    path.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

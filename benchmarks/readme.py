@@ -12,7 +12,9 @@ from .providers import EAGER
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 PASSES = ("forward", "forward+backward")
-UNMEASURED = "Not measured yet: the CUDA and Triton kernels. No GPU has run them; they are checked for correctness on the CPU only."
+UNMEASURED = (
+    "Not measured yet: the CUDA and Triton kernels. No GPU has run them; they are checked for correctness on the CPU."
+)
 
 
 def section(folder: pathlib.Path) -> str:
@@ -24,8 +26,9 @@ def section(folder: pathlib.Path) -> str:
     first = rows[0]
     where = first["device"] if first["device"] != "cpu" else f"{first['cpu']}, kernels {first['level']}"
     lines = [
-        f"**{where}**, torch {first['torch']}, {first['date']}, commit {first['commit']}: how many times faster than torch"
-        f" eager (median of interleaved rounds; below 1 is slower). All rows: `benchmarks/results/{folder.name}/{path.name}`.",
+        f"**{where}**, torch {first['torch']}, {first['date']}, commit {first['commit']}: how many times faster than"
+        " torch eager (median of interleaved rounds; below 1 is slower). All rows:"
+        f" `benchmarks/results/{folder.name}/{path.name}`.",
     ]
     for op in dict.fromkeys(r["op"] for r in rows):
         lines += ["", *table([r for r in rows if r["op"] == op], op)]

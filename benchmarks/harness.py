@@ -36,7 +36,7 @@ class Budget:
     most_rounds: int = 300
 
 
-FULL, QUICK = Budget(seconds=4.0, rounds=15), Budget(seconds=0.5, rounds=5)
+FULL, QUICK = Budget(seconds=2.0, rounds=15), Budget(seconds=0.5, rounds=5)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 
 from . import _library
 from .benchmarks import harness, report
-from .benchmarks.cases import Case, all_cases
+from .benchmarks.cases import QUICK, Case, all_cases
 from .benchmarks.providers import EAGER, providers
 
 
@@ -43,7 +43,8 @@ def run(plan: Plan, progress: Callable[[str], None]) -> list[dict]:
     where, rows, measurement = report.conditions(plan.device), [], None
     for case, threads in plan.steps:
         if measurement is None or measurement.case is not case:
-            chosen = providers(plan.backends, compile_wanted=case.compiled or not plan.quick)
+            compile_wanted = case.compiled and (not plan.quick or case.shape == QUICK[0])
+            chosen = providers(plan.backends, compile_wanted)
             measurement = harness.Measurement(case, chosen, plan.device)
         rows += [row | where for row in measurement.rows(threads, budget)]
         progress(f"{case.op} {case.name}, {threads} threads")

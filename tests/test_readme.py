@@ -28,7 +28,7 @@ def test_commands_exist():
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([\w-]+)", README + (ROOT / "CONTRIBUTING.md").read_text()):
+    for target in re.findall(r"(?:\$ |`)make ([\w-]+)", README + (ROOT / "CONTRIBUTING.md").read_text()):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 

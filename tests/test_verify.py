@@ -6,7 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from stn_kernels import _library, verify
+from stn_kernels import _library, op_cases, verify
 from stn_kernels._tolerances import relative_error
 from stn_kernels.cli import main
 
@@ -33,8 +33,8 @@ def broken_backend(label, name, factor, index=None):
     return label
 
 
-def failures(op, backend):
-    return {(r.dtype, r.quantity) for r in verify.run([op], [backend]) if not r.passed}
+def failures(op, backend, dtypes=op_cases.DTYPES):
+    return {(r.dtype, r.quantity) for r in verify.run([op], [backend], dtypes) if not r.passed}
 
 
 def test_reference_passes_everything():
@@ -50,9 +50,9 @@ def test_a_value_off_by_one_percent_fails_in_every_dtype():
 
 def test_a_gradient_off_by_one_percent_fails_alone():
     backend = broken_backend("wrong_gradient", "_affine_sample_backward", 1.01, index=1)
-    failed = failures("affine_sample", backend)
+    failed = failures("affine_sample", backend, [torch.float64, torch.bfloat16])
     assert {q for _, q in failed} == {"grad_theta", "gradcheck", "gradgradcheck"}
-    assert {d for d, q in failed if q == "grad_theta"} == {"float64", "float32", "float16", "bfloat16"}
+    assert {d for d, q in failed if q == "grad_theta"} == {"float64", "bfloat16"}
 
 
 def test_a_raising_kernel_is_a_failed_cell():

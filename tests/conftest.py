@@ -2,7 +2,8 @@
 
 Every test that takes `backend` runs once for each backend that works here. The interpreters (the CUDA kernels on the
 CPU, Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n
-prime to the number of values of each parameter so that every value is met. The summary counts what was left out.
+prime to the number of values of each parameter so that every value is met; their gradcheck is torch's fast one. The
+summary counts what was left out.
 """
 
 import collections

@@ -64,7 +64,7 @@ class TestAffineSample(SamplingTests):
         grid = F.affine_grid(theta, (*image.shape[:2], *inputs.options["size"]), align)
         return F.grid_sample(image, grid, padding_mode=inputs.options["padding_mode"], align_corners=align)
 
-    @pytest.mark.thinned(5)
+    @pytest.mark.thinned(7)
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("align", FLAGS)
@@ -115,6 +115,7 @@ class TestAffineSample(SamplingTests):
         image = inputs.tensors["input"]
         assert_close(output[..., :-1], (image[..., 1:] + image[..., :-1]) / 2)
 
+    @pytest.mark.thinned(7)
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e38, -1e38])
     @pytest.mark.parametrize("entry", range(6))
     def test_bad_entries_of_theta(self, backend, padding, entry, value):

@@ -133,9 +133,17 @@ def load_native() -> None:
             _load_errors[backend] = f"{path} does not load ({error}): run `stn-kernels build` again"
 
 
-@functools.cache
 def _load_triton() -> str:
     """Registers the Triton operators on first use; returns why they cannot be used, or ''."""
+    return _load_triton_once()
+
+
+# torch.compiler.assume_constant_result, without its import of torch._dynamo: torch.compile must not trace the import.
+_load_triton._dynamo_marked_constant = True
+
+
+@functools.cache
+def _load_triton_once() -> str:
     if importlib.util.find_spec("triton") is None:
         return "not installed: run `pip install triton`"
     try:

@@ -67,19 +67,20 @@ def theta_gradient(
     ALIGN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Second pass: adds the moments of one entry of theta in a fixed order."""
-    entry = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], partial_ptr.dtype.element_ty)
+    """Second pass: adds the moments of an image in a fixed order."""
+    n = tl.program_id(0).to(tl.int64)
+    entry = tl.arange(0, 8)[:, None]  # 6 of them
+    i = tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros([8, BLOCK], partial_ptr.dtype.element_ty)
     for first in range(0, parts, BLOCK):
-        total += tl.load(partial_ptr + entry * parts + first + i, mask=first + i < parts, other=0.0)
-    moment = tl.sum(total, 0)
-    row = entry % 6 // 3
-    column = entry % 3
-    span = tl.where(row == 0, span_x, span_y).to(moment.dtype)
-    intervals = lattice_intervals(tl.where(column == 0, out_width, out_height), ALIGN, moment.dtype)
-    unit = tl.where(column == 2, span * 0.5, quotient(span, intervals))
-    tl.store(grad_theta_ptr + entry, stored(moment * unit, grad_theta_ptr.dtype.element_ty))
+        mask = (entry < 6) & (first + i < parts)
+        total += tl.load(partial_ptr + (n * 6 + entry) * parts + first + i, mask=mask, other=0.0)
+    moment = tl.sum(total, 1, keep_dims=True)
+    span = tl.where(entry < 3, span_x, span_y).to(moment.dtype)
+    size = tl.where(entry % 3 == 0, out_width, out_height)
+    per_pixel = quotient(span, lattice_intervals(size, ALIGN, moment.dtype))
+    gradient = moment * tl.where(entry % 3 == 2, span * 0.5, per_pixel)
+    tl.store(grad_theta_ptr + n * 6 + entry, stored(gradient, grad_theta_ptr.dtype.element_ty), mask=entry < 6)
 
 
 @kernel

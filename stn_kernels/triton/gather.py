@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .affine import pixel_row
-from .coords import centred, channel_range, is_index, kernel, known_multiple, program_share, stored, tile_points
+from .coords import centred, channel_range, kernel, known_multiple, program_share, stored, tile_points
 
 
 @triton.jit
@@ -31,11 +31,6 @@ def most_integers(extent, size):
     """The most integers that an interval of this extent can hold, at most size; NaN gives size."""
     last = size.to(extent.dtype)
     return tl.where(extent + 1 < last, extent + 1, last).to(tl.int32)
-
-
-@triton.jit
-def hat(d):
-    return tl.where(tl.abs(d) < 1, 1 - tl.abs(d), 0.0)
 
 
 @triton.jit
@@ -96,13 +91,15 @@ def zeros(shape: tl.constexpr, dtype: tl.constexpr, LENGTH: tl.constexpr):
 
 @triton.jit
 def add_output(
-    totals, grads, u, v, exists, channels, strides, offsets, slopes, out_width, INDEX: tl.constexpr, BLOCK_C: tl.constexpr,
-    WHOLE: tl.constexpr,
+    totals, grads, u, v, exists, channels, strides, offsets, slopes, out_width,
+    INDEX: tl.constexpr, BLOCK_C: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """totals + what the pixel gets of output (u, v); totals[k] belongs to the k-th block of channels from grads on."""
-    cu = centred(u, out_width, totals[0].dtype)
-    weight = hat(slopes[0] * cu + offsets[0]) * hat(slopes[1] * cu + offsets[1])
-    reads = exists & is_index(u, out_width) & (weight > 0)
+    cu = u.to(totals[0].dtype) - (out_width - 1).to(totals[0].dtype) * 0.5
+    dx = tl.abs(slopes[0] * cu + offsets[0])
+    dy = tl.abs(slopes[1] * cu + offsets[1])
+    reads = exists & (u < out_width) & (dx < 1) & (dy < 1)
+    weight = tl.where(reads, (1 - dx) * (1 - dy), 0.0)
     at = grads + (v.to(INDEX) * strides[1] + u.to(INDEX) * strides[2])
     sums = ()
     for k in tl.static_range(len(totals)):
@@ -174,7 +171,7 @@ def affine_gather(
                 first_u, _end = columns_from(offsets[0], offsets[1], slabs, out_width)
                 for i in tl.static_range(3):
                     totals = add_output(
-                        totals, image, first_u + i, v, exists & is_index(v, out_height), left, strides, offsets, slopes,
+                        totals, image, first_u + i, v, exists & (v < out_height), left, strides, offsets, slopes,
                         out_width, INDEX, BLOCK_C, WHOLE,
                     )  # fmt: skip
         else:
@@ -187,7 +184,7 @@ def affine_gather(
                     wanted = tl.minimum(columns, tl.max(tl.where(v < out_height, end - first_u, 0)))
                 for i in range(wanted):
                     totals = add_output(
-                        totals, image, first_u + i, v, exists & is_index(v, out_height), left, strides, offsets, slopes,
+                        totals, image, first_u + i, v, exists & (v < out_height), left, strides, offsets, slopes,
                         out_width, INDEX, BLOCK_C, WHOLE,
                     )  # fmt: skip
     to_y = known_multiple(grad_input_y, VECTOR, INDEX)

@@ -13,7 +13,7 @@ from .warp import warp_backward, warp_forward
 
 CHUNK_BACKWARD = 32  # channels a program of the backward
 GRID_BLOCK = 1024  # numbers a program writes
-PARTS_BLOCK = 256  # partial sums added at a time
+PARTS_BLOCK = 128  # partial sums added at a time
 
 
 def affine_sample(input, theta, size, mode, padding_mode, align_corners):
@@ -264,4 +264,4 @@ def _add_moments(moments, grad_theta, spans, size, align_corners):
         "ALIGN": int(align_corners),
         "BLOCK": PARTS_BLOCK,
     }
-    launch(affine.theta_gradient, moments.shape[0] * 6, arguments)
+    launch(affine.theta_gradient, moments.shape[0], arguments)

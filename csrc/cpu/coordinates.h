@@ -22,27 +22,52 @@ struct Run {
 struct Source {
   const Problem& p;
   int64_t item;
-  PixelMap<double> map{};  // of an affine transform
+  CentredMap<double> map{};  // of an affine transform
+  CentredLattice<double> u{}, v{};
 
   STN_INLINE Source(const Problem& problem, int64_t n) : p(problem), item(n) {
     if (p.transform != Transform::affine) return;
-    const auto frame = affine_frame<double>(p.height, p.width, p.out_height, p.out_width, p.align_corners);
-    map = p.double_parameters ? pixel_map(static_cast<const double*>(p.parameters) + 6 * n, frame)
-                              : pixel_map(static_cast<const float*>(p.parameters) + 6 * n, frame);
+    u = centred_lattice<double>(p.out_width, p.align_corners),
+    v = centred_lattice<double>(p.out_height, p.align_corners);
+    const auto x = pixel_axis<double>(p.width, p.align_corners), y = pixel_axis<double>(p.height, p.align_corners);
+    map = p.double_parameters ? centred_map(static_cast<const double*>(p.parameters) + 6 * n, x, y, u.step, v.step)
+                              : centred_map(static_cast<const float*>(p.parameters) + 6 * n, x, y, u.step, v.step);
+  }
+  // The same map from the output's first pixel.
+  STN_INLINE PixelMap<double> pixels() const {
+    return {map.xu, map.xv, map.x0 - map.xu * u.centre - map.xv * v.centre,
+            map.yu, map.yv, map.y0 - map.yu * u.centre - map.yv * v.centre};
   }
 };
 
 struct AffineRow {
-  double x, y, xu, yu;
+  double x, y, xu, yu, centre;
   STN_INLINE AffineRow(const Source& s, int64_t v)
-      : x(s.map.x0 + s.map.xv * double(v)), y(s.map.y0 + s.map.yv * double(v)), xu(s.map.xu), yu(s.map.yu) {}
+      : x(s.map.xv * s.v.from_centre(int(v)) + s.map.x0),
+        y(s.map.yv * s.v.from_centre(int(v)) + s.map.y0),
+        xu(s.map.xu),
+        yu(s.map.yu),
+        centre(s.u.centre) {}
   STN_INLINE void points(int64_t u, int64_t, Doubles& source_x, Doubles& source_y) const {
     Doubles index;
     for (int i = 0; i < kDoubles; ++i) index[i] = i;
-    index += double(u);
+    index += double(u) - centre;
     source_x = x + xu * index, source_y = y + yu * index;
   }
 };
+
+// The next kDoubles (x, y) pairs, of which only some may be there; zeros follow.
+template <class G>
+STN_INLINE void load_points(const G* pairs, int64_t available, Doubles& x, Doubles& y) {
+  using Pairs = Vec<G, 2 * kDoubles>;
+  Pairs both{};
+  if (available >= kDoubles) {
+    both = load<Pairs>(pairs);
+  } else {
+    for (int64_t i = 0; i < 2 * available; ++i) both[i] = pairs[i];
+  }
+  for (int i = 0; i < kDoubles; ++i) x[i] = double(both[2 * i]), y[i] = double(both[2 * i + 1]);
+}
 
 template <class G>
 struct GridRow {
@@ -53,15 +78,8 @@ struct GridRow {
         x(pixel_axis<double>(s.p.width, s.p.align_corners)),
         y(pixel_axis<double>(s.p.height, s.p.align_corners)) {}
   STN_INLINE void points(int64_t u, int64_t available, Doubles& source_x, Doubles& source_y) const {
-    using Pairs = Vec<G, 2 * kDoubles>;
-    Pairs pairs{};
-    if (available >= kDoubles) {
-      pairs = load<Pairs>(grid + 2 * u);
-    } else {
-      for (int64_t i = 0; i < 2 * available; ++i) pairs[i] = grid[2 * u + i];
-    }
     Doubles gx, gy;
-    for (int i = 0; i < kDoubles; ++i) gx[i] = double(pairs[2 * i]), gy[i] = double(pairs[2 * i + 1]);
+    load_points(grid + 2 * u, available, gx, gy);
     source_x = x.scale * gx + x.shift, source_y = y.scale * gy + y.shift;
   }
 };
@@ -107,7 +125,7 @@ template <class T>
 void locate_near(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
   constexpr int N = kVectorBytes < 32 ? 4 : 8;
   const AffineRow row(s, v);
-  const double reach = double(u0 + count), limit = 0x1p23;
+  const double reach = row.centre, limit = 0x1p23;
   const bool near =
       absolute(row.x) + absolute(row.xu) * reach < limit && absolute(row.y) + absolute(row.yu) * reach < limit;
   if (sizeof(T) == 8 || !near) return locate<AffineRow, Padding::zeros, T>(s, v, u0, count, run);
@@ -124,7 +142,7 @@ void locate_near(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& 
   };
   run.count = count;
   for (int64_t i = 0; i < count; i += N) {
-    const double u = double(u0 + i);
+    const double u = double(u0 + i) - row.centre;
     place(row.x + row.xu * u, step_x, run.x_index + i, run.x_fraction + i);
     place(row.y + row.yu * u, step_y, run.y_index + i, run.y_fraction + i);
     store(run.x_slope + i, one), store(run.y_slope + i, one);

@@ -5,6 +5,7 @@
 
 #include <new>
 
+#include "grid_passes.h"
 #include "passes.h"
 #include "tile_passes.h"
 
@@ -46,8 +47,9 @@ void run_forward(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
     if constexpr (kHasTiles && sizeof(T) < 8) {
-      if (p.transform == Transform::affine && tiled<T>(p, source.map))
-        return tile_forward<T>(p, item, source.map, first, last);
+      if (p.transform == Transform::affine && tiled(p, source.pixels())) {
+        return tile_forward<T>(p, item, source.pixels(), first, last);
+      }
     }
     rows_forward<T>(p, source, first, last);
   });
@@ -60,7 +62,7 @@ void run_theta_sums(const Problem& p, int64_t begin, int64_t end) {
     double moments[6] = {};
     bool done = false;
     if constexpr (kHasTiles && sizeof(T) < 8) {
-      if (tiled<T>(p, source.map)) tile_theta_moments<T>(p, item, source.map, first, last, moments), done = true;
+      if (tiled(p, source.pixels())) tile_theta_moments<T>(p, item, source.pixels(), first, last, moments), done = true;
     }
     if (!done) rows_theta_moments<T>(p, source, first, last, moments);
     for (int k = 0; k < 6; ++k) p.theta_sums[6 * task + k] = moments[k];
@@ -97,7 +99,7 @@ void scatter(const Problem& p, int64_t b, int64_t channel, int64_t channels, int
   T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
               first * p.grad_input.row;
   const int64_t area = (last - first) * p.width;
-  const bool channels_last = is_channels_last(p.grad_input, p.channels);
+  const bool channels_last = p.channels_last;
   if constexpr (sizeof(T) == sizeof(A)) {
     if (channels_last) {
       __builtin_memset(target, 0, size_t(area * p.channels) * sizeof(T));
@@ -124,16 +126,16 @@ template <class T>
 STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last) {
   for (int64_t s = 0; s < p.samples; ++s) {
     const Source source(p, b * p.samples + s);
-    if (!gathered(p, source.map, Inverse(source.map))) return false;
+    if (!gathered(p, source.pixels(), Inverse(source.pixels()))) return false;
   }
   T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row;
   const auto sum_items = [&]<class Out>(const Images<Out*>& to) STN_LAMBDA {
     for (int64_t s = 0; s < p.samples; ++s) {
       const int64_t item = b * p.samples + s;
       const Source source(p, item);
-      const Inverse inverse(source.map);
+      const Inverse inverse(source.pixels());
       const auto run = [&](auto columns, auto rows) STN_LAMBDA {
-        tile_gather<T, Out, columns, rows>(p, item, source.map, inverse, first, last, to, s > 0);
+        tile_gather<T, Out, columns, rows>(p, item, source.pixels(), inverse, first, last, to, s > 0);
       };
       const auto with_rows = [&](auto columns) STN_LAMBDA {
         inverse.radius_v <= 1 ? run(columns, Count<2>{}) : run(columns, Count<3>{});
@@ -156,9 +158,7 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
 }
 
 // Channels that share the taps of a point; the partition into tasks follows it.
-STN_INLINE int64_t scatter_block(const Problem& p) {
-  return is_channels_last(p.grad_input, p.channels) ? p.channels : kChannelBlock;
-}
+STN_INLINE int64_t scatter_block(const Problem& p) { return p.channels_last ? p.channels : kChannelBlock; }
 
 template <class T>
 void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
@@ -188,6 +188,29 @@ void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
   }
 }
 
+template <class G>
+void run_affine_grid(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+    rows_affine_grid<G>(p, item, first, last);
+  });
+}
+
+template <class G>
+void run_affine_grid_sums(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+    rows_affine_grid_sums<G>(p, item, first, last, p.theta_sums + 6 * task);
+  });
+}
+
+Work affine_grid(const Problem& p) {
+  return {p.items() * row_blocks(p.out_height), p.double_parameters ? run_affine_grid<double> : run_affine_grid<float>};
+}
+
+Work affine_grid_sums(const Problem& p) {
+  return {p.items() * row_blocks(p.out_height),
+          p.double_parameters ? run_affine_grid_sums<double> : run_affine_grid_sums<float>};
+}
+
 Work forward(const Problem& p) {
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, run_forward<decltype(t)>}; });
@@ -214,5 +237,6 @@ Work grad_input(const Problem& p) {
 }  // namespace stn::STN_LEVEL
 
 extern const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL);
-const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL), stn::STN_LEVEL::forward,
-                                                          stn::STN_LEVEL::grad_input, stn::STN_LEVEL::grad_parameters};
+const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {
+    STN_STRING(STN_LEVEL),           stn::STN_LEVEL::forward,     stn::STN_LEVEL::grad_input,
+    stn::STN_LEVEL::grad_parameters, stn::STN_LEVEL::affine_grid, stn::STN_LEVEL::affine_grid_sums};

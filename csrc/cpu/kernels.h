@@ -22,6 +22,7 @@ struct Problem {
   DType dtype;
   Padding padding;
   bool align_corners;
+  bool channels_last;  // how images, outputs and gradients are stored, all alike
   Transform transform;
   const void* parameters;  // theta (items, 2, 3) or grid (items, out_height, out_width, 2), contiguous
   bool double_parameters;  // float64, else float32
@@ -29,6 +30,7 @@ struct Problem {
   Images<void*> output;             // forward: (items, C, Ho, Wo)
   Images<const void*> grad_output;  // backward: the same shape
   Images<void*> grad_input;
+  void* grid;          // (items, out_height, out_width, 2): result of affine_grid
   void* grad_grid;     // as the grid
   double* theta_sums;  // a task's six moments of dL/d(pixel), see theta_gradient: (items, row_blocks, 6)
   int64_t threads;
@@ -51,7 +53,9 @@ struct Kernels {
   const char* level;
   Work (*forward)(const Problem&);
   Work (*grad_input)(const Problem&);
-  Work (*grad_parameters)(const Problem&);  // theta_sums or grad_grid
+  Work (*grad_parameters)(const Problem&);   // theta_sums or grad_grid
+  Work (*affine_grid)(const Problem&);       // parameters -> grid, both float64 if double_parameters, else float32
+  Work (*affine_grid_sums)(const Problem&);  // grad_grid -> theta_sums: a task's gradient of its six entries of theta
 };
 
 }  // namespace stn

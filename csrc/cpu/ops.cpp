@@ -106,6 +106,7 @@ Problem problem(const Tensor& input, const Tensor& parameters, int64_t parameter
   p.samples = parameters.dim() > parameter_dims + 1 ? parameters.size(1) : 1;
   p.out_height = out_height, p.out_width = out_width;
   p.dtype = dtype_of(input);
+  p.channels_last = is_channels_last(input);
   p.padding = static_cast<stn::Padding>(options.padding), p.align_corners = options.align_corners;
   p.transform = transform;
   p.parameters = parameters.const_data_ptr();
@@ -121,6 +122,18 @@ void execute(const Problem& p, const stn::Work& work, int64_t points) {
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, points / work.tasks));
   if (work.tasks <= grain || p.threads == 1) return work.run(p, 0, work.tasks);
   torch::stable::parallel_for(0, work.tasks, grain, [&](int64_t begin, int64_t end) { work.run(p, begin, end); });
+}
+
+// Writes the six entries of a matrix (2, 3) into (items, 2, 3), float32 or float64.
+void store_theta(Tensor& result, int64_t item, const double (&theta)[6]) {
+  const bool is_double = result.scalar_type() == ScalarType::Double;
+  for (int k = 0; k < 6; ++k) {
+    if (is_double) {
+      static_cast<double*>(result.mutable_data_ptr())[6 * item + k] = theta[k];
+    } else {
+      static_cast<float*>(result.mutable_data_ptr())[6 * item + k] = float(theta[k]);
+    }
+  }
 }
 
 Tensor forward(const Tensor& input, const Tensor& parameters, int64_t parameter_dims, int64_t out_height,
@@ -177,13 +190,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
         double moments[6] = {}, theta[6];
         for (int64_t i = 0; i < blocks * 6; ++i) moments[i % 6] += sums[size_t(item * blocks * 6 + i)];
         stn::theta_gradient(moments, frame, theta);
-        for (int k = 0; k < 6; ++k) {
-          if (p.double_parameters) {
-            static_cast<double*>(result.mutable_data_ptr())[6 * item + k] = theta[k];
-          } else {
-            static_cast<float*>(result.mutable_data_ptr())[6 * item + k] = float(theta[k]);
-          }
-        }
+        store_theta(result, item, theta);
       }
     }
     grad_parameters =
@@ -215,6 +222,48 @@ std::tuple<Tensor, Tensor> grid_sample_backward(const Tensor& grad_output, const
   return backward(grad_output, input, grid, 3, stn::Transform::grid, {padding, align_corners}, need_input, need_grid);
 }
 
+Problem lattice_problem(int64_t items, int64_t out_height, int64_t out_width, bool align_corners, bool is_double) {
+  Problem p{};
+  p.batch = items, p.samples = 1, p.out_height = out_height, p.out_width = out_width;
+  p.align_corners = align_corners, p.double_parameters = is_double;
+  p.threads = torch::stable::get_num_threads();
+  return p;
+}
+
+Tensor affine_grid(const Tensor& theta, Shape size, bool align_corners) {
+  const Tensor values = float_parameters(theta);
+  Shape shape(theta.sizes().begin(), theta.sizes().end() - 2);
+  shape.insert(shape.end(), {size[0], size[1], 2});
+  Tensor grid = empty(values, shape);
+  if (grid.numel() == 0) return grid;
+  Problem p =
+      lattice_problem(values.numel() / 6, size[0], size[1], align_corners, values.scalar_type() == ScalarType::Double);
+  p.parameters = values.const_data_ptr(), p.grid = grid.mutable_data_ptr();
+  execute(p, stn::kernels().affine_grid(p), grid.numel());
+  return grid;
+}
+
+Tensor affine_grid_backward(const Tensor& grad_output, bool align_corners) {
+  const Tensor grad = dense(grad_output);
+  const int64_t n = grad.dim();
+  Shape shape(grad.sizes().begin(), grad.sizes().end() - 3);
+  shape.insert(shape.end(), {2, 3});
+  Tensor result = empty(grad, shape);
+  if (grad.numel() == 0) return torch::stable::zero_(result);
+  const bool is_double = grad.scalar_type() == ScalarType::Double;
+  Problem p = lattice_problem(result.numel() / 6, grad.size(n - 3), grad.size(n - 2), align_corners, is_double);
+  const int64_t blocks = stn::row_blocks(p.out_height);
+  std::vector<double> sums(size_t(p.items() * blocks * 6));
+  p.grad_grid = grad.mutable_data_ptr(), p.theta_sums = sums.data();
+  execute(p, stn::kernels().affine_grid_sums(p), grad.numel());
+  for (int64_t item = 0; item < p.items(); ++item) {
+    double theta[6] = {};
+    for (int64_t i = 0; i < blocks * 6; ++i) theta[i % 6] += sums[size_t(item * blocks * 6 + i)];
+    store_theta(result, item, theta);
+  }
+  return result;
+}
+
 int64_t cpu_level() {  // the x86-64 microarchitecture level in use; 0 where there is only one
   const char* level = stn::kernels().level;
   return level[0] == 'v' ? level[1] - '0' : 0;
@@ -229,6 +278,8 @@ STABLE_TORCH_LIBRARY_IMPL(stn_kernels, CompositeExplicitAutograd, m) { m.impl("_
 STABLE_TORCH_LIBRARY_IMPL(stn_kernels, CPU, m) {
   m.impl("affine_sample", TORCH_BOX(&affine_sample));
   m.impl("_affine_sample_backward", TORCH_BOX(&affine_sample_backward));
+  m.impl("affine_grid", TORCH_BOX(&affine_grid));
+  m.impl("_affine_grid_backward", TORCH_BOX(&affine_grid_backward));
   m.impl("grid_sample", TORCH_BOX(&grid_sample));
   m.impl("_grid_sample_backward", TORCH_BOX(&grid_sample_backward));
 }

@@ -7,11 +7,6 @@ namespace stn::STN_LEVEL {
 
 constexpr int64_t kChannelBlock = 8;  // channels that share the taps of a point before the next points
 
-template <class Pointer>
-STN_INLINE bool is_channels_last(const Images<Pointer>& images, int64_t channels) {
-  return channels > 1 && images.channel == 1 && images.column != 1;
-}
-
 // Calls body(run, u0) over the runs of points [begin, end) of output row v.
 template <class T, class Body>
 STN_INLINE void over_runs(const Source& source, Locate<T> locate, int64_t v, int64_t begin, int64_t end, Body body) {
@@ -28,7 +23,7 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
   const Locate<A> place = locator<A>(p);
   const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch;
   T* output = static_cast<T*>(p.output.data) + source.item * p.output.batch;
-  const bool channels_last = is_channels_last(p.input, p.channels), adjacent = p.input.column == 1 && p.width > 1;
+  const bool channels_last = p.channels_last, adjacent = p.input.column == 1 && p.width > 1;
   const int64_t block = channels_last ? p.channels : kChannelBlock;
   for (int64_t c = 0; c < p.channels; c += block) {
     const int64_t channels = minimum(block, p.channels - c);
@@ -59,7 +54,7 @@ STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t
       static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch + first_channel * p.input.channel;
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
                          first_channel * p.grad_output.channel;
-  const bool channels_last = is_channels_last(p.input, p.channels), adjacent = p.input.column == 1 && p.width > 1;
+  const bool channels_last = p.channels_last, adjacent = p.input.column == 1 && p.width > 1;
   for (int64_t v = row_begin; v < row_end; ++v) {
     over_runs<A>(source, place, v, 0, p.out_width, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
       A grad_x[Run<A>::kPoints], grad_y[Run<A>::kPoints];
@@ -82,7 +77,7 @@ template <class T>
 void rows_theta_moments(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end,
                         double (&moments)[6]) {
   using A = Compute<T>;
-  const int64_t block = is_channels_last(p.input, p.channels) ? p.channels : kChannelBlock;
+  const int64_t block = p.channels_last ? p.channels : kChannelBlock;
   Doubles lane, sums[6] = {};
   for (int i = 0; i < kDoubles; ++i) lane[i] = i;
   for (int64_t c = 0; c < p.channels; c += block) {
@@ -122,7 +117,8 @@ void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, i
 STN_INLINE void points_near(const Source& s, int64_t v, int64_t first, int64_t last, int64_t& begin, int64_t& end) {
   begin = 0, end = s.p.out_width;
   if (s.p.transform != Transform::affine || s.p.padding != Padding::zeros) return;
-  const double y = s.map.y0 + s.map.yv * double(v), low = double(first) - 2 - y, high = double(last) + 1 - y,
+  const AffineRow row(s, v);
+  const double y = row.y - row.yu * row.centre, low = double(first) - 2 - y, high = double(last) + 1 - y,
                step = s.map.yu;
   if (step == 0) {
     if (!(low <= 0 && high >= 0)) end = 0;
@@ -144,7 +140,7 @@ void scatter_rows(const Problem& p, int64_t b, int64_t first_channel, int64_t ch
                   int64_t last_row, Compute<T>* sums, int64_t plane_stride) {
   using A = Compute<T>;
   const Locate<A> place = locator<A>(p);
-  const bool channels_last = is_channels_last(p.grad_output, p.channels);
+  const bool channels_last = p.channels_last;
   for (int64_t n = b * p.samples; n < (b + 1) * p.samples; ++n) {
     const Source source(p, n);
     const T* grad_output =

@@ -12,7 +12,6 @@ constexpr bool kHasTiles = false;
 #endif
 
 // How a problem's images lie under the tiles of one item; false where the general path must run.
-template <class T>
 STN_INLINE bool tiled(const Problem& p, const PixelMap<double>& m) {
   return p.input.column == 1 && p.padding != Padding::reflection && p.width >= kWindow && p.height >= kWindow &&
          p.out_width >= kTile && p.out_height >= kTile && representable(m, p.out_height, p.out_width) && fits_window(m);

@@ -1,6 +1,6 @@
 """Builds the native libraries while installing, as far as this machine can; the build itself is stn_kernels/_build.py.
 
-DEBUG=1, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, CXX, NVCC and MAX_JOBS are honoured; STN_KERNELS_NO_NATIVE=1 builds nothing.
+DEBUG=1, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, CXX, NVCC, MAX_JOBS are honoured; STN_KERNELS_NO_NATIVE=1 builds nothing.
 """
 
 import importlib.util

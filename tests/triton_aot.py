@@ -1,7 +1,8 @@
-"""Compiles the Triton kernels ahead of time, without a GPU: what the operators launch for a case, an architecture at a time.
+"""Compiles the Triton kernels ahead of time, without a GPU: what the operators launch in a case, for an architecture.
 
-The operators run on meta tensors with the compiler in the place of the launch, so that nothing here can differ from them.
-Run as `python -m tests.triton_aot [--arch 90] [NAME ...]`: a table of registers, shared memory and instructions a kernel.
+The operators run on meta tensors with the compiler in the place of the launch, so that nothing here can differ from
+them. Run as `python -m tests.triton_aot [--arch ARCH] [WORD ...]`: a table of what the machine code of the cases with
+all these words in their name needs.
 """
 
 import argparse
@@ -53,7 +54,8 @@ class Case:
         flags = [self.op, str(self.dtype).removeprefix("torch."), f"C{self.channels}", self.padding]
         for flag in ("align", "channels_last", "deterministic"):
             flags += [flag] * getattr(self, flag)
-        return " ".join(flags) + ("" if self.need_params else " input") + ("" if self.need_input else " params")
+        flags += [f"coords {self.params_dtype}".replace("torch.", "")] if self.params_dtype else []
+        return " ".join(flags) + " to_input" * (not self.need_params) + " to_params" * (not self.need_input)
 
     def call(self) -> None:
         """Runs the operator on meta tensors."""
@@ -77,16 +79,47 @@ class Case:
             implementation(image, grid, 0, padding, self.align)
 
 
+F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
+
+# Every kernel with every constant at least once, and every dtype, layout and padding of the kernels that depend on it.
+CASES = (
+    *(Case("affine_sample", channels=c) for c in (1, 3, 19, 64)),
+    *(Case("affine_sample", dtype=d) for d in (F64, F16, BF16)),
+    *(Case("affine_sample", dtype=d, channels=64, channels_last=True) for d in (F32, F64, F16, BF16)),
+    Case("affine_sample", channels=19, channels_last=True),
+    Case("affine_sample", padding="border"),
+    Case("affine_sample", padding="reflection", align=True),
+    Case("affine_sample", params_dtype=F64),
+    Case("grid_sample", padding="reflection"),
+    Case("grid_sample", dtype=BF16, channels=64, channels_last=True),
+    *(Case("_affine_sample_backward", dtype=d) for d in (F32, F64, BF16)),
+    *(Case("_affine_sample_backward", channels=c, align=True) for c in (1, 19)),
+    *(Case("_affine_sample_backward", dtype=d, channels=64, channels_last=True) for d in (F32, F16)),
+    *(Case("_affine_sample_backward", dtype=d, padding="reflection") for d in (F32, F64, BF16)),
+    Case("_affine_sample_backward", channels=64, channels_last=True, padding="border"),
+    Case("_affine_sample_backward", padding="border", deterministic=True),
+    Case("_affine_sample_backward", dtype=F64, padding="reflection", align=True, deterministic=True),
+    Case("_affine_sample_backward", padding="border", need_params=False),
+    Case("_grid_sample_backward", padding="zeros"),
+    Case("_grid_sample_backward", channels=64, padding="reflection", align=True),
+    *(Case("_grid_sample_backward", dtype=d, channels=64, channels_last=True) for d in (F32, BF16, F16, F64)),
+    Case("_grid_sample_backward", dtype=BF16, channels=64, channels_last=True, deterministic=True),
+    Case("_grid_sample_backward", need_input=False),
+    Case("_grid_sample_backward", padding="border", need_params=False),
+    *(Case(op, dtype=d) for op in ("affine_grid", "_affine_grid_backward") for d in (F32, F64)),
+)
+
+
 @dataclass
 class Compiled:
     """A kernel for one architecture."""
 
     kernel: str
     arch: int
+    wide: bool  # some tensor is float64
     ptx: str
     cubin: bytes
     shared: int
-    warps: int
     registers: int = 0
     local: int = 0
     instructions: int = 0
@@ -94,12 +127,12 @@ class Compiled:
 
 
 def recorded(case: Case) -> list[tuple]:
-    """The launches of a case: (kernel, arguments, number of warps)."""
+    """The launches of a case: (kernel, arguments, options)."""
     launches = []
 
-    def record(kernel, programs, arguments, num_warps):
+    def record(kernel, programs, arguments, options):
         assert programs > 0
-        launches.append((kernel, arguments, num_warps))
+        launches.append((kernel, arguments, options))
 
     with mock.patch.object(launch, "run", record):
         case.call()
@@ -143,22 +176,38 @@ def inspect(compiled: Compiled) -> Compiled:
     compiled.local = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
     names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", sass, re.MULTILINE)
     compiled.instructions = len(names)
-    compiled.counts = Counter(
-        n for n in names if re.match(r"LD[GL]|ST[GL]|RED|ATOM|MEMBAR|LDS|STS|BAR|DFMA|DMUL|DADD", n)
-    )
+    compiled.counts = Counter(n for n in names if re.match(r"LD[GL]|ST[GL]|REDG?\.|ATOM|MEMBAR", n))
     return compiled
 
 
 def compile_case(case: Case, arch: int) -> list[Compiled]:
     """Every kernel that a case launches."""
     results = []
-    for kernel, arguments, warps in recorded(case):
-        built = triton.compile(
-            source(kernel, arguments),
-            target=GPUTarget("cuda", arch, 32),
-            options={"num_warps": warps, "enable_fp_fusion": True},
-        )
-        results.append(
-            inspect(Compiled(kernel.__name__, arch, built.asm["ptx"], built.asm["cubin"], built.metadata.shared, warps))
-        )
+    for kernel, arguments, options in recorded(case):
+        built = triton.compile(source(kernel, arguments), target=GPUTarget("cuda", arch, 32), options=options)
+        wide = any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in arguments.values())
+        asm = built.asm
+        results.append(inspect(Compiled(kernel.__name__, arch, wide, asm["ptx"], asm["cubin"], built.metadata.shared)))
     return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="parts of a case's name")
+    parser.add_argument("--arch", type=int, nargs="*", default=list(ARCHITECTURES), help="80, 90 and 100 by default")
+    chosen = parser.parse_args()
+    print(
+        f"{'case':<66}{'kernel':<22}{'arch':>5}{'registers':>10}{'local':>6}{'shared':>7}{'instructions':>13}  memory"
+    )
+    for case in CASES:
+        if not all(word in case.name for word in chosen.words):
+            continue
+        for arch in chosen.arch:
+            for c in compile_case(case, arch):
+                memory = " ".join(f"{name} x{count}" for name, count in sorted(c.counts.items()))
+                numbers = f"{c.registers:>10}{c.local:>6}{c.shared:>7}{c.instructions:>13}"
+                print(f"{case.name:<66}{c.kernel:<22}{arch:>5}{numbers}  {memory}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -174,7 +174,8 @@ def _backward(
     grads = _with_samples(grad_output)
     empty = grad_output.numel() == 0
     channels_last = has_channels_last(input, grads) and (not need_input or is_channels_last(input))
-    itemsize = max(input.element_size(), 4 * need_input)  # of the accumulators, too
+    accumulator = torch.int64 if deterministic else compute_dtype(input)
+    itemsize = max(input.element_size(), accumulator.itemsize * need_input)
     block = block_shape(max(channels, 1), channels_last, itemsize, backward=True)
     chunk = triton.cdiv(max(channels, 1), block.CHUNK) * block.CHUNK
     if not (transform == "grid" and need_params):  # the gradient of a grid is one program's sum over channels
@@ -192,8 +193,7 @@ def _backward(
 
     sums, scale = None, None
     if need_input:
-        dtype = torch.int64 if deterministic else compute_dtype(input)
-        sums = empty_images(input.new_empty(0, dtype=dtype), input.shape, is_channels_last(input)).zero_()
+        sums = empty_images(input.new_empty(0, dtype=accumulator), input.shape, is_channels_last(input)).zero_()
         if deterministic:
             scale = fixed_point.scale(grads, compute)
     target = input if sums is None else sums

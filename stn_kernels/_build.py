@@ -9,6 +9,7 @@ import importlib.util
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -89,13 +90,33 @@ def cuda_archs() -> list[str]:
     return [a.removesuffix("+PTX").replace(".", "") for a in listed] or list(DEFAULT_CUDA_ARCHS)
 
 
-def cuda_wanted() -> bool:
-    """CUDA kernels load only into a torch that has CUDA, so that is what decides, unless FORCE_CUDA=1."""
-    if os.environ.get("FORCE_CUDA") == "1":
-        return True
+def torch_cuda() -> str:
+    """The version of CUDA that the installed torch is built with, "" if it has none."""
     folder = torch_folder()
-    version = (folder / "version.py").read_text() if folder else ""
-    return nvcc() is not None and "cuda: Optional[str] = None" not in version and "+cpu" not in version
+    found = re.search(r"^cuda\b.*= '([\d.]+)'", (folder / "version.py").read_text(), re.M) if folder else None
+    return found[1] if found else ""
+
+
+def nvcc_version() -> str:
+    """The release of CUDA that nvcc belongs to, "" without one."""
+    if nvcc() is None:
+        return ""
+    done = subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"release ([\d.]+)", done.stdout)
+    return found[1] if found else ""
+
+
+def why_no_cuda() -> str:
+    """Why the CUDA kernels are not built here, "" if they are; FORCE_CUDA=1 asks for nvcc alone."""
+    if nvcc() is None:
+        return "no nvcc found"
+    if os.environ.get("FORCE_CUDA") == "1":
+        return ""
+    if not torch_cuda():
+        return "this torch has no CUDA (FORCE_CUDA=1 builds all the same)"
+    if torch_cuda().split(".")[0] != nvcc_version().split(".")[0]:  # its libcudart would not be found
+        return f"nvcc is of CUDA {nvcc_version()}, this torch of {torch_cuda()}: set NVCC to one of that major version"
+    return ""
 
 
 def debug() -> bool:
@@ -143,8 +164,10 @@ def _level_list() -> str:
 
 
 def add_cuda(graph: Graph, output: pathlib.Path) -> None:
-    """The CUDA library: its undefined symbols are a CUDA torch's, so it is linked without -z defs."""
+    """The CUDA library. The current stream is libtorch_cuda's: a torch without CUDA compiles it only."""
     includes, links = torch_flags()
+    if (torch_folder() / "lib" / "libtorch_cuda.so").exists():
+        links += " -ltorch_cuda -Xlinker -z,defs"
     command = f"{nvcc_command()} {includes.replace('-isystem', '-I')}"
     objects = [graph.compile(s, f"cuda_{s.stem}.o", command) for s in sorted((SOURCES / "cuda").glob("*.cu"))]
     graph.link(output, objects, f"{nvcc()} {cuda_arch_flags()}", f"{links} -cudart shared")
@@ -182,7 +205,7 @@ def configuration() -> dict[str, str]:
         "COMPILER": version.splitlines()[0] if version else "",
         "FLAGS": host_flags().replace(f" -I{SOURCES}", ""),
         "CPU_LEVELS": " ".join(CPU_LEVELS),
-        "CUDA_ARCHS": " ".join(cuda_archs()) if cuda_wanted() and nvcc() else "",
+        "CUDA_ARCHS": "" if why_no_cuda() else " ".join(cuda_archs()),
         "TORCH": importlib.metadata.version("torch") if torch_folder() else "",
         "DEBUG": "1" if debug() else "0",
     }
@@ -212,11 +235,11 @@ def build(output: pathlib.Path | None = None, work: pathlib.Path | None = None) 
     add_cpu(graph, output / "libstn_kernels_cpu.so")
     add_info(graph, output / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", settings)
     lines = [f"cpu: {settings['COMPILER']}, {settings['CPU_LEVELS']} -> {output}"]
-    if cuda_wanted() and nvcc():
+    reason = why_no_cuda()
+    if reason:
+        lines.append(f"cuda: not built, {reason}")
+    else:
         add_cuda(graph, output / "libstn_kernels_cuda.so")
         lines.append(f"cuda: {nvcc()}, sm {settings['CUDA_ARCHS']} -> {output}")
-    else:
-        reason = "this torch has no CUDA (FORCE_CUDA=1 builds all the same)" if nvcc() else "no nvcc found"
-        lines.append(f"cuda: not built, {reason}")
     graph.run()
     return lines

@@ -30,6 +30,25 @@ def test_ptxas_messages_are_understood(stack, spill):
     assert usage.faulty == (stack > 0)
 
 
+@pytest.mark.parametrize(
+    ("torch_version", "nvcc_version", "reason"),
+    [
+        ("", "13.0", "this torch has no CUDA"),
+        ("13.0", "12.4", "nvcc is of CUDA 12.4, this torch of 13.0"),
+        ("12.8", "12.4", ""),
+    ],
+)
+def test_cuda_is_built_for_the_torch_that_will_load_it(monkeypatch, torch_version, nvcc_version, reason):
+    monkeypatch.delenv("FORCE_CUDA", raising=False)
+    monkeypatch.setattr(_build, "nvcc", lambda: "nvcc")
+    monkeypatch.setattr(_build, "torch_cuda", lambda: torch_version)
+    monkeypatch.setattr(_build, "nvcc_version", lambda: nvcc_version)
+    assert _build.why_no_cuda().startswith(reason)
+    assert bool(_build.why_no_cuda()) == bool(reason)
+    monkeypatch.setenv("FORCE_CUDA", "1")
+    assert _build.why_no_cuda() == ""
+
+
 def test_no_kernel_is_launched_by_brackets():
     """simt::launch is the one way, so that every kernel also runs on the CPU."""
     sources = [p for p in (_build.SOURCES / "cuda").iterdir() if p.suffix in (".cu", ".cuh", ".h")]

@@ -4,6 +4,12 @@
 
 namespace stn {
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool kVectorAtomics = true;  // of float4
+#else
+constexpr bool kVectorAtomics = false;
+#endif
+
 struct NoScatter {
   static constexpr bool kActive = false;
   struct Adder {};
@@ -19,18 +25,16 @@ struct AtomicScatter {
     T* data;
     template <int N>
     __device__ __forceinline__ void operator()(int64_t offset, T weight, const T (&value)[N]) const {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-      if constexpr (N % 4 == 0 && sizeof(T) == 4) {
+      if constexpr (kVectorAtomics && N % 4 == 0 && sizeof(T) == 4) {
 #pragma unroll
         for (int i = 0; i < N; i += 4)
           atomicAdd(
               reinterpret_cast<float4*>(data + offset + i),
               make_float4(weight * value[i], weight * value[i + 1], weight * value[i + 2], weight * value[i + 3]));
-        return;
-      }
-#endif
+      } else {
 #pragma unroll
-      for (int i = 0; i < N; ++i) atomicAdd(data + offset + i, weight * value[i]);
+        for (int i = 0; i < N; ++i) atomicAdd(data + offset + i, weight * value[i]);
+      }
     }
   };
   __device__ __forceinline__ Adder adder() const { return {data}; }

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
+MODE_NAMES = tuple(MODES)
 PADDING_NAMES = tuple(PADDING_MODES)
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
@@ -27,6 +28,14 @@ NAMESPACES = {
     "cpu": "stn_kernels",
     "cuda": "stn_kernels",
     "triton": "stn_kernels_triton",
+}
+
+# What the kernels of a backend sample: (mode, dimensions of the image), where None is the coordinates alone. For the
+# rest a backend asked for by name raises, and the automatic choice takes the next one, in the end the reference.
+SAMPLERS = {
+    "cpu": {("bilinear", 2), (None, 2)},
+    "cuda": {("bilinear", 2), (None, 2)},
+    "triton": {("bilinear", 2), (None, 2)},
 }
 
 # Where a backend runs; Triton also on CPU tensors, in its interpreter.
@@ -158,8 +167,18 @@ def _triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def why_not(backend: str, device_type: str) -> str:
-    """Why `backend` cannot run on tensors of `device_type`; '' if it can."""
+def hole(backend: str, sampler: tuple | None) -> str:
+    """Why `backend` does not sample so: what SAMPLERS does not list for it; '' if it does."""
+    if sampler is None or sampler in SAMPLERS.get(backend, {sampler}):
+        return ""
+    mode, n = sampler
+    return f"it has no kernel for {f'mode {mode!r} in ' if mode else ''}{n}-D"
+
+
+def why_not(backend: str, device_type: str, sampler: tuple | None = None) -> str:
+    """Why `backend` cannot run on tensors of `device_type` or has no kernel for a sampler (SAMPLERS); '' if it can."""
+    if reason := hole(backend, sampler):
+        return reason
     if backend == "reference" or backend not in BACKENDS:
         return ""
     if backend == "cpu":
@@ -218,25 +237,28 @@ def _check_name(backend: str | None) -> None:
 CUDA_PREFERENCE = ("cuda", "triton", "reference")
 
 
-def _automatic(device_type: str) -> str:
+def _automatic(device_type: str, sampler: tuple | None) -> str:
     if device_type != "cuda":
-        return "stn_kernels"
-    return NAMESPACES[next(b for b in CUDA_PREFERENCE if not why_not(b, "cuda"))]
+        return "stn_kernels" if sampler is None or sampler in SAMPLERS["cpu"] else "stn_kernels_reference"
+    return NAMESPACES[next(b for b in CUDA_PREFERENCE if not why_not(b, "cuda", sampler))]
 
 
-def _namespace(backend: str | None, device_type: str) -> str:
+def _namespace(backend: str | None, device_type: str, sampler: tuple | None) -> str:
     backend = backend or getattr(_forced, "backend", None) or _DEFAULT_BACKEND
     if backend is None:
-        return _automatic(device_type)
+        return _automatic(device_type, sampler)
     _check_name(backend)
-    if reason := why_not(backend, device_type):
+    if reason := why_not(backend, device_type, sampler):
         raise RuntimeError(f"backend {backend!r} cannot be used here: {reason}")
     return NAMESPACES[backend]
 
 
-def call(name: str, backend: str | None, *args):
-    """Runs the operator `name` of the backend asked for, else of the one chosen for the device of the first tensor."""
-    return call_in(_namespace(backend, args[0].device.type), name, *args)
+def call(name: str, backend: str | None, *args, sampler: tuple | None = None):
+    """Runs the operator `name` of the backend asked for, else of the one chosen for the device of the first tensor.
+
+    sampler: the entry of SAMPLERS that a backend must have; None if every backend has the operator.
+    """
+    return call_in(_namespace(backend, args[0].device.type, sampler), name, *args)
 
 
 def call_in(namespace: str, name: str, *args):

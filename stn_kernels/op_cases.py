@@ -10,10 +10,11 @@ import torch
 
 import stn_kernels
 
-from ._library import PADDING_MODES
+from ._library import MODES, PADDING_MODES
 from .reference.affine import affine_grid
 
 LAYOUTS = ("contiguous", "channels_last", "rows", "expanded")
+SAMPLERS = tuple((mode, n) for n in (1, 2, 3) for mode in MODES)
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -29,8 +30,9 @@ class Sample:
     samples: int | None = None  # S; None is no sample dimension
     batch: int = 2
     channels: int = 3
-    size: tuple[int, int] = (7, 9)
-    out_size: tuple[int, int] = (8, 5)
+    size: tuple[int, ...] = (7, 9)
+    out_size: tuple[int, ...] = (8, 5)
+    mode: str = "bilinear"
     seed: int = 0
 
     @property
@@ -38,6 +40,10 @@ class Sample:
         if self.coords_dtype is not None:
             return self.coords_dtype
         return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def n(self) -> int:
+        return len(self.size)
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -75,16 +81,18 @@ class OpCase:
 
 
 def image(sample: Sample, generator: torch.Generator) -> torch.Tensor:
-    """A random (B, C, H, W) image in the layout asked for."""
-    batch, (height, width) = sample.batch, sample.size
-    shape = (min(batch, 1) if sample.layout == "expanded" else batch, sample.channels, height, width)
-    if sample.layout == "rows":  # rows of a wider image, every second one
-        wide = torch.randn((*shape[:2], 2 * height, width + 3), generator=generator, dtype=torch.float64)
-        return wide.to(sample.dtype)[:, :, ::2, 1 : width + 1]
+    """A random (B, C, *in) image in the layout asked for."""
+    batch = sample.batch
+    shape = (min(batch, 1) if sample.layout == "expanded" else batch, sample.channels, *sample.size)
+    if sample.layout == "rows":  # every second row of a wider image; in 1-D every second pixel
+        wider = [*sample.size[:-1], sample.size[-1] + 3]
+        wider[0] *= 2
+        wide = torch.randn((*shape[:2], *wider), generator=generator, dtype=torch.float64).to(sample.dtype)
+        return wide[:, :, ::2][..., 1 : sample.size[-1] + 1]
     values = torch.randn(shape, generator=generator, dtype=torch.float64).to(sample.dtype)
     if sample.layout == "channels_last":
-        return values.contiguous(memory_format=torch.channels_last)
-    return values.expand(batch, -1, -1, -1)
+        return values.movedim(1, -1).contiguous().movedim(-1, 1)
+    return values.expand(batch, *shape[1:])
 
 
 def grad_output(output: torch.Tensor, layout: str, seed: int = 1) -> torch.Tensor:
@@ -97,10 +105,16 @@ def grad_output(output: torch.Tensor, layout: str, seed: int = 1) -> torch.Tenso
     return values.expand(output.shape) if layout == "expanded" else values
 
 
-def lattice_distance(grid: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
-    """Distance in pixels of normalized points (..., 2) to where a gradient jumps: the nearest integer coordinate."""
-    extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
+def lattice_distance(
+    grid: torch.Tensor, size: tuple[int, ...], align_corners: bool, mode: str = "bilinear"
+) -> torch.Tensor:
+    """Distance in pixels of normalized points (..., n) to where a gradient jumps: the nearest integer coordinate.
+
+    For "nearest" the value itself jumps, halfway between the integers.
+    """
+    extent = torch.tensor(size[::-1], dtype=torch.float64)
     pixels = (grid.double() + 1) * (extent - 1) / 2 if align_corners else ((grid.double() + 1) * extent - 1) / 2
+    pixels = pixels + 0.5 if mode == "nearest" else pixels
     distance = (pixels - pixels.round()).abs()
     # With align_corners every point falls onto the only pixel of an axis of size 1, and the gradient is 0.
     return torch.where((extent == 1) & align_corners, torch.inf, distance).amin(-1)
@@ -111,32 +125,32 @@ MARGIN = 5e-4
 
 
 def smooth_theta(sample: Sample, generator: torch.Generator, spread: float = 0.4) -> torch.Tensor:
-    """Matrices near the identity that put no output pixel on a lattice line of the input: (B[, S], 2, 3)."""
-    count = torch.Size(sample.lead).numel()
-    theta = torch.zeros(count, 2, 3, dtype=torch.float64)
+    """Matrices near the identity that put no output pixel on a lattice line of the input: (B[, S], n, n + 1)."""
+    count, n = torch.Size(sample.lead).numel(), sample.n
+    theta = torch.zeros(count, n, n + 1, dtype=torch.float64)
     todo = torch.ones(count, dtype=torch.bool)
-    margin = min(MARGIN, 0.05 / (sample.out_size[0] * sample.out_size[1]))
+    margin = min(MARGIN, 0.05 / torch.Size(sample.out_size).numel())
     for _ in range(1000):
         if not todo.any():
             break
-        draw = torch.eye(2, 3, dtype=torch.float64) + spread * torch.randn(
-            int(todo.sum()), 2, 3, generator=generator, dtype=torch.float64
+        draw = torch.eye(n, n + 1, dtype=torch.float64) + spread * torch.randn(
+            int(todo.sum()), n, n + 1, generator=generator, dtype=torch.float64
         )
         theta[todo] = draw.to(sample.parameter_dtype).double()
-        grid = affine_grid(theta, sample.out_size, sample.align_corners).flatten(1, 2)
-        todo = (lattice_distance(grid, sample.size, sample.align_corners) < margin).any(-1)
-    return theta.to(sample.parameter_dtype).reshape(*sample.lead, 2, 3)
+        grid = affine_grid(theta, sample.out_size, sample.align_corners).flatten(1, -2)
+        todo = (lattice_distance(grid, sample.size, sample.align_corners, sample.mode) < margin).any(-1)
+    return theta.to(sample.parameter_dtype).reshape(*sample.lead, n, n + 1)
 
 
 def smooth_grid(sample: Sample, generator: torch.Generator, reach: float = 1.5) -> torch.Tensor:
-    """Points of [-reach, reach]^2 off the input's lattice lines: (B[, S], Ho, Wo, 2)."""
-    shape = (*sample.lead, *sample.out_size, 2)
+    """Points of [-reach, reach]^n off the input's lattice lines: (B[, S], *out, n)."""
+    shape = (*sample.lead, *sample.out_size, sample.n)
     grid = torch.zeros(shape, dtype=torch.float64)
     todo = torch.ones(shape[:-1], dtype=torch.bool)
     for _ in range(100):
-        draw = reach * (2 * torch.rand((int(todo.sum()), 2), generator=generator, dtype=torch.float64) - 1)
+        draw = reach * (2 * torch.rand((int(todo.sum()), sample.n), generator=generator, dtype=torch.float64) - 1)
         grid[todo] = draw.to(sample.parameter_dtype).double()
-        todo = lattice_distance(grid, sample.size, sample.align_corners) < MARGIN
+        todo = lattice_distance(grid, sample.size, sample.align_corners, sample.mode) < MARGIN
         if not todo.any():
             break
     return grid.to(sample.parameter_dtype)
@@ -156,21 +170,21 @@ def _options(sample: Sample, **more):
 def draw_affine_sample(sample: Sample) -> Inputs:
     generator = torch.Generator().manual_seed(sample.seed)
     theta = strided(smooth_theta(sample, generator), sample.layout)
-    return Inputs({"input": image(sample, generator), "theta": theta}, _options(sample, size=sample.out_size))
+    options = _options(sample, size=sample.out_size, mode=sample.mode)
+    return Inputs({"input": image(sample, generator), "theta": theta}, options)
 
 
 def draw_grid_sample(sample: Sample) -> Inputs:
     generator = torch.Generator().manual_seed(sample.seed)
     grid = strided(smooth_grid(sample, generator), sample.layout)
-    return Inputs({"input": image(sample, generator), "grid": grid}, _options(sample))
+    return Inputs({"input": image(sample, generator), "grid": grid}, _options(sample, mode=sample.mode))
 
 
 def draw_affine_grid(sample: Sample) -> Inputs:
     generator = torch.Generator().manual_seed(sample.seed)
-    theta = torch.randn((*sample.lead, 2, 3), generator=generator, dtype=torch.float64).to(sample.dtype)
-    return Inputs(
-        {"theta": strided(theta, sample.layout)}, {"size": sample.out_size, "align_corners": sample.align_corners}
-    )
+    shape = (*sample.lead, sample.n, sample.n + 1)
+    theta = strided(torch.randn(shape, generator=generator, dtype=torch.float64).to(sample.dtype), sample.layout)
+    return Inputs({"theta": theta}, {"size": sample.out_size, "align_corners": sample.align_corners})
 
 
 OP_CASES = {

@@ -58,6 +58,7 @@ def load_simt() -> str:
             from .simt import build
 
             _library.register_backend("simt", build.load())
+            _library.SAMPLERS["simt"] = _library.SAMPLERS["cuda"]
         except (ImportError, OSError, TypeError, _build.BuildError) as error:
             return f"{type(error).__name__}: {str(error)[-400:]}"
     return ""
@@ -104,7 +105,12 @@ def poison() -> None:
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         runs = [name for name, reason in metafunc.config.reasons.items() if not reason]
-        metafunc.parametrize("backend", runs, indirect=True)
+        if "sampler" in metafunc.fixturenames:  # (mode, n): every cell that a backend has
+            pairs = [(name, s) for name in runs for s in op_cases.SAMPLERS if not _library.hole(name, s)]
+            ids = [f"{name}-{mode}-{n}d" for name, (mode, n) in pairs]
+            metafunc.parametrize(("backend", "sampler"), pairs, indirect=["backend"], ids=ids)
+        else:
+            metafunc.parametrize("backend", runs, indirect=True)
     if "padding" in metafunc.fixturenames and metafunc.cls is not None:
         metafunc.parametrize("padding", metafunc.cls.case.paddings)
 

@@ -19,8 +19,8 @@ IMAGES = [
     (torch.zeros(2, 3, 5, 6, dtype=torch.bool), TypeError, ["float32", "torch.bool"]),
     (torch.zeros(2, 3, 5, 6, dtype=torch.complex64), TypeError, ["float32", "torch.complex64"]),
     (torch.zeros(2, 3, 5, 6).to_sparse(), TypeError, ["strided", "sparse"]),
-    (torch.zeros(3, 5, 6), ValueError, ["(B, C, H, W)", "(3, 5, 6)"]),
-    (torch.zeros(2, 3, 4, 5, 6), ValueError, ["(B, C, H, W)", "(2, 3, 4, 5, 6)"]),
+    (torch.zeros(5, 6), ValueError, ["(B, C, W) or (B, C, H, W) or (B, C, D, H, W)", "(5, 6)"]),
+    (torch.zeros(2, 3, 4, 5, 6, 7), ValueError, ["(B, C, H, W)", "(2, 3, 4, 5, 6, 7)"]),
     (torch.zeros(()), ValueError, ["(B, C, H, W)", "()"]),
     (torch.zeros(2, 3, 0, 6), ValueError, ["non-empty", "(2, 3, 0, 6)"]),
     (torch.zeros(2, 3, 5, 0), ValueError, ["non-empty", "(2, 3, 5, 0)"]),
@@ -35,6 +35,7 @@ THETAS = [
     (torch.zeros(1, 2, 1, 2, 3), ValueError, ["(B, S, 2, 3)", "(1, 2, 1, 2, 3)"]),
 ]
 PAIRED_THETAS = [
+    (torch.zeros(2, 3, 4), ValueError, ["(B, 2, 3)", "(2, 3, 4)"]),
     (torch.zeros(3, 2, 3), ValueError, ["batch size", "(2)", "(3, 2, 3)"]),
     (torch.zeros(1, 2, 3), ValueError, ["batch size", "(2)", "(1, 2, 3)"]),
     (torch.zeros(2, 2, 3, device="meta"), ValueError, ["device", "cpu", "meta"]),
@@ -44,6 +45,7 @@ GRIDS = [
     (torch.zeros(2, 4, 4, 2, dtype=torch.int8), TypeError, ["float32", "torch.int8"]),
     (torch.zeros(2, 4, 4, 3), ValueError, ["(B, Ho, Wo, 2)", "(2, 4, 4, 3)"]),
     (torch.zeros(2, 4, 2), ValueError, ["(B, Ho, Wo, 2)", "(2, 4, 2)"]),
+    (torch.zeros(2, 1, 4, 4, 3), ValueError, ["(B, S, Ho, Wo, 2)", "(2, 1, 4, 4, 3)"]),
     (torch.zeros(2, 1, 1, 4, 4, 2), ValueError, ["(B, S, Ho, Wo, 2)", "(2, 1, 1, 4, 4, 2)"]),
     (torch.zeros(3, 4, 4, 2), ValueError, ["batch size", "(2)", "(3, 4, 4, 2)"]),
     (torch.zeros(2, 4, 4, 2, device="meta"), ValueError, ["device", "cpu", "meta"]),
@@ -62,7 +64,7 @@ SIZES = [
     ((0, 6), ValueError, ["positive", "(0, 6)"]),
 ]
 MODES = [
-    ("nearest", ValueError, ["'bilinear'", "'nearest'"]),
+    ("trilinear", ValueError, ["'bilinear' or 'nearest' or 'bicubic'", "'trilinear'"]),
     ("Bilinear", ValueError, ["'bilinear'", "'Bilinear'"]),
     (None, ValueError, ["'bilinear'", "None"]),
     (0, ValueError, ["'bilinear'", "0"]),
@@ -131,3 +133,28 @@ def test_size_may_be_any_sequence(size):
 def test_meta_tensors_give_the_shape():
     output = affine_sample(IMAGE.to("meta"), THETA.to("meta"), (4, 7))
     assert (output.shape, output.device.type) == ((2, 3, 4, 7), "meta")
+
+
+VOLUME, THETA_3D, GRID_3D = torch.rand(2, 3, 4, 5, 6), torch.eye(3, 4).expand(2, 3, 4), torch.zeros(2, 4, 4, 4, 3)
+SIGNAL, THETA_1D, GRID_1D = torch.rand(2, 3, 7), torch.eye(1, 2).expand(2, 1, 2), torch.zeros(2, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "parts"),
+    [
+        (lambda: affine_sample(VOLUME, THETA, (4, 4, 4)), ["theta", "(B, 3, 4)", "(2, 2, 3)"]),
+        (lambda: affine_sample(VOLUME, THETA_3D, (4, 4)), ["size", "3 integers", "(4, 4)"]),
+        (lambda: affine_sample(SIGNAL, THETA_1D, (4, 4)), ["size", "1 integer (width,)", "(4, 4)"]),
+        (lambda: affine_sample(IMAGE, THETA_3D, (4, 4)), ["theta", "(B, 2, 3)", "(2, 3, 4)"]),
+        (lambda: grid_sample(VOLUME, GRID), ["grid", "(B, Do, Ho, Wo, 3)", "(2, 4, 4, 2)"]),
+        (lambda: grid_sample(IMAGE, GRID_3D), ["grid", "(B, Ho, Wo, 2)", "(2, 4, 4, 4, 3)"]),
+        (lambda: grid_sample(SIGNAL, GRID), ["grid", "(B, Wo, 1)", "(2, 4, 4, 2)"]),
+        (lambda: affine_grid(THETA_3D, (4, 4)), ["size", "3 integers", "(4, 4)"]),
+        (lambda: affine_grid(THETA_1D, (2, 3, 4)), ["size", "1 integer", "(2, 3, 4)", "last one"]),
+    ],
+)
+def test_dimensions_that_do_not_fit(call, parts):
+    with pytest.raises(ValueError, match=parts[0]) as raised:
+        call()
+    for part in parts:
+        assert part in str(raised.value)

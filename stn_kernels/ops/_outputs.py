@@ -4,24 +4,29 @@ import torch
 
 
 def is_channels_last(input: torch.Tensor) -> bool:
-    """Whether the pixels of input (B, C, H, W) are stored channel by channel inside a dense pixel; any batch stride."""
-    if input.dim() != 4:
+    """Whether the pixels of input (B, C, *in) are stored channel by channel inside a dense pixel; any batch stride."""
+    if not 3 <= input.dim() <= 5:
         return False
-    _, channels, _, width = input.shape
-    _, channel_stride, row_stride, pixel_stride = input.stride()
-    return channels > 1 and channel_stride == 1 and pixel_stride == channels and row_stride == channels * width
+    pixel = input.shape[1]
+    if pixel <= 1 or input.stride(1) != 1:
+        return False
+    for axis in range(input.dim() - 1, 1, -1):
+        if input.stride(axis) != pixel:
+            return False
+        pixel = pixel * input.shape[axis]
+    return True
 
 
-def empty_images(like: torch.Tensor, shape, channels_last: bool) -> torch.Tensor:
-    """An empty (..., C, H, W) tensor, stored (..., H, W, C) if channels_last."""
+def empty_images(like: torch.Tensor, shape, channels_last: bool, n: int = 2) -> torch.Tensor:
+    """An empty (..., C, *size) tensor with n spatial dimensions, stored (..., *size, C) if channels_last."""
     if not channels_last:
         return like.new_empty(shape)
-    *lead, channels, height, width = shape
-    return like.new_empty((*lead, height, width, channels)).movedim(-1, -3)
+    *lead, channels = shape[: len(shape) - n]
+    return like.new_empty((*lead, *shape[len(shape) - n :], channels)).movedim(-1, -n - 1)
 
 
-def store_images(value: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """value (..., C, H, W) in the layout `empty_images` gives."""
+def store_images(value: torch.Tensor, channels_last: bool, n: int = 2) -> torch.Tensor:
+    """value (..., C, *size) in the layout `empty_images` gives."""
     if not channels_last:
         return value.contiguous()
-    return value.movedim(-3, -1).contiguous().movedim(-1, -3)
+    return value.movedim(-n - 1, -1).contiguous().movedim(-1, -n - 1)

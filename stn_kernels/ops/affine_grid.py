@@ -12,22 +12,23 @@ def affine_grid(theta, size, align_corners=False, *, backend=None):
     """Normalized source coordinates of an affine transformation: what `affine_sample` samples at.
 
     Args:
-        theta: affine matrices (B, 2, 3) or (B, S, 2, 3), as in `affine_sample`.
-        size: spatial size (Ho, Wo) of the output (torch's affine_grid takes (N, C, H, W)).
+        theta: affine matrices (B, n, n + 1) or (B, S, n, n + 1), as in `affine_sample`; n = 1, 2 or 3.
+        size: spatial size (Wo,), (Ho, Wo) or (Do, Ho, Wo) of the output (torch's affine_grid takes (N, C, H, W)).
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
 
     Returns:
-        (B[, S], Ho, Wo, 2), last dimension (x, y); float64 for a float64 theta, else float32. Differentiable in theta.
+        (B[, S], *size, n), last dimension (x,), (x, y) or (x, y, z); float64 for a float64 theta, else float32.
+        Differentiable in theta.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
         RuntimeError: `backend` cannot run here; the message says why.
     """
-    _checks.matrix("theta", theta, 2, 3)
-    size = _checks.spatial_size(size)
+    n = _checks.affine(theta)
+    size = _checks.spatial_size(size, n)
     _checks.flag("align_corners", align_corners)
-    return _library.call("affine_grid", backend, theta, size, align_corners)
+    return _library.call("affine_grid", backend, theta, size, align_corners, sampler=(None, n))
 
 
 def _fake(theta, size, align_corners):

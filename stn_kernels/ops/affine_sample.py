@@ -3,8 +3,9 @@
 import torch
 
 from .. import _checks, _library
-from .._library import PADDING_NAMES
+from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import affine as reference
+from ._broadcast import over_batch
 from ._double_backward import reference_double_backward
 from ._outputs import empty_images, is_channels_last, store_images
 
@@ -23,32 +24,37 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
     times and never copied, and its gradient is allocated once.
 
     Args:
-        input: images (B, C, H, W); float32, float64, float16 or bfloat16; contiguous, channels_last or strided.
-        theta: affine matrices (B, 2, 3), or (B, S, 2, 3) for S transformations of each image. A row (a, b, t) maps
-            the output's normalized (x, y) to a x + b y + t, the source's normalized x (first row) or y (second), both
-            in [-1, 1]. Any floating dtype; coordinates are computed in float32 or better whatever the image's dtype.
-        size: spatial size (Ho, Wo) of the output.
-        mode: "bilinear".
+        input: images (B, C, *in) with in = (W,), (H, W) or (D, H, W), or one image (B = 1) for a batch of matrices;
+            float32, float64, float16 or bfloat16; contiguous, channels_last or strided.
+        theta: affine matrices (B, n, n + 1), or (B, S, n, n + 1) for S transformations of each image; n = 1, 2 or 3.
+            In 2-D a row (a, b, t) maps the output's normalized (x, y) to a x + b y + t, the source's normalized x
+            (first row) or y (second), both in [-1, 1]. Any floating dtype; coordinates are computed in float32 or
+            better whatever the image's dtype.
+        size: spatial size of the output: (Wo,), (Ho, Wo) or (Do, Ho, Wo).
+        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest" or "bicubic" (cubic, tricubic; a = -0.75).
         padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
 
     Returns:
-        (B, C, Ho, Wo), or (B, S, C, Ho, Wo) if theta has a sample dimension; the dtype of input; channels_last if
-        input is. Differentiable in input and theta, twice (the second backward runs on the reference).
+        (B, C, *size), or (B, S, C, *size) if theta has a sample dimension; the dtype of input; channels_last if input
+        is. Differentiable in input and theta, twice (the second backward runs on the reference).
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
         RuntimeError: `backend` cannot run here; the message says why.
     """
-    _checks.image(input)
-    _checks.matrix("theta", theta, 2, 3)
-    _checks.same_batch_and_device("theta", theta, input)
-    size = _checks.spatial_size(size)
-    mode = _checks.mode(mode)
-    padding_mode = _checks.padding_mode(padding_mode)
+    n = _checks.image(input, (1, 2, 3))
+    _checks.matrix("theta", theta, n, n + 1)
+    _checks.same_batch_and_device("theta", theta, input, broadcast=True)
+    size = _checks.spatial_size(size, n)
+    options = _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
     _checks.flag("align_corners", align_corners)
-    return _library.call("affine_sample", backend, input, theta, size, mode, padding_mode, align_corners)
+
+    def run(theta):
+        return _library.call("affine_sample", backend, input, theta, size, *options, sampler=(mode, n))
+
+    return over_batch(run, input, theta, 2)
 
 
 def _output_shape(input, theta, size):
@@ -56,16 +62,18 @@ def _output_shape(input, theta, size):
 
 
 def _fake(input, theta, size, mode, padding_mode, align_corners):
-    return empty_images(input, _output_shape(input, theta, size), is_channels_last(input))
+    return empty_images(input, _output_shape(input, theta, size), is_channels_last(input), input.dim() - 2)
 
 
 def _reference(input, theta, size, mode, padding_mode, align_corners):
-    output = reference.affine_sample(input, theta, size, PADDING_NAMES[padding_mode], align_corners)
-    return store_images(output, is_channels_last(input))
+    output = reference.affine_sample(input, theta, size, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode])
+    return store_images(output, is_channels_last(input), input.dim() - 2)
 
 
 def _fake_backward(grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic):
-    grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
+    grad_input = input.new_empty(0)
+    if need_input:
+        grad_input = empty_images(input, input.shape, is_channels_last(input), input.dim() - 2)
     return grad_input, theta.new_empty(theta.shape if need_theta else 0)
 
 
@@ -73,10 +81,10 @@ def _reference_backward(
     grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic
 ):
     grad_input, grad_theta = reference.affine_sample_backward(
-        grad_output, input, theta, PADDING_NAMES[padding_mode], align_corners
+        grad_output, input, theta, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
     )
     return (
-        store_images(grad_input, is_channels_last(input)) if need_input else input.new_empty(0),
+        store_images(grad_input, is_channels_last(input), input.dim() - 2) if need_input else input.new_empty(0),
         grad_theta.contiguous() if need_theta else theta.new_empty(0),
     )
 

@@ -3,8 +3,9 @@
 import torch
 
 from .. import _checks, _library
-from .._library import PADDING_NAMES
+from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import sampling as reference
+from ._broadcast import over_batch
 from ._double_backward import reference_double_backward
 from ._outputs import empty_images, is_channels_last, store_images
 
@@ -19,44 +20,51 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
     """Samples input at given coordinates: `torch.nn.functional.grid_sample`, with S grids an image without copies.
 
     Args:
-        input: images (B, C, H, W); float32, float64, float16 or bfloat16; contiguous, channels_last or strided.
-        grid: normalized coordinates (B, Ho, Wo, 2), or (B, S, Ho, Wo, 2) for S grids an image; the last dimension is
-            (x, y), and [-1, 1] spans the image. Any floating dtype; a float32 grid keeps its precision whatever the
-            image's dtype.
-        mode: "bilinear".
+        input: images (B, C, *in) with in = (W,), (H, W) or (D, H, W), or one image (B = 1) for a batch of grids;
+            float32, float64, float16 or bfloat16; contiguous, channels_last or strided.
+        grid: normalized coordinates (B, *out, n), or (B, S, *out, n) for S grids an image; the last dimension is
+            (x,), (x, y) or (x, y, z), and [-1, 1] spans the image. Any floating dtype; a float32 grid keeps its
+            precision whatever the image's dtype.
+        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest" or "bicubic" (cubic, tricubic; a = -0.75).
         padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
 
     Returns:
-        (B, C, Ho, Wo), or (B, S, C, Ho, Wo) if grid has a sample dimension; the dtype of input; channels_last if
-        input is. Differentiable in input and grid, twice (the second backward runs on the reference).
+        (B, C, *out), or (B, S, C, *out) if grid has a sample dimension; the dtype of input; channels_last if input is.
+        Differentiable in input and grid, twice (the second backward runs on the reference).
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
         RuntimeError: `backend` cannot run here; the message says why.
     """
-    _checks.image(input)
-    _checks.grid(grid)
-    _checks.same_batch_and_device("grid", grid, input)
-    mode = _checks.mode(mode)
-    padding_mode = _checks.padding_mode(padding_mode)
+    n = _checks.image(input, (1, 2, 3))
+    _checks.grid(grid, n)
+    _checks.same_batch_and_device("grid", grid, input, broadcast=True)
+    options = _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
     _checks.flag("align_corners", align_corners)
-    return _library.call("grid_sample", backend, input, grid, mode, padding_mode, align_corners)
+
+    def run(grid):
+        return _library.call("grid_sample", backend, input, grid, *options, sampler=(mode, n))
+
+    return over_batch(run, input, grid, n + 1)
 
 
 def _fake(input, grid, mode, padding_mode, align_corners):
-    size = grid.shape[-3:-1]
-    return empty_images(input, (*grid.shape[:-3], input.shape[1], *size), is_channels_last(input))
+    n = input.dim() - 2
+    shape = (*grid.shape[: -n - 1], input.shape[1], *grid.shape[-n - 1 : -1])
+    return empty_images(input, shape, is_channels_last(input), n)
 
 
 def _reference(input, grid, mode, padding_mode, align_corners):
-    output = reference.grid_sample(input, grid, PADDING_NAMES[padding_mode], align_corners)
-    return store_images(output, is_channels_last(input))
+    output = reference.grid_sample(input, grid, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode])
+    return store_images(output, is_channels_last(input), input.dim() - 2)
 
 
 def _fake_backward(grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic):
-    grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
+    grad_input = input.new_empty(0)
+    if need_input:
+        grad_input = empty_images(input, input.shape, is_channels_last(input), input.dim() - 2)
     return grad_input, grid.new_empty(grid.shape if need_grid else 0)
 
 
@@ -64,10 +72,10 @@ def _reference_backward(
     grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic
 ):
     grad_input, grad_grid = reference.grid_sample_backward(
-        grad_output, input, grid, PADDING_NAMES[padding_mode], align_corners
+        grad_output, input, grid, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
     )
     return (
-        store_images(grad_input, is_channels_last(input)) if need_input else input.new_empty(0),
+        store_images(grad_input, is_channels_last(input), input.dim() - 2) if need_input else input.new_empty(0),
         grad_grid.contiguous() if need_grid else grid.new_empty(0),
     )
 

@@ -57,8 +57,7 @@ def load_simt() -> str:
         try:
             from .simt import build
 
-            _library.register_backend("simt", build.load())
-            _library.SAMPLERS["simt"] = _library.SAMPLERS["cuda"]
+            build.register()
         except (ImportError, OSError, TypeError, _build.BuildError) as error:
             return f"{type(error).__name__}: {str(error)[-400:]}"
     return ""

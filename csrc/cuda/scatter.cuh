@@ -4,10 +4,10 @@
 
 namespace stn {
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr bool kVectorAtomics = true;  // of float4
-#else
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr bool kVectorAtomics = false;
+#else
+constexpr bool kVectorAtomics = true;  // of float4
 #endif
 
 struct NoScatter {

@@ -52,6 +52,12 @@ def load(variant: str = "plain") -> str:
     return NAMESPACE
 
 
+def register() -> None:
+    """Makes the kernels the backend "simt" of this process."""
+    _library.register_backend("simt", load())
+    _library.SAMPLERS["simt"] = _library.SAMPLERS["cuda"]
+
+
 @functools.cache
 def _load(variant: str) -> None:
     library = build(variant)

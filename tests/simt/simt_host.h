@@ -33,6 +33,10 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
@@ -122,6 +126,12 @@ T __ldg(const T* address) {
 template <class T>  // as in CUDA, the pointer alone decides T
 T atomicAdd(T* address, std::type_identity_t<T> value) {
   return simt::atomic(address, [value](T old) { return old + value; });
+}
+inline void atomicAdd(float4* address, float4 value) {  // atomic an element, as in CUDA
+  atomicAdd(&address->x, value.x);
+  atomicAdd(&address->y, value.y);
+  atomicAdd(&address->z, value.z);
+  atomicAdd(&address->w, value.w);
 }
 template <class T>
 T atomicMax(T* address, std::type_identity_t<T> value) {

@@ -21,6 +21,7 @@ PACKAGE_LIBRARIES = PACKAGE / "_lib"
 SOURCES = next((p for p in (PACKAGE.parent / "csrc", PACKAGE / "csrc") if p.is_dir()), PACKAGE / "csrc")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: one binary serves every later torch
 CPU_LEVELS = ("v2", "v3", "v4") if platform.machine() in ("x86_64", "AMD64") else ("generic",)
+LEVEL_SOURCES = ("kernels.cpp", "samplers.cpp")  # compiled once an instruction set
 DEFAULT_CUDA_ARCHS = ("80", "90", "100")
 
 
@@ -152,8 +153,10 @@ def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "") -> None:
     command = f"{compiler()} {host_flags()} {extra}"
     objects = []
     for source in sorted((SOURCES / "cpu").glob("*.cpp")):
-        if source.name == "kernels.cpp":
-            objects += [graph.compile(source, f"kernels_{v}.o", f"{command} {level_flags(v)}") for v in CPU_LEVELS]
+        if source.name in LEVEL_SOURCES:
+            objects += [
+                graph.compile(source, f"{source.stem}_{v}.o", f"{command} {level_flags(v)}") for v in CPU_LEVELS
+            ]
         else:
             objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {includes} {_level_list()}"))
     graph.link(output, objects, f"{compiler()} {extra}", f"{links} -Wl,-z,defs")

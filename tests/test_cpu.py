@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stn_kernels import _build, _library
-from stn_kernels.op_cases import OP_CASES, Sample, grad_output
+from stn_kernels.op_cases import OP_CASES, SAMPLERS, Sample, grad_output
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LARGE = {"channels": 6, "size": (150, 140), "out_size": (160, 170), "batch": 3}
@@ -28,21 +28,34 @@ def results(case, sample):
     return output, *torch.autograd.grad(output, list(inputs.tensors.values()), grad_output(output, "contiguous"))
 
 
+def by_one_and_two_threads(case, sample):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results(case, sample)
+        torch.set_num_threads(2)
+        return alone, results(case, sample)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("samples", [None, 3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", OP_CASES)
 def test_threads_give_equal_bits(name, dtype, layout, samples):
     sample = Sample(dtype=dtype, layout=layout, samples=samples, padding_mode="border", **LARGE)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = results(OP_CASES[name], sample)
-        torch.set_num_threads(2)
-        together = results(OP_CASES[name], sample)
-    finally:
-        torch.set_num_threads(before)
-    assert all(map(torch.equal, alone, together))
+    assert all(map(torch.equal, *by_one_and_two_threads(OP_CASES[name], sample)))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("name", ["affine_sample", "grid_sample"])
+@pytest.mark.parametrize(("mode", "n"), SAMPLERS)
+def test_threads_give_equal_bits_in_every_sampler(mode, n, name, padding):
+    """One image of one channel, so that the threads share its gradient."""
+    size = {1: ((900,), (40000,)), 2: ((90, 80), (200, 170)), 3: ((20, 24, 18), (33, 35, 30))}[n]
+    sample = Sample(mode=mode, size=size[0], out_size=size[1], padding_mode=padding, batch=1, channels=1)
+    assert all(map(torch.equal, *by_one_and_two_threads(OP_CASES[name], sample)))
 
 
 LEVEL = """

@@ -36,7 +36,7 @@ STN_HD T constant(V value) {
   if constexpr (std::is_arithmetic_v<T>)
     return T(value);
   else
-    return T(T{} + double(value));
+    return T(T{} + std::remove_cvref_t<decltype(T{}[0])>(value));
 }
 template <class M, class T>
 STN_HD T select(M condition, T a, T b) {

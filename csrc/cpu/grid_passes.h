@@ -4,42 +4,66 @@
 
 namespace stn::STN_LEVEL {
 
-template <class G>
+// Normalized coordinates of the output's pixels; rows count through y, then z.
+template <int n>
+struct OutputLattice {
+  CentredLattice<double> axis[n];
+  int64_t height;
+  STN_INLINE explicit OutputLattice(const Problem& p) : height(p.out_height) {
+    for (int b = 0; b < n; ++b) axis[b] = centred_lattice<double>(p.out_extent(b), p.align_corners);
+  }
+  STN_INLINE double at(int b, int64_t row) const { return axis[b].at(int(b == 1 ? row % height : row / height)); }
+};
+
+template <class G, int n>
 void rows_affine_grid(const Problem& p, int64_t item, int64_t row_begin, int64_t row_end) {
-  const G* theta = static_cast<const G*>(p.parameters) + 6 * item;
-  const auto x = centred_lattice<double>(p.out_width, p.align_corners),
-             y = centred_lattice<double>(p.out_height, p.align_corners);
+  const G* theta = static_cast<const G*>(p.parameters) + n * (n + 1) * item;
+  const OutputLattice<n> lattice(p);
+  const auto x = lattice.axis[0];
   const int width = int(p.out_width);
-  for (int64_t v = row_begin; v < row_end; ++v) {
-    G* grid = static_cast<G*>(p.grid) + 2 * p.out_width * (item * p.out_height + v);
-    const double row = y.at(int(v));
-    const double x0 = double(theta[1]) * row + double(theta[2]), y0 = double(theta[4]) * row + double(theta[5]);
-    const double xu = double(theta[0]), yu = double(theta[3]);
-    for (int u = 0; u < width; ++u) grid[2 * u] = G(x0 + xu * x.at(u)), grid[2 * u + 1] = G(y0 + yu * x.at(u));
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    G* grid = static_cast<G*>(p.grid) + n * p.out_width * (item * p.out_depth * p.out_height + row);
+    double base[n], slope[n];
+    for (int a = 0; a < n; ++a) {
+      const G* line = theta + a * (n + 1);
+      slope[a] = double(line[0]), base[a] = double(line[n]);
+      for (int b = n - 1; b > 0; --b) base[a] += double(line[b]) * lattice.at(b, row);
+    }
+    for (int u = 0; u < width; ++u) {
+      for (int a = 0; a < n; ++a) grid[n * u + a] = G(base[a] + slope[a] * x.at(u));
+    }
   }
 }
 
-// sums (6, as theta) = dL/d(theta) of some rows.
-template <class G>
+// sums (n (n + 1), as theta) = dL/d(theta) of some rows.
+template <class G, int n>
 void rows_affine_grid_sums(const Problem& p, int64_t item, int64_t row_begin, int64_t row_end, double* sums) {
-  const auto x = centred_lattice<double>(p.out_width, p.align_corners),
-             y = centred_lattice<double>(p.out_height, p.align_corners);
-  Doubles totals[6] = {}, lane;
+  const OutputLattice<n> lattice(p);
+  const auto x = lattice.axis[0];
+  Doubles totals[n][n + 1] = {}, lane;
   for (int i = 0; i < kDoubles; ++i) lane[i] = i - x.centre;
-  for (int64_t v = row_begin; v < row_end; ++v) {
-    const G* grad = static_cast<const G*>(p.grad_grid) + 2 * p.out_width * (item * p.out_height + v);
-    const double row = y.at(int(v));
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const G* grad = static_cast<const G*>(p.grad_grid) + n * p.out_width * (item * p.out_depth * p.out_height + row);
     for (int64_t u = 0; u < p.out_width; u += kDoubles) {
-      Doubles gx, gy;
-      load_points(grad + 2 * u, p.out_width - u, gx, gy);
+      Doubles g[n] = {};
+      if constexpr (n == 2) {
+        load_points(grad + 2 * u, p.out_width - u, g[0], g[1]);
+      } else {
+        const int64_t count = minimum<int64_t>(kDoubles, p.out_width - u);
+        for (int64_t i = 0; i < count; ++i) {
+          for (int a = 0; a < n; ++a) g[a][i] = double(grad[n * (u + i) + a]);
+        }
+      }
       const Doubles column = x.step * (lane + double(u));
-      totals[0] += gx * column, totals[1] += gx * row, totals[2] += gx;
-      totals[3] += gy * column, totals[4] += gy * row, totals[5] += gy;
+      for (int a = 0; a < n; ++a) {
+        totals[a][0] += g[a] * column, totals[a][n] += g[a];
+        for (int b = 1; b < n; ++b) totals[a][b] += g[a] * lattice.at(b, row);
+      }
     }
   }
-  for (int k = 0; k < 6; ++k) {
+  for (int k = 0; k < n * (n + 1); ++k) {
     sums[k] = 0;
-    for (int i = 0; i < kDoubles; ++i) sums[k] += totals[k][i];
+    for (int i = 0; i < kDoubles; ++i) sums[k] += totals[k / (n + 1)][k % (n + 1)][i];
   }
 }
 

@@ -3,10 +3,10 @@
 // instructions.
 #include "kernels.h"
 
-#include <new>
-
 #include "grid_passes.h"
 #include "passes.h"
+#include "samplers.h"
+#include "storage.h"
 #include "tile_passes.h"
 
 #define STN_STRING_(x) #x
@@ -16,21 +16,6 @@
 
 namespace stn::STN_LEVEL {
 namespace {
-
-// Calls f(type tag of the storage type).
-template <class F>
-STN_INLINE Work with_storage(DType dtype, F f) {
-  switch (dtype) {
-    case DType::float64:
-      return f(double{});
-    case DType::bfloat16:
-      return f(BFloat16{});
-    case DType::float16:
-      return f(Float16{});
-    default:
-      return f(float{});
-  }
-}
 
 // Calls body(item, block, row_begin, row_end) for tasks [begin, end) of items x row blocks.
 template <class Body>
@@ -80,17 +65,6 @@ void run_grad_grid(const Problem& p, int64_t begin, int64_t end) {
     }
   });
 }
-
-// A zeroed buffer in the compute type.
-template <class A>
-struct Scratch {
-  A* data;
-  explicit Scratch(int64_t count) : data(static_cast<A*>(__builtin_calloc(size_t(count), sizeof(A)))) {
-    if (!data) throw std::bad_alloc();
-  }
-  ~Scratch() { __builtin_free(data); }
-  Scratch(const Scratch&) = delete;
-};
 
 // Rows [first, last) of one image's gradient for channels [channel, channel + channels), summed output by output.
 template <class T>
@@ -188,35 +162,46 @@ void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
   }
 }
 
-template <class G>
+template <class G, int n>
 void run_affine_grid(const Problem& p, int64_t begin, int64_t end) {
-  over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
-    rows_affine_grid<G>(p, item, first, last);
-  });
+  over_row_blocks(begin, end, p.out_depth * p.out_height,
+                  [&](int64_t, int64_t item, int64_t first, int64_t last)
+                      STN_LAMBDA { rows_affine_grid<G, n>(p, item, first, last); });
 }
 
-template <class G>
+template <class G, int n>
 void run_affine_grid_sums(const Problem& p, int64_t begin, int64_t end) {
-  over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
-    rows_affine_grid_sums<G>(p, item, first, last, p.theta_sums + 6 * task);
-  });
+  over_row_blocks(begin, end, p.out_depth * p.out_height,
+                  [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+                    rows_affine_grid_sums<G, n>(p, item, first, last, p.theta_sums + n * (n + 1) * task);
+                  });
+}
+
+// Calls f(type tag of the parameters, number of dimensions).
+template <class F>
+STN_INLINE Work with_lattice(const Problem& p, F f) {
+  const auto of = [&](auto n) STN_LAMBDA { return p.double_parameters ? f(double{}, n) : f(float{}, n); };
+  return p.dimensions == 1 ? of(Count<1>{}) : p.dimensions == 2 ? of(Count<2>{}) : of(Count<3>{});
 }
 
 Work affine_grid(const Problem& p) {
-  return {p.items() * row_blocks(p.out_height), p.double_parameters ? run_affine_grid<double> : run_affine_grid<float>};
+  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
+  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA { return Work{tasks, run_affine_grid<decltype(t), n>}; });
 }
 
 Work affine_grid_sums(const Problem& p) {
-  return {p.items() * row_blocks(p.out_height),
-          p.double_parameters ? run_affine_grid_sums<double> : run_affine_grid_sums<float>};
+  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
+  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA { return Work{tasks, run_affine_grid_sums<decltype(t), n>}; });
 }
 
 Work forward(const Problem& p) {
+  if (!p.bilinear_2d()) return sampler_forward(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, run_forward<decltype(t)>}; });
 }
 
 Work grad_parameters(const Problem& p) {
+  if (!p.bilinear_2d()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     return Work{tasks, p.transform == Transform::affine ? run_theta_sums<decltype(t)> : run_grad_grid<decltype(t)>};
@@ -224,6 +209,7 @@ Work grad_parameters(const Problem& p) {
 }
 
 Work grad_input(const Problem& p) {
+  if (!p.bilinear_2d()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
   const int64_t block = scatter_block(p);
   const int64_t blocks = (p.channels + block - 1) / block;

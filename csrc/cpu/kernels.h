@@ -9,33 +9,41 @@ namespace stn {
 enum class DType : int { float32, float64, bfloat16, float16 };
 enum class Transform : int { affine, grid };
 
-// An image batch (B, C, H, W) in memory; strides in elements.
+// An image batch (B, C, D, H, W) in memory; strides in elements, 0 along dimensions that are not there.
 template <class Pointer>
 struct Images {
   Pointer data;
-  int64_t batch, channel, row, column;
+  int64_t batch, channel, row, column, slice = 0;
 };
 
 // One call of a sampling operator. "Item" n = b * samples + s counts the transformed images.
 struct Problem {
   int64_t batch, samples, channels, height, width, out_height, out_width;
   DType dtype;
+  int dimensions = 2;  // 1: (W), 2: (H, W), 3: (D, H, W); the extents of the others are 1
+  int64_t depth = 1, out_depth = 1;
+  Mode mode = Mode::bilinear;
   Padding padding;
   bool align_corners;
   bool channels_last;  // how images, outputs and gradients are stored, all alike
   Transform transform;
-  const void* parameters;  // theta (items, 2, 3) or grid (items, out_height, out_width, 2), contiguous
+  const void* parameters;  // theta (items, n, n + 1) or grid (items, *out, n), contiguous
   bool double_parameters;  // float64, else float32
   Images<const void*> input;
   Images<void*> output;             // forward: (items, C, Ho, Wo)
   Images<const void*> grad_output;  // backward: the same shape
   Images<void*> grad_input;
-  void* grid;          // (items, out_height, out_width, 2): result of affine_grid
-  void* grad_grid;     // as the grid
-  double* theta_sums;  // a task's six moments of dL/d(pixel), see theta_gradient: (items, row_blocks, 6)
+  void* grid;       // (items, out_height, out_width, 2): result of affine_grid
+  void* grad_grid;  // as the grid
+  // A task's share: six moments of dL/d(pixel), see theta_gradient: (items, row_blocks, 6). Of other samplers than
+  // bilinear in two dimensions the entries of dL/dtheta themselves: (items, row_blocks, n, n + 1).
+  double* theta_sums;
   int64_t threads;
 
   int64_t items() const { return batch * samples; }
+  int64_t extent(int axis) const { return axis == 0 ? width : axis == 1 ? height : depth; }  // x, y, z
+  int64_t out_extent(int axis) const { return axis == 0 ? out_width : axis == 1 ? out_height : out_depth; }
+  bool bilinear_2d() const { return mode == Mode::bilinear && dimensions == 2; }
 };
 
 // Tasks are blocks of this many rows, the last one with the remainder: a fixed partition, so that results do not depend

@@ -1,0 +1,26 @@
+// Compiled once a level, like kernels.cpp, and under its rules.
+#include "samplers.h"
+
+#include "storage.h"
+#include "tap_passes.h"
+
+namespace stn::STN_LEVEL {
+
+Work sampler_forward(const Problem& p) {
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{Lines(p).tasks(p), taps_forward<decltype(t)>}; });
+}
+
+Work sampler_grad_input(const Problem& p) {
+  const Bands bands(p);
+  const int64_t tasks = p.batch * bands.blocks * bands.count;
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, taps_grad_input<decltype(t)>}; });
+}
+
+Work sampler_grad_parameters(const Problem& p) {
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+    using T = decltype(t);
+    return Work{Lines(p).tasks(p), p.transform == Transform::affine ? taps_theta_sums<T> : taps_grad_grid<T>};
+  });
+}
+
+}  // namespace stn::STN_LEVEL

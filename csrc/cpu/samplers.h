@@ -1,0 +1,11 @@
+// The kernels of one instruction set for every sampler but bilinear in two dimensions (samplers.cpp).
+#pragma once
+#include "kernels.h"
+
+namespace stn::STN_LEVEL {
+
+Work sampler_forward(const Problem&);
+Work sampler_grad_input(const Problem&);
+Work sampler_grad_parameters(const Problem&);
+
+}  // namespace stn::STN_LEVEL

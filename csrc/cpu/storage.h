@@ -1,0 +1,36 @@
+// Storage types of images: dispatch, and buffers in the compute type.
+#pragma once
+#include <new>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace stn::STN_LEVEL {
+
+// Calls f(type tag of the storage type).
+template <class F>
+STN_INLINE Work with_storage(DType dtype, F f) {
+  switch (dtype) {
+    case DType::float64:
+      return f(double{});
+    case DType::bfloat16:
+      return f(BFloat16{});
+    case DType::float16:
+      return f(Float16{});
+    default:
+      return f(float{});
+  }
+}
+
+// A zeroed buffer in the compute type.
+template <class A>
+struct Scratch {
+  A* data;
+  explicit Scratch(int64_t count) : data(static_cast<A*>(__builtin_calloc(size_t(count), sizeof(A)))) {
+    if (!data) throw std::bad_alloc();
+  }
+  ~Scratch() { __builtin_free(data); }
+  Scratch(const Scratch&) = delete;
+};
+
+}  // namespace stn::STN_LEVEL

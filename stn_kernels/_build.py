@@ -144,7 +144,7 @@ def host_flags() -> str:
 def level_flags(level: str) -> str:
     march = "" if level == "generic" else f"-march=x86-64-{level} "
     # Contraction and no-trapping comparisons keep results IEEE; -ffast-math would not.
-    return f"{march}-ffp-contract=fast -fno-math-errno -fno-trapping-math -DSTN_LEVEL={level}"
+    return f"{march}-ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-tree-slp-vectorize -DSTN_LEVEL={level}"
 
 
 def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "") -> None:

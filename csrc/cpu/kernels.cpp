@@ -103,19 +103,24 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
     if (!gathered(p, source.pixels(), Inverse(source.pixels()))) return false;
   }
   T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row;
-  const auto sum_items = [&]<class Out>(const Images<Out*>& to) STN_LAMBDA {
-    for (int64_t s = 0; s < p.samples; ++s) {
+  const auto sum_items_with = [&]<class Out>(const Images<Out*>& to, bool care) STN_LAMBDA {
+    bool finite = true;
+    for (int64_t s = 0; s < p.samples && finite; ++s) {
       const int64_t item = b * p.samples + s;
       const Source source(p, item);
       const Inverse inverse(source.pixels());
       const auto run = [&](auto columns, auto rows) STN_LAMBDA {
-        tile_gather<T, Out, columns, rows>(p, item, source.pixels(), inverse, first, last, to, s > 0);
+        return tile_gather<T, Out, columns, rows>(p, item, source.pixels(), inverse, first, last, to, s > 0, care);
       };
       const auto with_rows = [&](auto columns) STN_LAMBDA {
-        inverse.radius_v <= 1 ? run(columns, Count<2>{}) : run(columns, Count<3>{});
+        return inverse.radius_v <= 1 ? run(columns, Count<2>{}) : run(columns, Count<3>{});
       };
-      inverse.radius_u <= 1 ? with_rows(Count<2>{}) : with_rows(Count<3>{});
+      finite = (inverse.radius_u <= 1 ? with_rows(Count<2>{}) : with_rows(Count<3>{})) || care;
     }
+    return finite;
+  };
+  const auto sum_items = [&](const auto& to) STN_LAMBDA {
+    for (bool care = false; !sum_items_with(to, care);) care = true;
   };
   if (sizeof(T) == 4 || p.samples == 1) {
     sum_items(Images<T*>{target, 0, p.grad_input.channel, p.grad_input.row, 1});

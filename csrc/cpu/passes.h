@@ -67,7 +67,6 @@ STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t
         planar_grad_points<T, false>(run, p, image, grad, channels, grad_x, grad_y);
       }
       for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
-      for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
       body(v, u, run.count, grad_x, grad_y);
     });
   }

@@ -49,6 +49,12 @@ STN_INLINE void read_taps(const T* plane, const Taps<Compute<T>, N, kInterior>& 
   t.clear_outside(a, b, c, d);
 }
 
+// The i-th vector of a run; the last one is moved back over its neighbour where that keeps it whole.
+template <int N>
+STN_INLINE int64_t whole_vector(int64_t i, int64_t count) {
+  return count - i < N && count >= N ? count - N : i;
+}
+
 // Samples a run of points for some channels.
 template <class T, bool kAdjacent>
 STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, const T* image, T* output,
@@ -57,8 +63,8 @@ STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, con
   using V = Vec<Compute<T>, N>;
   const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
   const bool small = plane.small();
-  for (int64_t i = 0; i < run.count; i += N) {
-    const int64_t count = run.count - i;
+  for (int64_t first = 0; first < run.count; first += N) {
+    const int64_t i = whole_vector<N>(first, run.count), count = run.count - i;
     T* out = output + i;
     const auto put = [&](V v) STN_LAMBDA { count >= N ? store_as<N>(out, v) : store_part<N>(out, v, count); };
     const bool some = with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
@@ -84,8 +90,8 @@ STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p,
   using V = Vec<Compute<T>, N>;
   const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
   const bool small = plane.small();
-  for (int64_t i = 0; i < run.count; i += N) {
-    const int64_t count = run.count - i;
+  for (int64_t first = 0; first < run.count; first += N) {
+    const int64_t i = whole_vector<N>(first, run.count), count = run.count - i;
     V gx{}, gy{};
     with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
       V sum_a{}, sum_b{}, sum_c{}, sum_d{};  // over channels, of the output's gradient times each tap

@@ -175,8 +175,8 @@ struct Prefetch {
   STN_INLINE void operator()(const R* from, int64_t from_stride, const W* to, int64_t to_stride) const {
     if (!on) return;
     for (int k = 0; k < 4; ++k) {
-      __builtin_prefetch(from + read + k * from_stride, 0);
-      __builtin_prefetch(to + write + k * to_stride, 1);
+      __builtin_prefetch(from + read + k * from_stride, 0, 2);
+      __builtin_prefetch(to + write + k * to_stride, 0, 2);
     }
   }
 };

@@ -139,16 +139,18 @@ STN_INLINE bool gathered(const Problem& p, const PixelMap<double>& m, const Inve
          representable(i.map, p.height, p.width);
 }
 
+// max(0, 1 - |distance|), as integers: the sign bit of a float is that of an integer.
 STN_INLINE F16 hat(F16 distance) {
-  const F16 w = 1.f - (F16)((I16)distance & 0x7fffffff);
-  return w > F16{} ? w : F16{};
+  const I16 w = (I16)(1.f - (F16)((I16)distance & 0x7fffffff));
+  return (F16)(w > 0 ? w : I16{});
 }
 
 // Input gradient of rows [row_begin, row_end): each pixel sums the kColumns x kRows outputs that may read it.
-// With add it is added to what is there.
+// With add it is added to what is there. Returns false where something is not finite: then a weight of 0 may have met
+// an Inf or NaN, and all has to be done again with care, which reads nothing under a weight of 0.
 template <class T, class Out, int kColumns, int kRows>
-void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse, int64_t row_begin,
-                 int64_t row_end, const Images<Out*>& target, bool add) {
+bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse, int64_t row_begin,
+                 int64_t row_end, const Images<Out*>& target, bool add, bool care) {
   constexpr double margin = 1e-7;  // an output exactly one pixel away has weight 0: either rounding is right
   const TileMap map(inverse.map, inverse.radius_u + margin, inverse.radius_v + margin);
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch;
@@ -162,10 +164,12 @@ void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
                 fy0 = fixed(m.y0);
   constexpr int kCount = kColumns * kRows;
   float step_x[kCount], step_y[kCount];  // from the first candidate's source to each other's
+  F16 not_finite{};                      // NaN where a sum is not finite
   for (int k = 0; k < kCount; ++k) {
     step_x[k] = float(m.xu * (k % kColumns) + m.xv * (k / kColumns));
     step_y[k] = float(m.yu * (k % kColumns) + m.yv * (k / kColumns));
   }
+  asm volatile("" : "+m"(step_x), "+m"(step_y));  // read as broadcasts from memory, not taken apart from vectors
   F16 lane_x, lane_y;
   for (int i = 0; i < 16; ++i) lane_x[i] = float(i % kTile), lane_y[i] = float(i / kTile);
   walk_tiles(map, p.width, row_begin, row_end, p.channels, block,
@@ -211,17 +215,19 @@ void tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
                  ahead(in, p.grad_output.row, out, target.row);
                  const Window window(in, p.grad_output.row);
                  F16 even{}, odd{};
+                 if (care) {
+                   for (int k = 0; k < kCount; ++k) even += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
+                 } else {
 #pragma GCC unroll 9
-                 for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
-                 F16 sum = even + odd;
-                 if (!all(sum == sum)) {  // 0 * Inf or 0 * NaN: keep what a weight of 0 does not read
-                   sum = F16{};
-                   for (int k = 0; k < kCount; ++k) sum += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
+                   for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
                  }
+                 F16 sum = even + odd;
+                 not_finite += sum * 0.f;
                  if (add) sum = load_tile(out, target.row) + masked(sum, fresh_lanes(fresh_x - t.u, fresh_y - t.v));
                  store_tile(out, target.row, sum);
                }
              });
+  return all(not_finite == not_finite);
 }
 
 }  // namespace stn::STN_LEVEL

@@ -1,0 +1,172 @@
+"""Images sampled through a CPAB transformation: integration and sampling in one pass."""
+
+import torch
+
+from .. import _checks, _library
+from .._library import PADDING_NAMES
+from ..reference import cpab as reference
+from . import _cpab
+from ._outputs import empty_images, is_channels_last, store_images
+
+NAME = "cpab_sample"
+OPTIONS = f"{_cpab.TABLES}, SymInt[] size, int mode, int padding_mode, bool align_corners"
+SCHEMA = f"(Tensor input, Tensor velocities, Tensor? affine, {OPTIONS}) -> Tensor"
+BACKWARD_SCHEMA = (
+    f"(Tensor grad_output, Tensor input, Tensor velocities, Tensor? affine, {OPTIONS}, bool need_input,"
+    " bool need_velocities, bool need_affine, bool deterministic) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def cpab_sample(
+    input,
+    theta,
+    size,
+    tessellation,
+    mode="bilinear",
+    padding_mode="zeros",
+    align_corners=False,
+    *,
+    affine=None,
+    method="exact",
+    steps=50,
+    backend=None,
+):
+    """Samples input where a CPAB transformation puts the output's pixels: `cpab_grid` and `grid_sample` in one.
+
+    An output pixel p, in units of the domain [0, 1]^n, reads the image at phi(p), phi as in `cpab_transform`; with
+    `affine`, at affine(phi(p)), so that Affine+CPAB interpolates once (Skafte Detlefsen et al. 2018 do it twice).
+
+    Args:
+        input: (B, C, W), (B, C, H, W) or (B, C, D, H, W), by the dimension of the tessellation; any floating dtype.
+        theta: parameters (B, d), or (B, S, d) for S transformations an image, d = tessellation.dim.
+        size: spatial size of the output, (Wo,), (Ho, Wo) or (Do, Ho, Wo).
+        tessellation: the cells and the basis, a `Tessellation`; its shape is in the order of coordinates, x first.
+        mode: "bilinear": linear in 1-D, trilinear in 3-D.
+        padding_mode: "zeros", "border" or "reflection", as in `grid_sample`.
+        align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
+        affine: matrices (B, n, n + 1), or (B, S, n, n + 1) if theta has S, on normalized coordinates; None for none.
+        method, steps: as in `cpab_transform`.
+        backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
+
+    Returns:
+        (B, C, *size), or (B, S, C, *size) if theta has a sample dimension; the dtype of input; channels_last if input
+        is. Differentiable in input, theta and affine, twice (the second backward runs on the reference).
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
+        RuntimeError: `backend` cannot run here; the message says why.
+    """
+    code = _cpab.steps_of(method, steps)
+    _cpab.check_tessellation(tessellation)
+    n = tessellation.n
+    _checks.floating_tensor("input", input)
+    if input.dim() != n + 2 or 0 in input.shape[2:]:
+        spatial = {1: "W", 2: "H, W", 3: "D, H, W"}[n]
+        raise ValueError(f"input must be a non-empty (B, C, {spatial}) for {tessellation}, got {tuple(input.shape)}")
+    _cpab.check_theta(theta, tessellation)
+    _checks.same_batch_and_device("theta", theta, input)
+    size = _checks.spatial_size(size, n)
+    mode = _checks.mode(mode)
+    padding_mode = _checks.padding_mode(padding_mode)
+    _checks.flag("align_corners", align_corners)
+    _cpab.check_affine(affine, theta, n)
+    velocities, tables = _cpab.field(theta, tessellation)
+    return _library.call(
+        NAME, backend, input, velocities, affine, *tables, code, size, mode, padding_mode, align_corners
+    )
+
+
+def _fake(input, velocities, affine, integers, reals, shape, steps, size, mode, padding_mode, align_corners):
+    return empty_images(input, (*velocities.shape[:-2], input.shape[1], *size), is_channels_last(input))
+
+
+def _reference(input, velocities, affine, integers, reals, shape, steps, size, mode, padding_mode, align_corners):
+    padding = PADDING_NAMES[padding_mode]
+    output = reference.cpab_sample(
+        input, velocities, affine, integers, reals, shape, steps, size, mode, padding, align_corners
+    )
+    return store_images(output, is_channels_last(input))
+
+
+def _fake_backward(grad_output, input, velocities, affine, *options):
+    need_input, need_velocities, need_affine, _ = options[-4:]
+    return (
+        empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0),
+        velocities.new_empty(velocities.shape if need_velocities else 0),
+        affine.new_empty(affine.shape) if need_affine else velocities.new_empty(0),
+    )
+
+
+def _reference_backward(grad_output, input, velocities, affine, *options):
+    *options, need_input, need_velocities, need_affine, _ = options
+    integers, reals, shape, steps, size, mode, padding_mode, align_corners = options
+    padding = PADDING_NAMES[padding_mode]
+    grads = reference.cpab_sample_backward(
+        grad_output, input, velocities, affine, integers, reals, shape, steps, size, mode, padding, align_corners
+    )
+    grad_input, grad_velocities, grad_affine = grads
+    return (
+        store_images(grad_input, is_channels_last(input)) if need_input else input.new_empty(0),
+        grad_velocities.contiguous() if need_velocities else velocities.new_empty(0),
+        grad_affine.contiguous() if need_affine else velocities.new_empty(0),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    input, velocities, affine, integers, reals, *ctx.options = inputs
+    ctx.save_for_backward(input, velocities, affine, integers, reals)
+
+
+def _backward(namespace):
+    def backward(ctx, grad_output):
+        needs = ctx.needs_input_grad[:3]
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        grads = _library.call_in(
+            namespace, f"_{NAME}_backward", grad_output, *ctx.saved_tensors, *ctx.options, *needs, deterministic
+        )
+        return (*(g if needed else None for g, needed in zip(grads, needs, strict=True)), *[None] * 8)
+
+    return backward
+
+
+def _setup_backward_context(ctx, inputs, output):
+    *tensors, ctx.shape, ctx.steps, ctx.size, ctx.mode, padding_mode, ctx.align_corners = inputs[:-4]
+    ctx.padding = PADDING_NAMES[padding_mode]
+    ctx.needed = inputs[-4:-1]
+    ctx.save_for_backward(*tensors)
+
+
+def _double_backward(namespace):
+    def backward(ctx, *grads):
+        *leaves, integers, reals = ctx.saved_tensors
+        with torch.enable_grad():
+            tensors = [None if t is None else t.detach().requires_grad_() for t in leaves]
+            first = reference.differentiable_sample_backward(
+                *tensors, integers, reals, ctx.shape, ctx.steps, ctx.size, ctx.mode, ctx.padding, ctx.align_corners
+            )
+        wanted = [i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None]
+        present = [i for i, t in enumerate(tensors) if t is not None]
+        second = torch.autograd.grad(
+            [first[i] for i in wanted],
+            [tensors[i] for i in present],
+            [grads[i] for i in wanted],
+            allow_unused=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+        result = dict(zip(present, second, strict=True))
+        return (*(result.get(i) for i in range(4)), *[None] * 12)
+
+    return backward
+
+
+_library.declare(
+    _library.Op(
+        f"_{NAME}_backward",
+        BACKWARD_SCHEMA,
+        _fake_backward,
+        _reference_backward,
+        _setup_backward_context,
+        _double_backward,
+    )
+)
+_library.declare(_library.Op(NAME, SCHEMA, _fake, _reference, _setup_context, _backward))

@@ -12,6 +12,7 @@ import stn_kernels
 
 from ._library import MODES, PADDING_MODES
 from .reference.affine import affine_grid
+from .tessellation import Tessellation
 
 LAYOUTS = ("contiguous", "channels_last", "rows", "expanded")
 SAMPLERS = tuple((mode, n) for n in (1, 2, 3) for mode in MODES)
@@ -187,11 +188,64 @@ def draw_affine_grid(sample: Sample) -> Inputs:
     return Inputs({"theta": theta}, {"size": sample.out_size, "align_corners": sample.align_corners})
 
 
+CPAB_SHAPES = {1: (5,), 2: (3, 2), 3: (2, 1, 2)}
+
+
+def cpab_tessellation(sample: Sample) -> Tessellation:
+    """With walls or without, by the seed."""
+    return Tessellation(CPAB_SHAPES[sample.n], zero_boundary=sample.seed % 2 == 0)
+
+
+def _cpab_theta(sample: Sample, tessellation: Tessellation, generator: torch.Generator, dtype) -> torch.Tensor:
+    shape = (*sample.lead, tessellation.dim)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def draw_cpab_points(sample: Sample) -> Inputs:
+    """As many points as the output has pixels, some of them outside; an odd seed gives every image its own."""
+    generator = torch.Generator().manual_seed(sample.seed)
+    tessellation = cpab_tessellation(sample)
+    lead = (sample.batch,) if sample.seed % 2 else ()
+    count = torch.Size(sample.out_size).numel()
+    points = 1.2 * torch.rand((*lead, count, sample.n), generator=generator, dtype=torch.float64) - 0.1
+    theta = _cpab_theta(sample, tessellation, generator, sample.parameter_dtype)
+    tensors = {"points": points.to(sample.dtype), "theta": theta}
+    return Inputs({k: strided(t, sample.layout) for k, t in tensors.items()}, {"tessellation": tessellation})
+
+
+def draw_cpab_sample(sample: Sample) -> Inputs:
+    """Transformations that put no output pixel on a lattice line of the input."""
+    generator = torch.Generator().manual_seed(sample.seed)
+    tessellation = cpab_tessellation(sample)
+    dtype, n = sample.parameter_dtype, sample.n
+    values = image(sample, generator)
+    margin = min(MARGIN, 0.05 / torch.Size(sample.out_size).numel())
+    for _ in range(100):
+        theta = _cpab_theta(sample, tessellation, generator, dtype)
+        affine = torch.eye(n, n + 1) + 0.1 * torch.randn((*sample.lead, n, n + 1), generator=generator)
+        affine = affine.to(dtype)
+        grid = stn_kernels.cpab_grid(
+            theta.double(), sample.out_size, tessellation, sample.align_corners, affine=affine.double()
+        )
+        if (lattice_distance(grid, sample.size, sample.align_corners, sample.mode) >= margin).all():
+            break
+    tensors = {"input": values, "theta": strided(theta, sample.layout), "affine": strided(affine, sample.layout)}
+    return Inputs(tensors, _options(sample, size=sample.out_size, mode=sample.mode, tessellation=tessellation))
+
+
 OP_CASES = {
     case.name: case
     for case in (
         OpCase("affine_sample", {"input": "image", "theta": "coords"}, draw_affine_sample),
         OpCase("grid_sample", {"input": "image", "grid": "coords"}, draw_grid_sample),
         OpCase("affine_grid", {"theta": "coords"}, draw_affine_grid, paddings=("none",)),
+    )
+}
+
+CPAB_CASES = {
+    case.name: case
+    for case in (
+        OpCase("cpab_transform", {"points": "coords", "theta": "coords"}, draw_cpab_points, paddings=("none",)),
+        OpCase("cpab_sample", {"input": "image", "theta": "coords", "affine": "coords"}, draw_cpab_sample),
     )
 }

@@ -14,8 +14,9 @@ class Tessellation:
     """The cells of a domain [0, 1]^n and a basis of the velocity fields that are affine in each and continuous.
 
     A field is v(x) = M_c x + b_c in cell c; the rows of A_c = [M_c b_c] one after another, cell after cell, are
-    `basis @ theta`. Cells: 1-D intervals; 2-D four triangles a square (top, right, bottom, left, cell 4 (i + j nx) + t);
-    3-D five tetrahedra a cube (the central one first, cell 5 (i + nx (j + ny k)) + t). The order is libcpab's.
+    `basis @ theta`. Cells: 1-D intervals; 2-D four triangles a square (top, right, bottom, left), number
+    4 (i + j nx) + t; 3-D five tetrahedra a cube (the central one first), number 5 (i + nx (j + ny k)) + t. The order is
+    libcpab's.
 
     Args:
         shape: squares (intervals, cubes) along each axis, (nx[, ny[, nz]]): the order of coordinates, x first.

@@ -3,7 +3,7 @@
 import torch
 
 from .. import _checks, _library
-from .._library import PADDING_NAMES
+from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import cpab as reference
 from . import _cpab
 from ._outputs import empty_images, is_channels_last, store_images
@@ -41,7 +41,7 @@ def cpab_sample(
         theta: parameters (B, d), or (B, S, d) for S transformations an image, d = tessellation.dim.
         size: spatial size of the output, (Wo,), (Ho, Wo) or (Do, Ho, Wo).
         tessellation: the cells and the basis, a `Tessellation`; its shape is in the order of coordinates, x first.
-        mode: "bilinear": linear in 1-D, trilinear in 3-D.
+        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest" or "bicubic", as in `grid_sample`.
         padding_mode: "zeros", "border" or "reflection", as in `grid_sample`.
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         affine: matrices (B, n, n + 1), or (B, S, n, n + 1) if theta has S, on normalized coordinates; None for none.
@@ -59,39 +59,35 @@ def cpab_sample(
     code = _cpab.steps_of(method, steps)
     _cpab.check_tessellation(tessellation)
     n = tessellation.n
-    _checks.floating_tensor("input", input)
-    if input.dim() != n + 2 or 0 in input.shape[2:]:
-        spatial = {1: "W", 2: "H, W", 3: "D, H, W"}[n]
-        raise ValueError(f"input must be a non-empty (B, C, {spatial}) for {tessellation}, got {tuple(input.shape)}")
+    _checks.image(input, (n,))
     _cpab.check_theta(theta, tessellation)
     _checks.same_batch_and_device("theta", theta, input)
     size = _checks.spatial_size(size, n)
-    mode = _checks.mode(mode)
-    padding_mode = _checks.padding_mode(padding_mode)
+    options = _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
     _checks.flag("align_corners", align_corners)
     _cpab.check_affine(affine, theta, n)
     velocities, tables = _cpab.field(theta, tessellation)
-    return _library.call(
-        NAME, backend, input, velocities, affine, *tables, code, size, mode, padding_mode, align_corners
-    )
+    return _library.call(NAME, backend, input, velocities, affine, *tables, code, size, *options)
 
 
 def _fake(input, velocities, affine, integers, reals, shape, steps, size, mode, padding_mode, align_corners):
-    return empty_images(input, (*velocities.shape[:-2], input.shape[1], *size), is_channels_last(input))
+    return empty_images(input, (*velocities.shape[:-2], input.shape[1], *size), is_channels_last(input), len(shape))
 
 
 def _reference(input, velocities, affine, integers, reals, shape, steps, size, mode, padding_mode, align_corners):
     padding = PADDING_NAMES[padding_mode]
     output = reference.cpab_sample(
-        input, velocities, affine, integers, reals, shape, steps, size, mode, padding, align_corners
+        input, velocities, affine, integers, reals, shape, steps, size, MODE_NAMES[mode], padding, align_corners
     )
-    return store_images(output, is_channels_last(input))
+    return store_images(output, is_channels_last(input), len(shape))
 
 
 def _fake_backward(grad_output, input, velocities, affine, *options):
     need_input, need_velocities, need_affine, _ = options[-4:]
     return (
-        empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0),
+        empty_images(input, input.shape, is_channels_last(input), input.dim() - 2)
+        if need_input
+        else input.new_empty(0),
         velocities.new_empty(velocities.shape if need_velocities else 0),
         affine.new_empty(affine.shape) if need_affine else velocities.new_empty(0),
     )
@@ -102,11 +98,22 @@ def _reference_backward(grad_output, input, velocities, affine, *options):
     integers, reals, shape, steps, size, mode, padding_mode, align_corners = options
     padding = PADDING_NAMES[padding_mode]
     grads = reference.cpab_sample_backward(
-        grad_output, input, velocities, affine, integers, reals, shape, steps, size, mode, padding, align_corners
+        grad_output,
+        input,
+        velocities,
+        affine,
+        integers,
+        reals,
+        shape,
+        steps,
+        size,
+        MODE_NAMES[mode],
+        padding,
+        align_corners,
     )
     grad_input, grad_velocities, grad_affine = grads
     return (
-        store_images(grad_input, is_channels_last(input)) if need_input else input.new_empty(0),
+        store_images(grad_input, is_channels_last(input), len(shape)) if need_input else input.new_empty(0),
         grad_velocities.contiguous() if need_velocities else velocities.new_empty(0),
         grad_affine.contiguous() if need_affine else velocities.new_empty(0),
     )
@@ -130,8 +137,8 @@ def _backward(namespace):
 
 
 def _setup_backward_context(ctx, inputs, output):
-    *tensors, ctx.shape, ctx.steps, ctx.size, ctx.mode, padding_mode, ctx.align_corners = inputs[:-4]
-    ctx.padding = PADDING_NAMES[padding_mode]
+    *tensors, ctx.shape, ctx.steps, ctx.size, mode, padding_mode, ctx.align_corners = inputs[:-4]
+    ctx.mode, ctx.padding = MODE_NAMES[mode], PADDING_NAMES[padding_mode]
     ctx.needed = inputs[-4:-1]
     ctx.save_for_backward(*tensors)
 
@@ -144,7 +151,9 @@ def _double_backward(namespace):
             first = reference.differentiable_sample_backward(
                 *tensors, integers, reals, ctx.shape, ctx.steps, ctx.size, ctx.mode, ctx.padding, ctx.align_corners
             )
-        wanted = [i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None]
+        wanted = [
+            i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None and first[i].requires_grad
+        ]
         present = [i for i, t in enumerate(tensors) if t is not None]
         second = torch.autograd.grad(
             [first[i] for i in wanted],

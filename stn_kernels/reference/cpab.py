@@ -163,7 +163,10 @@ def _step_limit(A, rest):
 
 
 def _powers(t, count):
-    return t.unsqueeze(-1) ** torch.arange(count, dtype=t.dtype, device=t.device)
+    powers = [torch.ones_like(t)]
+    for _ in range(count - 1):
+        powers.append(powers[-1] * t)  # `**` has no derivative at 0
+    return torch.stack(powers, -1)
 
 
 def _value(coefficients, t):
@@ -198,9 +201,10 @@ def _roots(faces, time):
     """The root in [0, time] of faces positive before it and negative after: bisection."""
     low = torch.zeros(faces.shape[:2], dtype=faces.dtype, device=faces.device)
     high = time.unsqueeze(-1).expand_as(low)
+    exponents = torch.arange(TERMS + 1, dtype=time.dtype, device=time.device)
     for _ in range(60):
         middle = (low + high) / 2
-        positive = _value(faces, middle) > 0
+        positive = (faces * middle.unsqueeze(-1) ** exponents).sum(-1) > 0
         low, high = torch.where(positive, middle, low), torch.where(positive, high, middle)
     return (low + high) / 2
 
@@ -258,8 +262,8 @@ def cpab_transform_backward(grad_output, points, velocities, integers, reals, sh
     """Gradients of `cpab_transform` to points and velocities: its adjoint, segment by segment backwards.
 
     In a region with the generator A = [M b; 0 0], for a time t, a cotangent is pulled back by expm(t A)^T, and A gets
-    the integral of expm(s A)^T g (expm((t - s) A) x)^T over s in [0, t], which is a block of one larger exponential (Van
-    Loan 1978). The velocity being continuous, crossing a face adds nothing.
+    the integral of expm(s A)^T g (expm((t - s) A) x)^T over s in [0, t], a block of one larger exponential (Van Loan
+    1978). The velocity being continuous, crossing a face adds nothing.
     """
     visited = []
     regions = Regions(integers, reals, shape)
@@ -331,7 +335,7 @@ def cpab_sample(input, velocities, affine, integers, reals, shape, steps, size, 
     with torch.no_grad():
         coordinates = grid(velocities, affine, integers, reals, shape, size, align_corners, steps)
         coordinates = coordinates.to(compute_dtype(input, velocities))
-        return grid_sample(input, coordinates, padding_mode, align_corners)
+        return grid_sample(input, coordinates, padding_mode, align_corners, mode)
 
 
 def cpab_sample_backward(
@@ -340,7 +344,7 @@ def cpab_sample_backward(
     """Gradients of `cpab_sample` to input, velocities and affine (None without one)."""
     coordinates = grid(velocities, affine, integers, reals, shape, size, align_corners, steps)
     coordinates = coordinates.to(compute_dtype(input, velocities))
-    grad_input, grad_source = grid_sample_backward(grad_output, input, coordinates, padding_mode, align_corners)
+    grad_input, grad_source = grid_sample_backward(grad_output, input, coordinates, padding_mode, align_corners, mode)
     grad_source = grad_source.flatten(-1 - len(size), -2).double()  # (B[, S], P, n)
     grad_affine = None
     if affine is not None:
@@ -360,7 +364,7 @@ def differentiable_sample_backward(
     """The same gradients as functions of everything, by autograd."""
     coordinates = grid(velocities, affine, integers, reals, shape, size, align_corners, steps)
     coordinates = coordinates.to(compute_dtype(input, velocities))
-    grad_input, grad_grid = grid_sample_backward(grad_output, input, coordinates, padding_mode, align_corners)
+    grad_input, grad_grid = grid_sample_backward(grad_output, input, coordinates, padding_mode, align_corners, mode)
     tensors = [t for t in (velocities, affine) if t is not None]
     grads = torch.autograd.grad(coordinates, tensors, grad_grid, create_graph=True)
     return grad_input, grads[0], grads[1] if affine is not None else None

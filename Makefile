@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 OPTIONS ?=
 
-.PHONY: help bench test verify lint check-cu build clean
+.PHONY: help bench test verify lint check-cu gpu gpu-rehearsal build clean
 
 help:
 	@echo "make bench     measure the kernels beside torch eager, torch.compile and kornia"
@@ -13,6 +13,8 @@ help:
 	@echo "make verify    every operator against the float64 reference"
 	@echo "make lint      ruff and clang-format"
 	@echo "make check-cu  compile the CUDA kernels with nvcc and look for spills"
+	@echo "make gpu       on a GPU machine: build, check, measure and profile in ten minutes; needs no network"
+	@echo "make gpu-rehearsal  the same script without a GPU"
 	@echo "make clean     remove .venv and everything built"
 
 .venv/.stamp: pyproject.toml setup.py constraints.txt
@@ -44,6 +46,13 @@ lint: .venv/.stamp
 
 check-cu: .venv/.stamp
 	$(BIN)/python -m tests.simt.check_cu
+
+# These run on the packages of PYTHON as they are: a GPU machine may have no network.
+gpu:
+	$(or $(GPU_PYTHON),python3) -m benchmarks.gpu $(OPTIONS)
+
+gpu-rehearsal: .venv/.stamp
+	$(BIN)/python -m benchmarks.gpu --rehearsal $(OPTIONS)
 
 clean:
 	rm -rf .venv build *.egg-info stn_kernels/_lib .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -25,6 +25,7 @@ class Case:
     channels_last: bool = False
     quick: bool = False
     compiled: bool = False  # whether torch.compile takes part: compiling costs far more time than measuring
+    noise: bool = False  # random images instead of photographs
 
     @property
     def size(self) -> tuple[int, int]:
@@ -48,7 +49,8 @@ class Case:
             tensors = {"theta": theta}
             options = {"size": self.size, "align_corners": False}
         else:
-            image = data.crops(*self.shape).to(self.dtype)
+            image = torch.rand(self.shape, generator=generator) if self.noise else data.crops(*self.shape)
+            image = image.to(self.dtype)
             if self.channels_last:
                 image = image.contiguous(memory_format=torch.channels_last)
             if self.op == "affine_sample":

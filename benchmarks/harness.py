@@ -59,12 +59,21 @@ def evaluate(function, inputs: Inputs, layout: str) -> dict[str, torch.Tensor]:
 
 def gate(case: Case, function, inputs: Inputs, truth: dict[str, torch.Tensor]) -> tuple[dict[str, float], str]:
     """(errors per quantity, '' or why the results are refused)."""
-    allowed = GATE if case.dtype in (torch.float32, torch.float64) else HALF_GATE
-    quantities = OP_CASES[case.op].quantities
     try:
         results = evaluate(function, inputs, "contiguous")
     except Exception as error:  # a peer that cannot do the case is a result
-        return {}, f"raised {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        return {}, f"raised {described(error)}"
+    return judge(case, results, truth)
+
+
+def described(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+
+
+def judge(case: Case, results: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> tuple[dict[str, float], str]:
+    """As `gate`, of results that are here."""
+    allowed = GATE if case.dtype in (torch.float32, torch.float64) else HALF_GATE
+    quantities = OP_CASES[case.op].quantities
     errors, wrong = {}, []
     for name, wanted in truth.items():
         column = "value" if name == "value" else quantities[name.removeprefix("grad_")]
@@ -94,19 +103,21 @@ def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender 
     return Contender(provider.name, dict(zip(PASSES, (forward, both), strict=True)), errors, status)
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def clock(call: Callable, count: int, device: str) -> float:
-    """Seconds a call, over `count` calls."""
-    synchronize(device)
-    start = time.perf_counter()
+    """Seconds a call, over `count` calls; on the GPU from its own events."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(count):
+            call()
+        end.record()
+        end.synchronize()
+        return 1e-3 * start.elapsed_time(end) / count
+    before = time.perf_counter()
     for _ in range(count):
         call()
-    synchronize(device)
-    return (time.perf_counter() - start) / count
+    return (time.perf_counter() - before) / count
 
 
 def interleave(calls: dict[str, Callable], budget: Budget, device: str) -> dict[str, list[float]]:

@@ -8,12 +8,14 @@ import pathlib
 import sys
 
 from . import report
+from .gpu import goals
 from .providers import EAGER
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 PASSES = ("forward", "forward+backward")
 UNMEASURED = (
     "Not measured yet: the CUDA and Triton kernels. No GPU has run them; they are checked for correctness on the CPU."
+    " `make gpu` measures them; what they are to reach:"
 )
 
 
@@ -77,8 +79,9 @@ def losses(rows: list[dict]) -> list[str]:
 def generated(results: pathlib.Path) -> str:
     folders = sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
     parts = [part for folder in folders if (part := section(folder))]
-    gpu = any(report.read_csv(p)[0]["device"] != "cpu" for f in folders for p in f.glob("*.csv"))
-    return "\n\n".join([*(parts or ["Nothing is measured yet."]), *([] if gpu else [UNMEASURED])])
+    gpu = [path.read_text().strip() for folder in folders if (path := folder / "gpu.md").exists()]
+    unmeasured = [UNMEASURED, "\n".join(goals.table([], {}, ["cuda", "triton"]))]
+    return "\n\n".join([*(parts or ["Nothing is measured yet."]), *(gpu or unmeasured)])
 
 
 def updated(text: str, content: str) -> str:

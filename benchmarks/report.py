@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import os
 import pathlib
 import re
 import statistics
@@ -32,11 +33,11 @@ def conditions(device: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with "+" if files differ from it; "" outside a checkout."""
+    """The checkout's commit, with "+" if files differ from it; outside a checkout STN_KERNELS_COMMIT, else ""."""
     git = ["git", "-C", str(HERE)]
     done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     if done.returncode:
-        return ""
+        return os.environ.get("STN_KERNELS_COMMIT", "")
     changed = subprocess.run(
         [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False
     ).stdout

@@ -17,6 +17,9 @@ TOLERANCES = {
     torch.bfloat16: {"value": 2**-8, "image": 2**-8, "coords": 2**-8},
 }
 
+# Between two float64 runs on a GPU, whose atomics add in any order: gradcheck's `nondet_tol`, 0 by default.
+REORDERED = 1e-12
+
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """max |actual - expected| / max |expected|; inf if the shapes or the non-finite elements differ."""
@@ -24,7 +27,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
         return float("inf")
     if expected.numel() == 0:
         return 0.0
-    actual, expected = actual.detach().cpu().double(), expected.detach().cpu().double()
+    actual, expected = actual.detach().to(expected.device).double(), expected.detach().double()
     finite = expected.isfinite()
     if not torch.isclose(actual[~finite], expected[~finite], equal_nan=True).all():
         return float("inf")

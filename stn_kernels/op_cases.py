@@ -59,12 +59,20 @@ class Inputs:
     options: dict[str, object] = field(default_factory=dict)
 
     def to(self, device=None, dtype=None) -> "Inputs":
-        return Inputs({k: t.detach().to(device=device, dtype=dtype) for k, t in self.tensors.items()}, self.options)
+        return Inputs({k: moved(t.detach(), device).to(dtype=dtype) for k, t in self.tensors.items()}, self.options)
 
     def requires_grad(self, *names: str) -> "Inputs":
         """The same tensors as leaves that require a gradient (all, or those named), strides kept."""
         wanted = names or tuple(self.tensors)
         return Inputs({k: t.detach().requires_grad_(k in wanted) for k, t in self.tensors.items()}, self.options)
+
+
+def moved(tensor: torch.Tensor, device) -> torch.Tensor:
+    """tensor on a device with its strides, which `Tensor.to` drops where elements overlap or leave gaps."""
+    if device is None or torch.device(device).type == tensor.device.type:
+        return tensor
+    storage = tensor.new_empty(0).set_(tensor.untyped_storage()).to(device)
+    return storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 @dataclass(frozen=True, eq=False)

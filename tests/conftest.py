@@ -72,6 +72,7 @@ def why_not(name: str, selected: list[str]) -> str:
 def pytest_addoption(parser):
     text = f"of {', '.join(NAMES)}, comma-separated; all by default"
     parser.addoption("--backends", default="", help=text)
+    parser.addoption("--only-backends", action="store_true", help="leave out the tests that do not take a backend")
 
 
 def pytest_configure(config):
@@ -114,10 +115,19 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("padding", metafunc.cls.case.paddings)
 
 
+def poison_cuda() -> None:
+    """As `poison`, in the blocks that torch's allocator will hand out next: those of small and of large tensors."""
+    blocks = [torch.full((size,), torch.nan, device="cuda") for size in (1 << 17, 1 << 17, 1 << 22)]
+    del blocks
+
+
 @pytest.fixture
 def backend(request):
     request.node.user_properties.append(("backend", request.param))
-    return Backend(request.param, _library.device_of(request.param))
+    found = Backend(request.param, _library.device_of(request.param))
+    if found.device == "cuda":
+        poison_cuda()
+    return found
 
 
 def pytest_collection_modifyitems(config, items):
@@ -125,6 +135,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         mark = item.get_closest_marker("thinned")
         name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        if name is None and config.getoption("--only-backends"):
+            dropped.append(item)
+            continue
         if mark and name and verify.is_slow(name):
             key = name, item.parent.nodeid, item.originalname
             seen[key] += 1

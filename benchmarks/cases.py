@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from stn_kernels import data
-from stn_kernels.op_cases import Inputs
+from stn_kernels.op_cases import Inputs, Sample, smooth_homography, smooth_points
 from stn_kernels.reference.affine import affine_grid as reference_grid
 
 
@@ -39,6 +39,8 @@ class Case:
     def inputs(self, device: str = "cpu") -> Inputs:
         batch = self.shape[0]
         lead = (batch,) if self.samples is None else (batch, self.samples)
+        if self.op not in ("affine_sample", "affine_grid", "grid_sample"):
+            return self._drawn(lead).to(device=device)
         generator = torch.Generator().manual_seed(0)
         if self.theta is None:
             theta = torch.eye(2, 3) + 0.1 * torch.randn((*lead, 2, 3), generator=generator)
@@ -58,6 +60,18 @@ class Case:
             else:
                 tensors = {"input": image, "grid": reference_grid(theta, self.size, False)}
         return Inputs(tensors, options).to(device=device)
+
+    def _drawn(self, lead) -> Inputs:
+        """Of a transform other than affine: its parameters as op_cases draws them."""
+        sample = Sample(batch=lead[0], samples=self.samples, size=self.shape[2:], out_size=self.size)
+        generator = torch.Generator().manual_seed(0)
+        parameters = {"homography": ("matrix", smooth_homography), "tps": ("points", smooth_points)}
+        name, draw = parameters[self.op.split("_")[0]]
+        tensors, options = {name: draw(sample, generator)}, {"size": self.size, "align_corners": False}
+        if self.op.endswith("_sample"):
+            image = data.crops(*self.shape).to(self.dtype)
+            tensors, options["padding_mode"] = {"input": image, **tensors}, "zeros"
+        return Inputs(tensors, options)
 
 
 def rotation(degrees: float, zoom: float = 1.0):
@@ -126,4 +140,7 @@ def all_cases(ops=None, quick: bool = False) -> list[Case]:
     cases += sampling_cases("grid_sample")
     cases += [Case("affine_grid", label(s), "papers", s, quick=s in QUICK) for s in PAPERS]
     cases.append(Case("affine_grid", label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8), quick=True))
+    for op in ("homography_sample", "tps_sample", "homography_grid", "tps_grid"):
+        cases += [Case(op, label(s), "papers", s, quick=s == QUICK[1]) for s in PAPERS]
+        cases.append(Case(op, label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8)))
     return [case for case in cases if (ops is None or case.op in ops) and (case.quick or not quick)]

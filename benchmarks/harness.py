@@ -91,7 +91,9 @@ def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender 
         return None
     errors, status = gate(case, function, inputs, truth)
     leaves = inputs.requires_grad()
-    cotangent = grad_output(truth["value"].to(case.dtype if case.op != "affine_grid" else torch.float32), "contiguous")
+    cotangent = grad_output(
+        truth["value"].to(case.dtype if not case.op.endswith("_grid") else torch.float32), "contiguous"
+    )
     cotangent = cotangent.to(next(iter(inputs.tensors.values())).device)
 
     def forward():

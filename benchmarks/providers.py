@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import stn_kernels
+from stn_kernels.ops._tps_system import default_control_points
+from stn_kernels.reference import tps
 
 from .cases import Case
 
@@ -39,7 +41,32 @@ def _affine_grid(theta, size):
     return grid.reshape(*theta.shape[:-2], *size, 2)
 
 
+def _homography_grid(matrix, size):
+    grid = _affine_grid(torch.eye(2, 3, dtype=matrix.dtype, device=matrix.device).expand(1, 2, 3), size)
+    homogeneous = torch.cat([grid, torch.ones_like(grid[..., :1])], -1).flatten(0, 2)
+    projected = homogeneous @ matrix.mT
+    return (projected[..., :2] / projected[..., 2:]).unflatten(-2, size)
+
+
+def _tps_grid(points, size):
+    """The usual composition: a matrix of radial functions (pixels, 16), once, times the weights."""
+    control = default_control_points().to(points)
+    lattice = _affine_grid(torch.eye(2, 3, dtype=points.dtype, device=points.device).expand(1, 2, 3), size)
+    return (tps.basis(lattice.flatten(0, 2), control) @ (_tps_solver().to(points) @ points)).unflatten(-2, size)
+
+
+@functools.cache
+def _tps_solver():
+    return tps.solver(default_control_points())
+
+
 def eager(case: Case) -> Callable:
+    grids = {"homography": _homography_grid, "tps": _tps_grid}
+    if (transform := case.op.split("_")[0]) in grids:
+        grid = functools.partial(grids[transform], size=case.size)
+        if case.op.endswith("_grid"):
+            return lambda **parameters: grid(*parameters.values())
+        return lambda input, **parameters: _grid_sample(input, grid(*parameters.values()))
     if case.op == "affine_sample":
         return lambda input, theta: _grid_sample(input, _affine_grid(theta, case.size))
     if case.op == "grid_sample":
@@ -49,7 +76,7 @@ def eager(case: Case) -> Callable:
 
 def eager_expand(case: Case) -> Callable | None:
     """S copies of the image, as most code does it."""
-    if case.samples is None or case.op == "affine_grid":
+    if case.samples is None or case.op not in ("affine_sample", "grid_sample"):
         return None
 
     def sample(input, coords):
@@ -86,7 +113,16 @@ def kornia(case: Case) -> Callable | None:
             )
 
         return remap
-    if case.op != "affine_sample":
+    if case.op == "tps_sample":
+
+        def warp_tps(input, points):
+            """Its warp; its own solver centres the functions elsewhere. Its radial function is half of ours."""
+            control = default_control_points().to(points).expand(len(points), -1, -1)
+            weights = _tps_solver().to(points) @ points
+            return transform.warp_image_tps(input, control, 2 * weights[:, :-3], weights[:, -3:])
+
+        return warp_tps
+    if case.op not in ("affine_sample", "homography_sample"):
         return None
     (height, width), (out_height, out_width) = case.shape[2:], case.size
 
@@ -102,15 +138,19 @@ def kornia(case: Case) -> Callable | None:
             dtype=theta.dtype,
             device=theta.device,
         )
-        last = torch.tensor([[[0.0, 0.0, 1.0]]], dtype=theta.dtype, device=theta.device).expand(theta.shape[0], -1, -1)
-        forward = torch.linalg.inv(to_pixels @ torch.cat([theta, last], 1) @ to_normalized)
+        if case.op == "affine_sample":
+            last = torch.tensor([[[0.0, 0.0, 1.0]]], dtype=theta.dtype, device=theta.device)
+            theta = torch.cat([theta, last.expand(theta.shape[0], -1, -1)], 1)
+        forward = torch.linalg.inv(to_pixels @ theta @ to_normalized)
         # kornia normalizes pixels as align_corners=True does, which maps pixel centres to pixel centres.
-        output = transform.warp_affine(
-            input.to(theta.dtype), forward[:, :2], (out_height, out_width), mode="bilinear", align_corners=True
-        )
+        options = {"mode": "bilinear", "align_corners": True}
+        if case.op == "affine_sample":
+            output = transform.warp_affine(input.to(theta.dtype), forward[:, :2], case.size, **options)
+        else:
+            output = transform.warp_perspective(input.to(theta.dtype), forward, case.size, **options)
         return output.to(input.dtype)
 
-    return warp
+    return lambda input, **parameters: warp(input, *parameters.values())
 
 
 def ours(backend: str) -> Provider:

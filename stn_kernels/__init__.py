@@ -8,6 +8,10 @@ from .ops.cpab_jacobian import cpab_jacobian
 from .ops.cpab_sample import cpab_sample
 from .ops.cpab_transform import cpab_transform
 from .ops.grid_sample import grid_sample
+from .ops.homography_grid import homography_grid
+from .ops.homography_sample import homography_sample
+from .ops.tps_grid import tps_grid
+from .ops.tps_sample import tps_sample
 from .tessellation import Tessellation
 
 __version__ = "0.1.0"
@@ -21,6 +25,10 @@ __all__ = [
     "cpab_sample",
     "cpab_transform",
     "grid_sample",
+    "homography_grid",
+    "homography_sample",
+    "tps_grid",
+    "tps_sample",
     "use_backend",
 ]
 

@@ -41,6 +41,10 @@ SAMPLERS = {
 # Where a backend runs; Triton also on CPU tensors, in its interpreter.
 DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
+# Operators that a backend has no kernels for so far. Asked for by name it raises; the automatic choice passes on.
+_FAMILIES = {"homography_sample", "homography_grid", "tps_sample", "tps_grid"}
+LACKING = {"cuda": _FAMILIES, "triton": _FAMILIES}
+
 _DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
 _forced = threading.local()  # .backend: what `use_backend` asks for in this thread
 _libraries: list[torch.library.Library] = []
@@ -167,17 +171,19 @@ def _triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def hole(backend: str, sampler: tuple | None) -> str:
-    """Why `backend` does not sample so: what SAMPLERS does not list for it; '' if it does."""
+def hole(backend: str, sampler: tuple | None, op: str | None = None) -> str:
+    """Why `backend` does not sample so, or lacks `op`, as SAMPLERS and LACKING say; '' if it has kernels."""
+    if op in LACKING.get(backend, ()):
+        return f"it has no kernels for {op}"
     if sampler is None or sampler in SAMPLERS.get(backend, {sampler}):
         return ""
     mode, n = sampler
     return f"it has no kernel for {f'mode {mode!r} in ' if mode else ''}{n}-D"
 
 
-def why_not(backend: str, device_type: str, sampler: tuple | None = None) -> str:
-    """Why `backend` cannot run on tensors of `device_type` or has no kernel for a sampler (SAMPLERS); '' if it can."""
-    if reason := hole(backend, sampler):
+def why_not(backend: str, device_type: str, sampler: tuple | None = None, op: str | None = None) -> str:
+    """Why `backend` cannot run on tensors of `device_type`, or has no kernel for a sampler or an op; '' if it can."""
+    if reason := hole(backend, sampler, op):
         return reason
     if backend == "reference" or backend not in BACKENDS:
         return ""
@@ -237,18 +243,18 @@ def _check_name(backend: str | None) -> None:
 CUDA_PREFERENCE = ("cuda", "triton", "reference")
 
 
-def _automatic(device_type: str, sampler: tuple | None) -> str:
+def _automatic(device_type: str, sampler: tuple | None, op: str) -> str:
     if device_type != "cuda":
         return "stn_kernels" if sampler is None or sampler in SAMPLERS["cpu"] else "stn_kernels_reference"
-    return NAMESPACES[next(b for b in CUDA_PREFERENCE if not why_not(b, "cuda", sampler))]
+    return NAMESPACES[next(b for b in CUDA_PREFERENCE if not why_not(b, "cuda", sampler, op))]
 
 
-def _namespace(backend: str | None, device_type: str, sampler: tuple | None) -> str:
+def _namespace(backend: str | None, device_type: str, sampler: tuple | None, op: str) -> str:
     backend = backend or getattr(_forced, "backend", None) or _DEFAULT_BACKEND
     if backend is None:
-        return _automatic(device_type, sampler)
+        return _automatic(device_type, sampler, op)
     _check_name(backend)
-    if reason := why_not(backend, device_type, sampler):
+    if reason := why_not(backend, device_type, sampler, op):
         raise RuntimeError(f"backend {backend!r} cannot be used here: {reason}")
     return NAMESPACES[backend]
 
@@ -258,7 +264,7 @@ def call(name: str, backend: str | None, *args, sampler: tuple | None = None):
 
     sampler: the entry of SAMPLERS that a backend must have; None if every backend has the operator.
     """
-    return call_in(_namespace(backend, args[0].device.type, sampler), name, *args)
+    return call_in(_namespace(backend, args[0].device.type, sampler, name), name, *args)
 
 
 def call_in(namespace: str, name: str, *args):

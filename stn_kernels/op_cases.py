@@ -4,14 +4,17 @@ A later operator adds one `OpCase` to `OP_CASES`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 import stn_kernels
 
-from ._library import MODES, PADDING_MODES
+from ._library import LACKING, MODES, PADDING_MODES
+from .ops._tps_system import default_control_points
+from .reference import tps
 from .reference.affine import affine_grid
+from .reference.homography import homography_grid
 from .tessellation import Tessellation
 
 LAYOUTS = ("contiguous", "channels_last", "rows", "expanded")
@@ -85,6 +88,10 @@ class OpCase:
     paddings: tuple[str, ...] = tuple(PADDING_MODES)
     twice_differentiable: bool = True
 
+    def runs_on(self, backend: str) -> bool:
+        """Whether a backend has kernels for it."""
+        return self.name not in LACKING.get(backend, ())
+
     def call(self, inputs: Inputs, backend: str | None = None) -> torch.Tensor:
         return getattr(stn_kernels, self.name)(**inputs.tensors, **inputs.options, backend=backend)
 
@@ -133,22 +140,37 @@ def lattice_distance(
 MARGIN = 5e-4
 
 
-def smooth_theta(sample: Sample, generator: torch.Generator, spread: float = 0.4) -> torch.Tensor:
-    """Matrices near the identity that put no output pixel on a lattice line of the input: (B[, S], n, n + 1)."""
-    count, n = torch.Size(sample.lead).numel(), sample.n
-    theta = torch.zeros(count, n, n + 1, dtype=torch.float64)
+def smooth_parameters(
+    sample: Sample, draw: Callable[[int], torch.Tensor], grid_of: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Parameters that put no output pixel on a lattice line of the input: (B[, S], ...).
+
+    Args:
+        draw: count -> so many random parameters (count, ...) in float64.
+        grid_of: parameters (N, ...) -> the points (N, *out, n) at which they sample.
+    """
+    count = torch.Size(sample.lead).numel()
+    values = draw(count)
     todo = torch.ones(count, dtype=torch.bool)
     margin = min(MARGIN, 0.05 / torch.Size(sample.out_size).numel())
     for _ in range(1000):
         if not todo.any():
             break
-        draw = torch.eye(n, n + 1, dtype=torch.float64) + spread * torch.randn(
-            int(todo.sum()), n, n + 1, generator=generator, dtype=torch.float64
-        )
-        theta[todo] = draw.to(sample.parameter_dtype).double()
-        grid = affine_grid(theta, sample.out_size, sample.align_corners).flatten(1, -2)
-        todo = (lattice_distance(grid, sample.size, sample.align_corners, sample.mode) < margin).any(-1)
-    return theta.to(sample.parameter_dtype).reshape(*sample.lead, n, n + 1)
+        values[todo] = draw(int(todo.sum())).to(sample.parameter_dtype).double()
+        distance = lattice_distance(grid_of(values).flatten(1, -2), sample.size, sample.align_corners, sample.mode)
+        todo = (distance < margin).any(-1)
+    return values.to(sample.parameter_dtype).unflatten(0, sample.lead)
+
+
+def smooth_theta(sample: Sample, generator: torch.Generator, spread: float = 0.4) -> torch.Tensor:
+    """Near the identity: (B[, S], n, n + 1)."""
+    n = sample.n
+
+    def draw(count):
+        noise = torch.randn(count, n, n + 1, generator=generator, dtype=torch.float64)
+        return torch.eye(n, n + 1, dtype=torch.float64) + spread * noise
+
+    return smooth_parameters(sample, draw, lambda theta: affine_grid(theta, sample.out_size, sample.align_corners))
 
 
 def smooth_grid(sample: Sample, generator: torch.Generator, reach: float = 1.5) -> torch.Tensor:
@@ -163,6 +185,31 @@ def smooth_grid(sample: Sample, generator: torch.Generator, reach: float = 1.5) 
         if not todo.any():
             break
     return grid.to(sample.parameter_dtype)
+
+
+def smooth_homography(sample: Sample, generator: torch.Generator) -> torch.Tensor:
+    """Near the identity, with the plane w = 0 outside the output: (B[, S], 3, 3)."""
+    spread = torch.tensor([[0.2, 0.2, 0.2], [0.2, 0.2, 0.2], [0.08, 0.08, 0.05]], dtype=torch.float64)
+
+    def draw(count):
+        noise = torch.randn(count, 3, 3, generator=generator, dtype=torch.float64).clamp(-2.5, 2.5)
+        return torch.eye(3, dtype=torch.float64) + spread * noise
+
+    return smooth_parameters(sample, draw, lambda m: homography_grid(m, sample.out_size, sample.align_corners))
+
+
+def smooth_points(sample: Sample, generator: torch.Generator) -> torch.Tensor:
+    """Images of the default control points, bent by a fifth of the image: (B[, S], 16, 2)."""
+    control = default_control_points()
+    solver = tps.solver(control)
+
+    def draw(count):
+        return control + 0.2 * torch.randn(count, 16, 2, generator=generator, dtype=torch.float64)
+
+    def grid_of(points):
+        return tps.tps_grid(solver @ points, control, sample.out_size, sample.align_corners)
+
+    return smooth_parameters(sample, draw, grid_of)
 
 
 def strided(values: torch.Tensor, layout: str) -> torch.Tensor:
@@ -241,12 +288,42 @@ def draw_cpab_sample(sample: Sample) -> Inputs:
     return Inputs(tensors, _options(sample, size=sample.out_size, mode=sample.mode, tessellation=tessellation))
 
 
+def draw_homography_sample(sample: Sample) -> Inputs:
+    generator = torch.Generator().manual_seed(sample.seed)
+    matrix = strided(smooth_homography(sample, generator), sample.layout)
+    options = _options(sample, size=sample.out_size, mode=sample.mode)
+    return Inputs({"input": image(sample, generator), "matrix": matrix}, options)
+
+
+def draw_homography_grid(sample: Sample) -> Inputs:
+    generator = torch.Generator().manual_seed(sample.seed)
+    matrix = strided(smooth_homography(replace(sample, coords_dtype=sample.dtype), generator), sample.layout)
+    return Inputs({"matrix": matrix}, {"size": sample.out_size, "align_corners": sample.align_corners})
+
+
+def draw_tps_sample(sample: Sample) -> Inputs:
+    generator = torch.Generator().manual_seed(sample.seed)
+    points = strided(smooth_points(sample, generator), sample.layout)
+    options = _options(sample, size=sample.out_size, mode=sample.mode)
+    return Inputs({"input": image(sample, generator), "points": points}, options)
+
+
+def draw_tps_grid(sample: Sample) -> Inputs:
+    generator = torch.Generator().manual_seed(sample.seed)
+    points = strided(smooth_points(replace(sample, coords_dtype=sample.dtype), generator), sample.layout)
+    return Inputs({"points": points}, {"size": sample.out_size, "align_corners": sample.align_corners})
+
+
 OP_CASES = {
     case.name: case
     for case in (
         OpCase("affine_sample", {"input": "image", "theta": "coords"}, draw_affine_sample),
         OpCase("grid_sample", {"input": "image", "grid": "coords"}, draw_grid_sample),
         OpCase("affine_grid", {"theta": "coords"}, draw_affine_grid, paddings=("none",)),
+        OpCase("homography_sample", {"input": "image", "matrix": "coords"}, draw_homography_sample),
+        OpCase("homography_grid", {"matrix": "coords"}, draw_homography_grid, paddings=("none",)),
+        OpCase("tps_sample", {"input": "image", "points": "coords"}, draw_tps_sample),
+        OpCase("tps_grid", {"points": "coords"}, draw_tps_grid, paddings=("none",)),
     )
 }
 

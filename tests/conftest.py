@@ -2,8 +2,9 @@
 
 Every test that takes `backend` runs once for each backend that works here. The interpreters (the CUDA kernels on the
 CPU, Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n
-prime to the number of values of each parameter so that every value is met; their gradcheck is torch's fast one. The
-summary counts what was left out.
+prime to the number of values of each parameter so that every value is met; their gradcheck is torch's fast one. So it
+is for every backend in a class with `thin_everywhere`, whose samplers another class tests in full. The summary counts
+what was left out.
 """
 
 import collections
@@ -104,7 +105,10 @@ def poison() -> None:
 
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
+        case = getattr(metafunc.cls, "case", None)
         runs = [name for name, reason in metafunc.config.reasons.items() if not reason]
+        case = getattr(metafunc.cls, "case", None)
+        runs = [name for name in runs if case is None or case.runs_on(name)]  # tests/test_layout.py lists what lacks
         if "sampler" in metafunc.fixturenames:  # (mode, n): every cell that a backend has
             pairs = [(name, s) for name in runs for s in op_cases.SAMPLERS if not _library.hole(name, s)]
             ids = [f"{name}-{mode}-{n}d" for name, (mode, n) in pairs]
@@ -138,7 +142,7 @@ def pytest_collection_modifyitems(config, items):
         if name is None and config.getoption("--only-backends"):
             dropped.append(item)
             continue
-        if mark and name and verify.is_slow(name):
+        if mark and name and (verify.is_slow(name) or getattr(item.cls, "thin_everywhere", False)):
             key = name, item.parent.nodeid, item.originalname
             seen[key] += 1
             if (seen[key] - 1) % mark.args[0]:

@@ -53,6 +53,7 @@ class OpTests:
     """For any operator of `op_cases`."""
 
     case: OpCase
+    thin_everywhere = False  # see conftest.py
 
     @pytest.mark.thinned(7)
     @pytest.mark.parametrize("samples", [None, 3])
@@ -97,7 +98,7 @@ class OpTests:
         output = backend.call(self.case, inputs)
         assert output.shape == self.case.call(inputs, "reference").shape
         for name, grad in zip(inputs.tensors, torch.autograd.grad(output.sum(), inputs.tensors.values()), strict=True):
-            assert torch.equal(grad, torch.zeros_like(inputs.tensors[name])) or self.case.name == "affine_grid"
+            assert torch.equal(grad, torch.zeros_like(inputs.tensors[name])) or "input" not in inputs.tensors
 
     @pytest.mark.thinned(5)
     @pytest.mark.parametrize("coords_dtype", DTYPES, ids=str)
@@ -110,13 +111,15 @@ class OpTests:
     @pytest.mark.parametrize("align", FLAGS)
     def test_gradcheck(self, backend, padding, align, samples):
         call, tensors = self._function(backend, small(padding_mode=padding, align_corners=align, samples=samples))
-        assert torch.autograd.gradcheck(call, tensors, fast_mode=backend.slow, nondet_tol=REORDERED)
+        fast = backend.slow or self.thin_everywhere
+        assert torch.autograd.gradcheck(call, tensors, fast_mode=fast, nondet_tol=REORDERED)
 
     @pytest.mark.parametrize("samples", [None, 2])
     @pytest.mark.parametrize("align", FLAGS)
     def test_gradgradcheck(self, backend, padding, align, samples):
         call, tensors = self._function(backend, small(padding_mode=padding, align_corners=align, samples=samples))
-        assert torch.autograd.gradgradcheck(call, tensors, fast_mode=backend.slow, nondet_tol=REORDERED)
+        fast = backend.slow or self.thin_everywhere
+        assert torch.autograd.gradgradcheck(call, tensors, fast_mode=fast, nondet_tol=REORDERED)
 
     def _function(self, backend, sample):
         inputs = backend.draw(self.case, sample).requires_grad()

@@ -5,11 +5,21 @@ import re
 import pytest
 import torch
 
-from stn_kernels import affine_grid, affine_sample, grid_sample
+from stn_kernels import (
+    affine_grid,
+    affine_sample,
+    grid_sample,
+    homography_grid,
+    homography_sample,
+    tps_grid,
+    tps_sample,
+)
 
 IMAGE = torch.rand(2, 3, 5, 6)
 THETA = torch.eye(2, 3).expand(2, 2, 3)
 GRID = torch.zeros(2, 4, 4, 2)
+MATRIX = torch.eye(3).expand(2, 3, 3)
+POINTS = torch.rand(2, 16, 2)
 
 # Per argument: a bad value, the error, and what the message must hold beside the argument's name.
 IMAGES = [
@@ -25,6 +35,8 @@ IMAGES = [
     (torch.zeros(2, 3, 0, 6), ValueError, ["non-empty", "(2, 3, 0, 6)"]),
     (torch.zeros(2, 3, 5, 0), ValueError, ["non-empty", "(2, 3, 5, 0)"]),
 ]
+ANY_IMAGE, PLANAR_IMAGE = "(B, C, W) or (B, C, H, W) or (B, C, D, H, W)", "(B, C, H, W)"
+PLANAR_IMAGES = [(v, error, [p.replace(ANY_IMAGE, PLANAR_IMAGE) for p in parts]) for v, error, parts in IMAGES]
 THETAS = [
     ("identity", TypeError, ["torch.Tensor", "str"]),
     (torch.zeros(2, 2, 3, dtype=torch.int32), TypeError, ["float32", "torch.int32"]),
@@ -49,6 +61,44 @@ GRIDS = [
     (torch.zeros(2, 1, 1, 4, 4, 2), ValueError, ["(B, S, Ho, Wo, 2)", "(2, 1, 1, 4, 4, 2)"]),
     (torch.zeros(3, 4, 4, 2), ValueError, ["batch size", "(2)", "(3, 4, 4, 2)"]),
     (torch.zeros(2, 4, 4, 2, device="meta"), ValueError, ["device", "cpu", "meta"]),
+]
+MATRICES = [
+    ("identity", TypeError, ["torch.Tensor", "str"]),
+    (torch.zeros(2, 3, 3, dtype=torch.int32), TypeError, ["float32", "torch.int32"]),
+    (torch.zeros(2, 2, 3), ValueError, ["(B, 3, 3)", "(2, 2, 3)"]),
+    (torch.zeros(3, 3), ValueError, ["(B, 3, 3)", "(3, 3)"]),
+]
+PAIRED_MATRICES = [
+    (torch.zeros(3, 3, 3), ValueError, ["batch size", "(2)", "(3, 3, 3)"]),
+    (torch.zeros(2, 3, 3, device="meta"), ValueError, ["device", "cpu", "meta"]),
+]
+CONTROLLED_POINTS = [
+    ([0.0], TypeError, ["torch.Tensor", "list"]),
+    (torch.zeros(2, 16, 2, dtype=torch.int64), TypeError, ["float32", "torch.int64"]),
+    (torch.zeros(2, 16, 3), ValueError, ["(B, K, 2)", "(2, 16, 3)"]),
+    (torch.zeros(16, 2), ValueError, ["(B, K, 2)", "(16, 2)"]),
+    (torch.zeros(2, 9, 2), ValueError, ["16 control points", "(2, 9, 2)"]),
+]
+PAIRED_POINTS = [
+    (torch.zeros(3, 16, 2), ValueError, ["batch size", "(2)", "(3, 16, 2)"]),
+    (torch.zeros(2, 16, 2, device="meta"), ValueError, ["device", "cpu", "meta"]),
+]
+CONTROL_POINTS = [
+    (4, TypeError, ["torch.Tensor", "int"]),
+    (torch.rand(16, 2).int(), TypeError, ["float32", "torch.int32"]),
+    (torch.rand(2, 16, 2), ValueError, ["(K, 2)", "(2, 16, 2)"]),
+    (torch.rand(2, 2), ValueError, ["K >= 3", "(2, 2)"]),
+    (torch.rand(16, 3), ValueError, ["(K, 2)", "(16, 3)"]),
+    (torch.zeros(16, 2), ValueError, ["distinct", "singular"]),
+    (torch.rand(16, 2).requires_grad_(), ValueError, ["must not require a gradient"]),
+    (torch.rand(16, 2, device="meta"), ValueError, ["device", "cpu", "meta"]),
+]
+AFFINES = [
+    (0.5, TypeError, ["torch.Tensor", "float"]),
+    (torch.zeros(2, 3, 3), ValueError, ["(B, 2, 3)", "(2, 3, 3)"]),
+    (torch.zeros(3, 2, 3), ValueError, ["(2, 2, 3)", "(3, 2, 3)"]),
+    (torch.zeros(2, 5, 2, 3), ValueError, ["(2, 2, 3)", "(2, 5, 2, 3)"]),
+    (torch.zeros(2, 2, 3, device="meta"), ValueError, ["device", "cpu", "meta"]),
 ]
 SIZES = [
     (None, TypeError, ["integers", "None"]),
@@ -87,12 +137,27 @@ GOOD = {
     affine_sample: {"input": IMAGE, "theta": THETA, "size": (4, 4)},
     grid_sample: {"input": IMAGE, "grid": GRID},
     affine_grid: {"theta": THETA, "size": (4, 4)},
+    homography_sample: {"input": IMAGE, "matrix": MATRIX, "size": (4, 4)},
+    homography_grid: {"matrix": MATRIX, "size": (4, 4)},
+    tps_sample: {"input": IMAGE, "points": POINTS, "size": (4, 4)},
+    tps_grid: {"points": POINTS, "size": (4, 4)},
 }
+SPLINE = {"control_points": CONTROL_POINTS, "affine": AFFINES}
 OPTIONS = {"mode": MODES, "padding_mode": PADDINGS, "align_corners": ALIGNS}
 BAD = {
     affine_sample: {"input": IMAGES, "theta": THETAS + PAIRED_THETAS, "size": SIZES, **OPTIONS},
     grid_sample: {"input": IMAGES, "grid": GRIDS, **OPTIONS},
     affine_grid: {"theta": THETAS, "size": SIZES, "align_corners": ALIGNS},
+    homography_sample: {"input": PLANAR_IMAGES, "matrix": MATRICES + PAIRED_MATRICES, "size": SIZES, **OPTIONS},
+    homography_grid: {"matrix": MATRICES, "size": SIZES, "align_corners": ALIGNS},
+    tps_sample: {
+        "input": PLANAR_IMAGES,
+        "points": CONTROLLED_POINTS + PAIRED_POINTS,
+        "size": SIZES,
+        **OPTIONS,
+        **SPLINE,
+    },
+    tps_grid: {"points": CONTROLLED_POINTS, "size": SIZES, "align_corners": ALIGNS, **SPLINE},
 }
 CASES = [
     pytest.param(op, name, *case, id=f"{op.__name__}-{name}-{i}")

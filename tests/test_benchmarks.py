@@ -69,6 +69,10 @@ def test_right_kernels_get_numbers(rows):
         cases.Case("grid_sample", "small", "papers", (2, 3, 12, 14)),
         cases.Case("grid_sample", "samples", "samples", (2, 2, 9, 8), samples=3),
         cases.Case("affine_grid", "small", "papers", (2, 3, 12, 14)),
+        cases.Case("homography_sample", "small", "papers", (2, 3, 12, 14), (9, 8)),
+        cases.Case("homography_grid", "small", "papers", (2, 3, 12, 14)),
+        cases.Case("tps_sample", "small", "papers", (2, 3, 12, 14)),
+        cases.Case("tps_grid", "small", "papers", (2, 3, 12, 14)),
     ],
     ids=lambda case: f"{case.op} {case.name}",
 )

@@ -14,6 +14,9 @@ PUBLIC = [op.name for op in _library._ops if not op.name.startswith("_")]
 # Parts that do not exist yet. A test fails when one of them has come, so that its entry goes.
 CPAB = {"cpu", "cuda", "triton", "cases", "benchmark", "readme"}
 MISSING = {"cpab_transform": CPAB, "cpab_sample": CPAB, "cpab_jacobian": {*CPAB, "gradient"}}
+for backend, ops in _library.LACKING.items():
+    for name in ops:
+        MISSING.setdefault(name, set()).add(backend)
 
 
 def expect(op: str, part: str, there: bool) -> None:

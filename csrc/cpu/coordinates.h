@@ -1,6 +1,8 @@
 // Source coordinates of a run of output points: transform, padding, split into pixel index and fraction.
 #pragma once
 #include "common/affine.h"
+#include "common/homography.h"
+#include "common/tps.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -18,27 +20,45 @@ struct Run {
   T x_fraction[kPoints], y_fraction[kPoints], x_slope[kPoints], y_slope[kPoints];
 };
 
-// One transformed image: its source pixel coordinates before padding, always in double.
+// One transformed image and the axes between which it maps, always in double. A Row places points of an output row.
 struct Source {
   const Problem& p;
   int64_t item;
-  CentredMap<double> map{};  // of an affine transform
-  CentredLattice<double> u{}, v{};
+  Axis<double> x, y;            // source pixels, or normalized coordinates
+  CentredLattice<double> u, v;  // output
 
-  STN_INLINE Source(const Problem& problem, int64_t n) : p(problem), item(n) {
+  CentredMap<double> map{};  // of an affine transform
+
+  STN_INLINE Source(const Problem& problem, int64_t n)
+      : p(problem),
+        item(n),
+        x(p.normalized ? Axis<double>{1, 0} : pixel_axis<double>(p.width, p.align_corners)),
+        y(p.normalized ? Axis<double>{1, 0} : pixel_axis<double>(p.height, p.align_corners)),
+        u(centred_lattice<double>(p.out_width, p.align_corners)),
+        v(centred_lattice<double>(p.out_height, p.align_corners)) {
     if (p.transform != Transform::affine) return;
-    u = centred_lattice<double>(p.out_width, p.align_corners),
-    v = centred_lattice<double>(p.out_height, p.align_corners);
-    const auto x = pixel_axis<double>(p.width, p.align_corners), y = pixel_axis<double>(p.height, p.align_corners);
-    map = p.double_parameters ? centred_map(static_cast<const double*>(p.parameters) + 6 * n, x, y, u.step, v.step)
-                              : centred_map(static_cast<const float*>(p.parameters) + 6 * n, x, y, u.step, v.step);
+    double theta[6];
+    for (int k = 0; k < 6; ++k) theta[k] = parameter(k);
+    map = centred_map(theta, x, y, u.step, v.step);
   }
-  // The same map from the output's first pixel.
+  // Entry k of the item's parameters.
+  STN_INLINE double parameter(int64_t k) const {
+    const int64_t at = item * p.parameter_count() + k;
+    return p.double_parameters ? static_cast<const double*>(p.parameters)[at]
+                               : double(static_cast<const float*>(p.parameters)[at]);
+  }
+  // The affine map from the output's first pixel.
   STN_INLINE PixelMap<double> pixels() const {
     return {map.xu, map.xv, map.x0 - map.xu * u.centre - map.xv * v.centre,
             map.yu, map.yv, map.y0 - map.yu * u.centre - map.yv * v.centre};
   }
 };
+
+STN_INLINE Doubles indices_from(double first) {  // first, first + 1, ...
+  Doubles index;
+  for (int i = 0; i < kDoubles; ++i) index[i] = i;
+  return index + first;
+}
 
 struct AffineRow {
   double x, y, xu, yu, centre;
@@ -49,9 +69,7 @@ struct AffineRow {
         yu(s.map.yu),
         centre(s.u.centre) {}
   STN_INLINE void points(int64_t u, int64_t, Doubles& source_x, Doubles& source_y) const {
-    Doubles index;
-    for (int i = 0; i < kDoubles; ++i) index[i] = i;
-    index += double(u) - centre;
+    const Doubles index = indices_from(double(u) - centre);
     source_x = x + xu * index, source_y = y + yu * index;
   }
 };
@@ -75,12 +93,62 @@ struct GridRow {
   Axis<double> x, y;
   STN_INLINE GridRow(const Source& s, int64_t v)
       : grid(static_cast<const G*>(s.p.parameters) + 2 * s.p.out_width * (s.item * s.p.out_height + v)),
-        x(pixel_axis<double>(s.p.width, s.p.align_corners)),
-        y(pixel_axis<double>(s.p.height, s.p.align_corners)) {}
+        x(s.x),
+        y(s.y) {}
   STN_INLINE void points(int64_t u, int64_t available, Doubles& source_x, Doubles& source_y) const {
     Doubles gx, gy;
     load_points(grid + 2 * u, available, gx, gy);
     source_x = x.scale * gx + x.shift, source_y = y.scale * gy + y.shift;
+  }
+};
+
+struct HomographyRow {
+  double h[9], y;
+  Axis<double> to_x, to_y;
+  CentredLattice<double> lattice;
+  STN_INLINE HomographyRow(const Source& s, int64_t v) : y(s.v.at(int(v))), to_x(s.x), to_y(s.y), lattice(s.u) {
+    for (int k = 0; k < 9; ++k) h[k] = s.parameter(k);
+  }
+  STN_INLINE Projected<Doubles> projected(int64_t u, Doubles& x) const {
+    x = lattice.step * indices_from(double(u) - lattice.centre);
+    return project(h, x, splat<Doubles>(y));
+  }
+  STN_INLINE void points(int64_t u, int64_t, Doubles& source_x, Doubles& source_y) const {
+    Doubles x;
+    const Projected<Doubles> p = projected(u, x);
+    source_x = to_x.scale * p.x + to_x.shift, source_y = to_y.scale * p.y + to_y.shift;
+  }
+};
+
+struct TpsRow {
+  const double *control, *coefficients;
+  int64_t count;
+  double y;
+  Axis<double> to_x, to_y;
+  CentredLattice<double> lattice;
+  STN_INLINE TpsRow(const Source& s, int64_t v)
+      : control(s.p.control_points),
+        coefficients(static_cast<const double*>(s.p.parameters) + s.item * s.p.parameter_count()),
+        count(s.p.controls),
+        y(s.v.at(int(v))),
+        to_x(s.x),
+        to_y(s.y),
+        lattice(s.u) {}
+  STN_INLINE Doubles columns(int64_t u) const { return lattice.step * indices_from(double(u) - lattice.centre); }
+  STN_INLINE Doubles basis(Doubles x, int64_t k) const {
+    const Doubles dx = x - control[2 * k];
+    const double dy = y - control[2 * k + 1];
+    return thin_plate(dx * dx + dy * dy);
+  }
+  STN_INLINE void points(int64_t u, int64_t, Doubles& source_x, Doubles& source_y) const {
+    const Doubles x = columns(u);
+    const double* affine = coefficients + 2 * count;  // of 1, x, y
+    source_x = affine[0] + affine[4] * y + affine[2] * x, source_y = affine[1] + affine[5] * y + affine[3] * x;
+    for (int64_t k = 0; k < count; ++k) {
+      const Doubles value = basis(x, k);
+      source_x += coefficients[2 * k] * value, source_y += coefficients[2 * k + 1] * value;
+    }
+    source_x = to_x.scale * source_x + to_x.shift, source_y = to_y.scale * source_y + to_y.shift;
   }
 };
 
@@ -168,6 +236,8 @@ STN_INLINE Locate<T> locator(const Problem& p) {
   };
   if (p.transform == Transform::affine && p.padding == Padding::zeros) return locate_near<T>;
   if (p.transform == Transform::affine) return padded((AffineRow*)nullptr);
+  if (p.transform == Transform::homography) return padded((HomographyRow*)nullptr);
+  if (p.transform == Transform::tps) return padded((TpsRow*)nullptr);
   return p.double_parameters ? padded((GridRow<double>*)nullptr) : padded((GridRow<float>*)nullptr);
 }
 

@@ -1,6 +1,6 @@
-// Affine transformation of the output lattice alone: normalized coordinates, and their sums against a gradient.
+// A transform of the output lattice alone: normalized coordinates, and their sums against a gradient.
 #pragma once
-#include "coordinates.h"
+#include "parameter_sums.h"
 
 namespace stn::STN_LEVEL {
 
@@ -65,6 +65,43 @@ void rows_affine_grid_sums(const Problem& p, int64_t item, int64_t row_begin, in
     sums[k] = 0;
     for (int i = 0; i < kDoubles; ++i) sums[k] += totals[k / (n + 1)][k % (n + 1)][i];
   }
+}
+
+// The same in two dimensions for any other transform.
+template <class Row, class G>
+void rows_grid(const Problem& p, int64_t item, int64_t row_begin, int64_t row_end) {
+  const Source source(p, item);
+  for (int64_t v = row_begin; v < row_end; ++v) {
+    const Row row(source, v);
+    G* grid = static_cast<G*>(p.grid) + 2 * p.out_width * (item * p.out_height + v);
+    for (int64_t u = 0; u < p.out_width; u += kDoubles) {
+      Doubles x, y;
+      row.points(u, p.out_width - u, x, y);
+      const int64_t count = minimum<int64_t>(kDoubles, p.out_width - u);
+      for (int64_t i = 0; i < count; ++i) grid[2 * (u + i)] = G(x[i]), grid[2 * (u + i) + 1] = G(y[i]);
+    }
+  }
+}
+
+template <class Sums, class G>
+void rows_grid_sums(const Problem& p, int64_t item, int64_t row_begin, int64_t row_end, double* sums) {
+  constexpr int64_t kPoints = Run<double>::kPoints;
+  const Source source(p, item);
+  Sums total(source);
+  for (int64_t v = row_begin; v < row_end; ++v) {
+    const G* grad = static_cast<const G*>(p.grad_grid) + 2 * p.out_width * (item * p.out_height + v);
+    for (int64_t u = 0; u < p.out_width; u += kPoints) {
+      const int64_t count = minimum<int64_t>(kPoints, p.out_width - u);
+      double grad_x[kPoints], grad_y[kPoints];
+      for (int64_t i = 0; i < count; i += kDoubles) {
+        Doubles x, y;
+        load_points(grad + 2 * (u + i), count - i, x, y);
+        store(grad_x + i, x), store(grad_y + i, y);
+      }
+      total.add(Cotangents(v, u, count, grad_x, grad_y));
+    }
+  }
+  total.finish(sums);
 }
 
 }  // namespace stn::STN_LEVEL

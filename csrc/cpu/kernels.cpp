@@ -40,17 +40,15 @@ void run_forward(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-template <class T>
-void run_theta_sums(const Problem& p, int64_t begin, int64_t end) {
+template <class T, class Sums>
+void run_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
-    double moments[6] = {};
-    bool done = false;
-    if constexpr (kHasTiles && sizeof(T) < 8) {
-      if (tiled(p, source.pixels())) tile_theta_moments<T>(p, item, source.pixels(), first, last, moments), done = true;
+    double* sums = p.sums + task * p.parameter_count();
+    if constexpr (kHasTiles && sizeof(T) < 8 && std::is_same_v<Sums, AffineSums>) {
+      if (tiled(p, source.pixels())) return tile_theta_moments<T>(p, item, source.pixels(), first, last, sums);
     }
-    if (!done) rows_theta_moments<T>(p, source, first, last, moments);
-    for (int k = 0; k < 6; ++k) p.theta_sums[6 * task + k] = moments[k];
+    rows_parameter_sums<T, Sums>(p, source, first, last, sums);
   });
 }
 
@@ -136,16 +134,13 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
   return true;
 }
 
-// Channels that share the taps of a point; the partition into tasks follows it.
-STN_INLINE int64_t scatter_block(const Problem& p) { return p.channels_last ? p.channels : kChannelBlock; }
-
 template <class T>
 void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.height, [&](int64_t, int64_t b, int64_t first, int64_t last) STN_LAMBDA {
     if constexpr (kHasTiles && sizeof(T) < 8) {
       if (gather<T>(p, b, first, last)) return;
     }
-    const int64_t block = scatter_block(p);
+    const int64_t block = shared_channels(p);
     for (int64_t c = 0; c < p.channels; c += block) scatter<T>(p, b, c, minimum(block, p.channels - c), first, last);
   });
 }
@@ -159,7 +154,7 @@ STN_INLINE int64_t plane_bands(const Problem& p, int64_t blocks) {
 
 template <class T>
 void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
-  const int64_t block = scatter_block(p);
+  const int64_t block = shared_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block, bands = plane_bands(p, blocks);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands, c = task / bands % blocks * block, b = task / bands / blocks;
@@ -177,26 +172,49 @@ void run_affine_grid(const Problem& p, int64_t begin, int64_t end) {
 template <class G, int n>
 void run_affine_grid_sums(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_depth * p.out_height,
-                  [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
-                    rows_affine_grid_sums<G, n>(p, item, first, last, p.theta_sums + n * (n + 1) * task);
-                  });
+                  [&](int64_t task, int64_t item, int64_t first, int64_t last)
+                      STN_LAMBDA { rows_affine_grid_sums<G, n>(p, item, first, last, p.sums + n * (n + 1) * task); });
 }
 
-// Calls f(type tag of the parameters, number of dimensions).
+template <class Row, class G>
+void run_grid(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+    rows_grid<Row, G>(p, item, first, last);
+  });
+}
+
+template <class Sums, class G>
+void run_grid_sums(const Problem& p, int64_t begin, int64_t end) {
+  over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
+    rows_grid_sums<Sums, G>(p, item, first, last, p.sums + task * p.parameter_count());
+  });
+}
+
+// Calls f(type tag of the grid, number of dimensions).
 template <class F>
-STN_INLINE Work with_lattice(const Problem& p, F f) {
-  const auto of = [&](auto n) STN_LAMBDA { return p.double_parameters ? f(double{}, n) : f(float{}, n); };
+STN_INLINE auto with_lattice(const Problem& p, F f) {
+  const auto of = [&](auto n) STN_LAMBDA { return p.double_grid ? f(double{}, n) : f(float{}, n); };
   return p.dimensions == 1 ? of(Count<1>{}) : p.dimensions == 2 ? of(Count<2>{}) : of(Count<3>{});
 }
 
-Work affine_grid(const Problem& p) {
+Work grid(const Problem& p) {
   const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
-  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA { return Work{tasks, run_affine_grid<decltype(t), n>}; });
+  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
+    using G = decltype(t);
+    if (p.transform == Transform::affine) return Work{tasks, run_affine_grid<G, n>};
+    return with_transform(p,
+                          [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{tasks, run_grid<Row, G>}; });
+  });
 }
 
-Work affine_grid_sums(const Problem& p) {
+Work grid_sums(const Problem& p) {
   const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
-  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA { return Work{tasks, run_affine_grid_sums<decltype(t), n>}; });
+  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
+    using G = decltype(t);
+    if (p.transform == Transform::affine) return Work{tasks, run_affine_grid_sums<G, n>};
+    return with_transform(
+        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{tasks, run_grid_sums<Sums, G>}; });
+  });
 }
 
 Work forward(const Problem& p) {
@@ -209,14 +227,18 @@ Work grad_parameters(const Problem& p) {
   if (!p.bilinear_2d()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    return Work{tasks, p.transform == Transform::affine ? run_theta_sums<decltype(t)> : run_grad_grid<decltype(t)>};
+    using T = decltype(t);
+    if (p.transform == Transform::grid) return Work{tasks, run_grad_grid<T>};
+    if (p.transform == Transform::affine) return Work{tasks, run_parameter_sums<T, AffineSums>};
+    return with_transform(
+        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{tasks, run_parameter_sums<T, Sums>}; });
   });
 }
 
 Work grad_input(const Problem& p) {
   if (!p.bilinear_2d()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
-  const int64_t block = scatter_block(p);
+  const int64_t block = shared_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
@@ -228,6 +250,6 @@ Work grad_input(const Problem& p) {
 }  // namespace stn::STN_LEVEL
 
 extern const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL);
-const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {
-    STN_STRING(STN_LEVEL),           stn::STN_LEVEL::forward,     stn::STN_LEVEL::grad_input,
-    stn::STN_LEVEL::grad_parameters, stn::STN_LEVEL::affine_grid, stn::STN_LEVEL::affine_grid_sums};
+const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL),      stn::STN_LEVEL::forward,
+                                                          stn::STN_LEVEL::grad_input, stn::STN_LEVEL::grad_parameters,
+                                                          stn::STN_LEVEL::grid,       stn::STN_LEVEL::grid_sums};

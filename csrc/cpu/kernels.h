@@ -7,7 +7,7 @@
 namespace stn {
 
 enum class DType : int { float32, float64, bfloat16, float16 };
-enum class Transform : int { affine, grid };
+enum class Transform : int { affine, grid, homography, tps };
 
 // An image batch (B, C, D, H, W) in memory; strides in elements, 0 along dimensions that are not there.
 template <class Pointer>
@@ -27,20 +27,29 @@ struct Problem {
   bool align_corners;
   bool channels_last;  // how images, outputs and gradients are stored, all alike
   Transform transform;
-  const void* parameters;  // theta (items, n, n + 1) or grid (items, *out, n), contiguous
-  bool double_parameters;  // float64, else float32
+  // theta (items, n, n + 1), matrix (items, 3, 3), coefficients (items, controls + 3, 2) or grid (items, *out, n)
+  const void* parameters;
+  bool double_parameters;        // float64, else float32; contiguous
+  const double* control_points;  // of a thin-plate spline: (controls, 2)
+  int64_t controls;
+  bool normalized;  // the coordinates alone are wanted, and normalized: a grid operator
   Images<const void*> input;
   Images<void*> output;             // forward: (items, C, Ho, Wo)
   Images<const void*> grad_output;  // backward: the same shape
   Images<void*> grad_input;
-  void* grid;       // (items, out_height, out_width, 2): result of affine_grid
-  void* grad_grid;  // as the grid
-  // A task's share: six moments of dL/d(pixel), see theta_gradient: (items, row_blocks, 6). Of other samplers than
-  // bilinear in two dimensions the entries of dL/dtheta themselves: (items, row_blocks, n, n + 1).
-  double* theta_sums;
+  void* grid;        // (items, *out, n): result of a grid operator
+  bool double_grid;  // float64, else float32
+  void* grad_grid;   // as the grid
+  // A task's share of the gradient of its item's parameters: (items, tasks an item, parameter_count). Of affine
+  // bilinear sampling in two dimensions six moments of dL/d(pixel), see theta_gradient.
+  double* sums;
   int64_t threads;
 
   int64_t items() const { return batch * samples; }
+  int64_t parameter_count() const {  // of an item, but for a grid
+    if (transform == Transform::homography) return 9;
+    return transform == Transform::tps ? (controls + 3) * 2 : dimensions * (dimensions + 1);
+  }
   int64_t extent(int axis) const { return axis == 0 ? width : axis == 1 ? height : depth; }  // x, y, z
   int64_t out_extent(int axis) const { return axis == 0 ? out_width : axis == 1 ? out_height : out_depth; }
   bool bilinear_2d() const { return mode == Mode::bilinear && dimensions == 2; }
@@ -61,9 +70,9 @@ struct Kernels {
   const char* level;
   Work (*forward)(const Problem&);
   Work (*grad_input)(const Problem&);
-  Work (*grad_parameters)(const Problem&);   // theta_sums or grad_grid
-  Work (*affine_grid)(const Problem&);       // parameters -> grid, both float64 if double_parameters, else float32
-  Work (*affine_grid_sums)(const Problem&);  // grad_grid -> theta_sums: a task's gradient of its six entries of theta
+  Work (*grad_parameters)(const Problem&);  // sums or grad_grid
+  Work (*grid)(const Problem&);             // parameters -> grid
+  Work (*grid_sums)(const Problem&);        // grad_grid -> sums
 };
 
 }  // namespace stn

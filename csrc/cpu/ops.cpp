@@ -111,15 +111,37 @@ struct Options {
   bool align_corners;
 };
 
-// The dimensions of parameters (B, ...) or (B, S, ...): theta (n, n + 1), or a grid (*out, n).
-int64_t parameter_dims(stn::Transform transform, int n) { return transform == stn::Transform::grid ? n + 1 : 2; }
+// A transform and its parameters (B, ...) or (B, S, ...): contiguous, float32 or float64, of a spline float64.
+struct Parameters {
+  stn::Transform transform;
+  Tensor values, control_points{};
 
-bool has_samples(const Tensor& parameters, stn::Transform transform, int n) {
-  return parameters.dim() > parameter_dims(transform, n) + 1;
+  bool has_samples(int n) const { return values.dim() > (transform == stn::Transform::grid ? n + 2 : 3); }
+};
+
+Parameters parameters_of(stn::Transform transform, const Tensor& values) {
+  return {transform, float_parameters(values)};
 }
 
-Problem problem(const Tensor& input, const Tensor& parameters, const Shape& out_size, stn::Transform transform,
-                const Options& options) {
+Parameters tps_parameters(const Tensor& coefficients, const Tensor& control_points) {
+  const auto wide = [](const Tensor& t) {
+    return dense(t.scalar_type() == ScalarType::Double ? t : torch::stable::to(t, ScalarType::Double));
+  };
+  return {stn::Transform::tps, wide(coefficients), wide(control_points)};
+}
+
+void set_parameters(Problem& p, const Parameters& parameters) {
+  p.transform = parameters.transform;
+  p.parameters = parameters.values.const_data_ptr();
+  p.double_parameters = parameters.values.scalar_type() == ScalarType::Double;
+  if (p.transform == stn::Transform::tps) {
+    p.control_points = static_cast<const double*>(parameters.control_points.const_data_ptr());
+    p.controls = parameters.control_points.size(0);
+  }
+  p.threads = torch::stable::get_num_threads();
+}
+
+Problem problem(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options) {
   Problem p{};
   const int n = int(input.dim()) - 2;
   p.dimensions = n;
@@ -127,15 +149,12 @@ Problem problem(const Tensor& input, const Tensor& parameters, const Shape& out_
   p.width = input.size(n + 1), p.height = n > 1 ? input.size(n) : 1, p.depth = n > 2 ? input.size(n - 1) : 1;
   p.out_width = out_size[size_t(n) - 1];
   p.out_height = n > 1 ? out_size[size_t(n) - 2] : 1, p.out_depth = n > 2 ? out_size[0] : 1;
-  p.samples = has_samples(parameters, transform, n) ? parameters.size(1) : 1;
+  p.samples = parameters.has_samples(n) ? parameters.values.size(1) : 1;
   p.dtype = dtype_of(input);
   p.channels_last = is_channels_last(input);
   p.mode = static_cast<stn::Mode>(options.mode);
   p.padding = static_cast<stn::Padding>(options.padding), p.align_corners = options.align_corners;
-  p.transform = transform;
-  p.parameters = parameters.const_data_ptr();
-  p.double_parameters = parameters.scalar_type() == ScalarType::Double;
-  p.threads = torch::stable::get_num_threads();
+  set_parameters(p, parameters);
   return p;
 }
 
@@ -148,39 +167,36 @@ void execute(const Problem& p, const stn::Work& work, int64_t points) {
   torch::stable::parallel_for(0, work.tasks, grain, [&](int64_t begin, int64_t end) { work.run(p, begin, end); });
 }
 
-// Writes the entries of a matrix into (items, n, n + 1), float32 or float64.
-void store_theta(Tensor& result, int64_t item, const double* theta, int64_t entries) {
+// Adds up what the tasks of a Work leave for each item: the gradient of its parameters, which goes to result.
+void sum_parameters(Problem& p, const stn::Work& work, int64_t points, Tensor& result) {
+  const size_t count = size_t(p.parameter_count()), each = size_t(work.tasks / p.items()) * count;
+  std::vector<double> sums(size_t(p.items()) * each), total(count);
+  p.sums = sums.data();
+  execute(p, work, points);
+  const bool moments = p.transform == stn::Transform::affine && p.bilinear_2d() && !p.normalized;
   const bool is_double = result.scalar_type() == ScalarType::Double;
-  for (int64_t k = 0; k < entries; ++k) {
-    if (is_double) {
-      static_cast<double*>(result.mutable_data_ptr())[entries * item + k] = theta[k];
-    } else {
-      static_cast<float*>(result.mutable_data_ptr())[entries * item + k] = float(theta[k]);
+  void* data = result.mutable_data_ptr();
+  for (size_t item = 0; item < size_t(p.items()); ++item) {
+    std::fill(total.begin(), total.end(), 0.0);
+    for (size_t i = 0; i < each; ++i) total[i % count] += sums[item * each + i];
+    if (moments) {
+      const auto frame = stn::affine_frame<double>(p.height, p.width, p.out_height, p.out_width, p.align_corners);
+      stn::theta_gradient({total[0], total[1], total[2], total[3], total[4], total[5]}, frame, total.data());
+    }
+    for (size_t k = 0; k < count; ++k) {
+      if (is_double) {
+        static_cast<double*>(data)[item * count + k] = total[k];
+      } else {
+        static_cast<float*>(data)[item * count + k] = float(total[k]);
+      }
     }
   }
 }
 
-// Adds up what the tasks of a Work wrote for each item, and writes finish(total) as its matrix.
-template <class Finish>
-void sum_theta(Problem& p, const stn::Work& work, int64_t points, Tensor& result, Finish finish) {
-  const int64_t entries = p.dimensions * (p.dimensions + 1), each = work.tasks / p.items() * entries;
-  std::vector<double> sums(size_t(p.items() * each));
-  p.theta_sums = sums.data();
-  execute(p, work, points);
-  for (int64_t item = 0; item < p.items(); ++item) {
-    double total[12] = {}, theta[12];
-    for (int64_t i = 0; i < each; ++i) total[i % entries] += sums[size_t(item * each + i)];
-    finish(total, theta);
-    store_theta(result, item, theta, entries);
-  }
-}
-
-Tensor forward(const Tensor& input, const Tensor& parameters, const Shape& out_size, stn::Transform transform,
-               const Options& options) {
-  const Tensor values = float_parameters(parameters);
-  Problem p = problem(input, values, out_size, transform, options);
+Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options) {
+  Problem p = problem(input, parameters, out_size, options);
   Shape size{p.batch};
-  if (has_samples(parameters, transform, p.dimensions)) size.push_back(p.samples);
+  if (parameters.has_samples(p.dimensions)) size.push_back(p.samples);
   size.push_back(p.channels);
   size.insert(size.end(), out_size.begin(), out_size.end());
   Tensor output = empty_images(input, size, p.channels_last, out_size.size());
@@ -190,117 +206,162 @@ Tensor forward(const Tensor& input, const Tensor& parameters, const Shape& out_s
   return output;
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Tensor& parameters,
-                                    stn::Transform transform, const Options& options, bool need_input,
-                                    bool need_parameters) {
-  const Tensor values = float_parameters(parameters);
+// The gradients; that of the parameters in `dtype`, the user's.
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Parameters& parameters,
+                                    ScalarType dtype, const Options& options, bool need_input, bool need_parameters) {
   const int n = int(input.dim()) - 2;
   const bool channels_last = is_channels_last(input);
   const Tensor grad = with_layout(grad_output, channels_last, n);
-  Problem p = problem(input, values, Shape(grad.sizes().end() - n, grad.sizes().end()), transform, options);
+  Problem p = problem(input, parameters, Shape(grad.sizes().end() - n, grad.sizes().end()), options);
   p.input = images<const void*>(input, n), p.grad_output = images<const void*>(grad, n);
   const bool empty_call = grad.numel() == 0;
 
-  Tensor grad_input, grad_parameters;
-  if (need_input) {
-    grad_input = empty_images(input, shape_of(input), channels_last, size_t(n));
-    if (empty_call) {
-      torch::stable::zero_(grad_input);
-    } else {
-      p.grad_input = images<void*>(grad_input, n);
-      execute(p, stn::kernels().grad_input(p), std::max(grad_input.numel(), grad.numel()));
-    }
+  Tensor grad_input = need_input ? empty_images(input, shape_of(input), channels_last, size_t(n)) : empty(input, {0});
+  if (need_input && empty_call) {
+    torch::stable::zero_(grad_input);
+  } else if (need_input) {
+    p.grad_input = images<void*>(grad_input, n);
+    execute(p, stn::kernels().grad_input(p), std::max(grad_input.numel(), grad.numel()));
   }
-  if (!need_input) grad_input = empty(input, {0});
-  if (!need_parameters) grad_parameters = empty(parameters, {0});
-  if (need_parameters) {
-    Tensor result = empty(values, shape_of(values));
-    if (empty_call) {
-      torch::stable::zero_(result);
-    } else if (transform == stn::Transform::grid) {
-      p.grad_grid = result.mutable_data_ptr();
-      execute(p, stn::kernels().grad_parameters(p), grad.numel());
-    } else {
-      const auto frame = stn::affine_frame<double>(p.height, p.width, p.out_height, p.out_width, p.align_corners);
-      sum_theta(p, stn::kernels().grad_parameters(p), grad.numel(), result, [&](double (&total)[12], double* theta) {
-        if (p.bilinear_2d()) {
-          stn::theta_gradient({total[0], total[1], total[2], total[3], total[4], total[5]}, frame, theta);
-        } else {
-          std::copy(total, total + 12, theta);
-        }
-      });
-    }
-    grad_parameters =
-        parameters.scalar_type() == values.scalar_type() ? result : torch::stable::to(result, parameters.scalar_type());
+
+  const Tensor& values = parameters.values;
+  Tensor grad_parameters = empty(values, need_parameters ? shape_of(values) : Shape{0});
+  if (need_parameters && empty_call) {
+    torch::stable::zero_(grad_parameters);
+  } else if (need_parameters && p.transform == stn::Transform::grid) {
+    p.grad_grid = grad_parameters.mutable_data_ptr();
+    execute(p, stn::kernels().grad_parameters(p), grad.numel());
+  } else if (need_parameters) {
+    sum_parameters(p, stn::kernels().grad_parameters(p), grad.numel(), grad_parameters);
   }
-  return {grad_input, grad_parameters};
+  return {grad_input, dtype == values.scalar_type() ? grad_parameters : torch::stable::to(grad_parameters, dtype)};
+}
+
+std::tuple<Tensor, Tensor> sample_backward(stn::Transform transform, const Tensor& grad_output, const Tensor& input,
+                                           const Tensor& parameters, const Options& options, bool need_input,
+                                           bool need_parameters) {
+  return backward(grad_output, input, parameters_of(transform, parameters), parameters.scalar_type(), options,
+                  need_input, need_parameters);
 }
 
 Tensor affine_sample(const Tensor& input, const Tensor& theta, Shape size, int64_t mode, int64_t padding,
                      bool align_corners) {
-  return forward(input, theta, size, stn::Transform::affine, {mode, padding, align_corners});
+  return forward(input, parameters_of(stn::Transform::affine, theta), size, {mode, padding, align_corners});
 }
 
 std::tuple<Tensor, Tensor> affine_sample_backward(const Tensor& grad_output, const Tensor& input, const Tensor& theta,
                                                   int64_t mode, int64_t padding, bool align_corners, bool need_input,
                                                   bool need_theta, bool) {
-  return backward(grad_output, input, theta, stn::Transform::affine, {mode, padding, align_corners}, need_input,
-                  need_theta);
+  return sample_backward(stn::Transform::affine, grad_output, input, theta, {mode, padding, align_corners}, need_input,
+                         need_theta);
 }
 
 Tensor grid_sample(const Tensor& input, const Tensor& grid, int64_t mode, int64_t padding, bool align_corners) {
   const Shape size(grid.sizes().end() - 1 - (input.dim() - 2), grid.sizes().end() - 1);
-  return forward(input, grid, size, stn::Transform::grid, {mode, padding, align_corners});
+  return forward(input, parameters_of(stn::Transform::grid, grid), size, {mode, padding, align_corners});
 }
 
 std::tuple<Tensor, Tensor> grid_sample_backward(const Tensor& grad_output, const Tensor& input, const Tensor& grid,
                                                 int64_t mode, int64_t padding, bool align_corners, bool need_input,
                                                 bool need_grid, bool) {
-  return backward(grad_output, input, grid, stn::Transform::grid, {mode, padding, align_corners}, need_input,
-                  need_grid);
+  return sample_backward(stn::Transform::grid, grad_output, input, grid, {mode, padding, align_corners}, need_input,
+                         need_grid);
+}
+
+Tensor homography_sample(const Tensor& input, const Tensor& matrix, Shape size, int64_t mode, int64_t padding,
+                         bool align_corners) {
+  return forward(input, parameters_of(stn::Transform::homography, matrix), size, {mode, padding, align_corners});
+}
+
+std::tuple<Tensor, Tensor> homography_sample_backward(const Tensor& grad_output, const Tensor& input,
+                                                      const Tensor& matrix, int64_t mode, int64_t padding,
+                                                      bool align_corners, bool need_input, bool need_matrix, bool) {
+  return sample_backward(stn::Transform::homography, grad_output, input, matrix, {mode, padding, align_corners},
+                         need_input, need_matrix);
+}
+
+Tensor tps_sample(const Tensor& input, const Tensor& coefficients, const Tensor& control_points, Shape size,
+                  int64_t mode, int64_t padding, bool align_corners) {
+  return forward(input, tps_parameters(coefficients, control_points), size, {mode, padding, align_corners});
+}
+
+std::tuple<Tensor, Tensor> tps_sample_backward(const Tensor& grad_output, const Tensor& input,
+                                               const Tensor& coefficients, const Tensor& control_points, int64_t mode,
+                                               int64_t padding, bool align_corners, bool need_input,
+                                               bool need_coefficients, bool) {
+  return backward(grad_output, input, tps_parameters(coefficients, control_points), coefficients.scalar_type(),
+                  {mode, padding, align_corners}, need_input, need_coefficients);
 }
 
 // size: of the output lattice.
-Problem lattice_problem(int64_t items, const Shape& size, bool align_corners, bool is_double) {
+Problem lattice_problem(const Parameters& parameters, const Shape& size, bool align_corners, bool double_grid) {
   Problem p{};
   const size_t n = size.size();
   p.dimensions = int(n);
-  p.batch = items, p.samples = 1;
+  p.samples = 1;
   p.out_width = size[n - 1], p.out_height = n > 1 ? size[n - 2] : 1, p.out_depth = n > 2 ? size[0] : 1;
-  p.align_corners = align_corners, p.double_parameters = is_double;
-  p.threads = torch::stable::get_num_threads();
+  p.align_corners = align_corners, p.normalized = true, p.double_grid = double_grid;
+  set_parameters(p, parameters);
+  p.batch = parameters.values.numel() / p.parameter_count();
   return p;
 }
 
-Tensor affine_grid(const Tensor& theta, Shape size, bool align_corners) {
-  const Tensor values = float_parameters(theta);
-  const int64_t n = int64_t(size.size());
-  Shape shape(theta.sizes().begin(), theta.sizes().end() - 2);
+// The coordinates alone: float64 if `dtype`, the user's, is, else float32.
+Tensor lattice(const Parameters& parameters, ScalarType dtype, const Shape& size, bool align_corners) {
+  const Tensor& values = parameters.values;
+  Shape shape(values.sizes().begin(), values.sizes().end() - 2);
   shape.insert(shape.end(), size.begin(), size.end());
-  shape.push_back(n);
-  Tensor grid = empty(values, shape);
+  shape.push_back(int64_t(size.size()));
+  const bool wide = dtype == ScalarType::Double;
+  Tensor grid = torch::stable::new_empty(values, shape, wide ? ScalarType::Double : ScalarType::Float);
   if (grid.numel() == 0) return grid;
-  Problem p =
-      lattice_problem(values.numel() / (n * (n + 1)), size, align_corners, values.scalar_type() == ScalarType::Double);
-  p.parameters = values.const_data_ptr(), p.grid = grid.mutable_data_ptr();
-  execute(p, stn::kernels().affine_grid(p), grid.numel());
+  Problem p = lattice_problem(parameters, size, align_corners, wide);
+  p.grid = grid.mutable_data_ptr();
+  execute(p, stn::kernels().grid(p), grid.numel());
   return grid;
 }
 
-Tensor affine_grid_backward(const Tensor& grad_output, bool align_corners) {
+// Fills result with the gradient of the parameters.
+Tensor lattice_backward(const Tensor& grad_output, const Parameters& parameters, Tensor result, bool align_corners) {
+  if (grad_output.numel() == 0) return torch::stable::zero_(result);
   const Tensor grad = dense(grad_output);
   const int64_t n = grad.size(grad.dim() - 1);
-  Shape shape(grad.sizes().begin(), grad.sizes().end() - n - 1);
-  shape.insert(shape.end(), {n, n + 1});
-  Tensor result = empty(grad, shape);
-  if (grad.numel() == 0) return torch::stable::zero_(result);
   const Shape size(grad.sizes().end() - n - 1, grad.sizes().end() - 1);
-  Problem p =
-      lattice_problem(result.numel() / (n * (n + 1)), size, align_corners, grad.scalar_type() == ScalarType::Double);
+  Problem p = lattice_problem(parameters, size, align_corners, grad.scalar_type() == ScalarType::Double);
   p.grad_grid = grad.mutable_data_ptr();
-  sum_theta(p, stn::kernels().affine_grid_sums(p), grad.numel(), result,
-            [](double (&total)[12], double* theta) { std::copy(total, total + 12, theta); });
+  sum_parameters(p, stn::kernels().grid_sums(p), grad.numel(), result);
   return result;
+}
+
+Tensor affine_grid(const Tensor& theta, Shape size, bool align_corners) {
+  return lattice(parameters_of(stn::Transform::affine, theta), theta.scalar_type(), size, align_corners);
+}
+
+Tensor affine_grid_backward(const Tensor& grad_output, bool align_corners) {
+  const int64_t n = grad_output.size(grad_output.dim() - 1);
+  Shape shape(grad_output.sizes().begin(), grad_output.sizes().end() - n - 1);
+  shape.insert(shape.end(), {n, n + 1});
+  const Tensor result = empty(grad_output, shape);  // the map is linear: theta itself does not matter
+  return lattice_backward(grad_output, {stn::Transform::affine, result}, result, align_corners);
+}
+
+Tensor homography_grid(const Tensor& matrix, Shape size, bool align_corners) {
+  return lattice(parameters_of(stn::Transform::homography, matrix), matrix.scalar_type(), size, align_corners);
+}
+
+Tensor homography_grid_backward(const Tensor& grad_output, const Tensor& matrix, bool align_corners) {
+  return lattice_backward(grad_output, parameters_of(stn::Transform::homography, matrix),
+                          empty(grad_output, shape_of(matrix)), align_corners);
+}
+
+Tensor tps_grid(const Tensor& coefficients, const Tensor& control_points, Shape size, bool align_corners) {
+  return lattice(tps_parameters(coefficients, control_points), coefficients.scalar_type(), size, align_corners);
+}
+
+Tensor tps_grid_backward(const Tensor& grad_output, const Tensor& coefficients, const Tensor& control_points,
+                         bool align_corners) {
+  return lattice_backward(grad_output, tps_parameters(coefficients, control_points),
+                          empty(grad_output, shape_of(coefficients)), align_corners);
 }
 
 int64_t cpu_level() {  // the x86-64 microarchitecture level in use; 0 where there is only one
@@ -319,6 +380,14 @@ STABLE_TORCH_LIBRARY_IMPL(stn_kernels, CPU, m) {
   m.impl("_affine_sample_backward", TORCH_BOX(&affine_sample_backward));
   m.impl("affine_grid", TORCH_BOX(&affine_grid));
   m.impl("_affine_grid_backward", TORCH_BOX(&affine_grid_backward));
+  m.impl("homography_sample", TORCH_BOX(&homography_sample));
+  m.impl("_homography_sample_backward", TORCH_BOX(&homography_sample_backward));
+  m.impl("homography_grid", TORCH_BOX(&homography_grid));
+  m.impl("_homography_grid_backward", TORCH_BOX(&homography_grid_backward));
+  m.impl("tps_sample", TORCH_BOX(&tps_sample));
+  m.impl("_tps_sample_backward", TORCH_BOX(&tps_sample_backward));
+  m.impl("tps_grid", TORCH_BOX(&tps_grid));
+  m.impl("_tps_grid_backward", TORCH_BOX(&tps_grid_backward));
   m.impl("grid_sample", TORCH_BOX(&grid_sample));
   m.impl("_grid_sample_backward", TORCH_BOX(&grid_sample_backward));
 }

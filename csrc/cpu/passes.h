@@ -1,11 +1,17 @@
 // The general passes: any transform, padding, storage type and stride, in runs of points of an output row.
 #pragma once
 #include "channels_last.h"
+#include "parameter_sums.h"
 #include "planar.h"
 
 namespace stn::STN_LEVEL {
 
 constexpr int64_t kChannelBlock = 8;  // channels that share the taps of a point before the next points
+
+// Where placing a point costs more than sampling it, and where channels are adjacent, all channels share its taps.
+STN_INLINE int64_t shared_channels(const Problem& p) {
+  return p.channels_last || p.transform == Transform::tps ? p.channels : kChannelBlock;
+}
 
 // Calls body(run, u0) over the runs of points [begin, end) of output row v.
 template <class T, class Body>
@@ -24,7 +30,7 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
   const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch;
   T* output = static_cast<T*>(p.output.data) + source.item * p.output.batch;
   const bool channels_last = p.channels_last, adjacent = p.input.column == 1 && p.width > 1;
-  const int64_t block = channels_last ? p.channels : kChannelBlock;
+  const int64_t block = shared_channels(p);
   for (int64_t c = 0; c < p.channels; c += block) {
     const int64_t channels = minimum(block, p.channels - c);
     for (int64_t v = row_begin; v < row_end; ++v) {
@@ -72,28 +78,18 @@ STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t
   }
 }
 
-template <class T>
-void rows_theta_moments(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end,
-                        double (&moments)[6]) {
+// sums = what some rows add to the gradient of the transform's parameters.
+template <class T, class Sums>
+void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, double* sums) {
   using A = Compute<T>;
-  const int64_t block = p.channels_last ? p.channels : kChannelBlock;
-  Doubles lane, sums[6] = {};
-  for (int i = 0; i < kDoubles; ++i) lane[i] = i;
+  const int64_t block = shared_channels(p);
+  Sums total(source);
   for (int64_t c = 0; c < p.channels; c += block) {
     rows_grad_points<T>(p, source, row_begin, row_end, c, minimum(block, p.channels - c),
-                        [&](int64_t v, int64_t u0, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
-                          for (int64_t i = 0; i < count; i += kDoubles) {
-                            const Doubles u = lane + double(u0 + i);
-                            const Doubles gx = __builtin_convertvector((load<Vec<A, kDoubles>>(grad_x + i)), Doubles);
-                            const Doubles gy = __builtin_convertvector((load<Vec<A, kDoubles>>(grad_y + i)), Doubles);
-                            sums[0] += gx, sums[1] += gx * u, sums[2] += gx * double(v);
-                            sums[3] += gy, sums[4] += gy * u, sums[5] += gy * double(v);
-                          }
-                        });
+                        [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y)
+                            STN_LAMBDA { total.add(Cotangents(v, u, count, grad_x, grad_y)); });
   }
-  for (int k = 0; k < 6; ++k) {
-    for (int i = 0; i < kDoubles; ++i) moments[k] += sums[k][i];
-  }
+  total.finish(sums);
 }
 
 template <class T, class G>
@@ -117,8 +113,7 @@ STN_INLINE void points_near(const Source& s, int64_t v, int64_t first, int64_t l
   begin = 0, end = s.p.out_width;
   if (s.p.transform != Transform::affine || s.p.padding != Padding::zeros) return;
   const AffineRow row(s, v);
-  const double y = row.y - row.yu * row.centre, low = double(first) - 2 - y, high = double(last) + 1 - y,
-               step = s.map.yu;
+  const double y = row.y - row.yu * row.centre, low = double(first) - 2 - y, high = double(last) + 1 - y, step = row.yu;
   if (step == 0) {
     if (!(low <= 0 && high >= 0)) end = 0;
     return;

@@ -75,7 +75,20 @@ void place_grid(const Item& item, int64_t row, int64_t u0, int64_t count, double
   }
 }
 
+template <class Row>
+void place_row(const Item& item, int64_t row, int64_t u0, int64_t count, double (*coordinates)[kRun]) {
+  const Source source(item.p, item.item);
+  const Row at(source, row);
+  for (int64_t i = 0; i < count; i += kDoubles) {
+    Doubles x, y;
+    at.points(u0 + i, count - i, x, y);
+    store(coordinates[0] + i, x), store(coordinates[1] + i, y);
+  }
+}
+
 STN_INLINE Place placer(const Problem& p) {
+  if (p.transform == Transform::homography) return place_row<HomographyRow>;
+  if (p.transform == Transform::tps) return place_row<TpsRow>;
   const auto of = [&](auto dimensions) STN_LAMBDA -> Place {
     constexpr int n = dimensions;
     if (p.transform == Transform::affine) return place_affine<n>;

@@ -1,6 +1,6 @@
 // The passes over lists of taps: any mode, number of dimensions, transform, padding, storage type and stride.
 #pragma once
-#include "storage.h"
+#include "parameter_sums.h"
 #include "tap_sums.h"
 
 namespace stn::STN_LEVEL {
@@ -186,7 +186,7 @@ void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
                  });
 }
 
-// theta_sums of a task: its n (n + 1) entries of dL/dtheta.
+// Sums of a task: its n (n + 1) entries of dL/dtheta.
 template <class T>
 void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
@@ -208,7 +208,7 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       for (int b = 0; b <= n; ++b) {
         double total = 0;
         for (int i = 0; i < N; ++i) total += totals[a][b][i];
-        p.theta_sums[(task * n + a) * (n + 1) + b] = item.axis[a].scale * total;
+        p.sums[(task * n + a) * (n + 1) + b] = item.axis[a].scale * total;
         totals[a][b] = Wide{};
       }
     }
@@ -224,6 +224,34 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
                      sum[a] += g, moment[a] += g * at;
                    }
                  });
+}
+
+// The same of a transform in two dimensions that is neither affine nor a grid.
+template <class T, class Sums>
+void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
+  using A = Compute<T>;
+  constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
+  const Window window(p, p.input);
+  const Sampler<T> sampler(p);
+  const Lines lines(p);
+  over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
+    const Item item(p, number);
+    const Source source(p, number);
+    Sums total(source);
+    for (int64_t line = first; line < last; ++line) {
+      const int64_t row = line / lines.per_row, u = line % lines.per_row * Lines::kLine;
+      sampler.over(item, row, u, minimum(u + Lines::kLine, p.out_width), window,
+                   [&](const TapList<A>& list, int64_t point, int64_t count) STN_LAMBDA {
+                     if (list.outside) return;
+                     typename TapList<A>::V gradient[3];
+                     point_gradient<T>(item, list, row, point, count, gradient);
+                     A grad_x[kWhole] = {}, grad_y[kWhole] = {};
+                     for (int64_t i = 0; i < count; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
+                     total.add(Cotangents(row, point, count, grad_x, grad_y));
+                   });
+    }
+    total.finish(p.sums + task * p.parameter_count());
+  });
 }
 
 // Slices of the image along its last axis: whole images, cut into bands only to occupy the threads. A pixel's sum has

@@ -65,10 +65,10 @@ void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int
              });
 }
 
-// Adds to moments the sums over output pixels of g_x, g_x u, g_x v, g_y, g_y u, g_y v, with g = dL/d(source pixel).
+// moments = the sums over output pixels of g_x, g_x u, g_x v, g_y, g_y u, g_y v, with g = dL/d(source pixel).
 template <class T>
 void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end,
-                        double (&moments)[6]) {
+                        double* moments) {
   const TileMap map(m);
   const T* image = static_cast<const T*>(p.input.data) + item / p.samples * p.input.batch;
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch;
@@ -110,6 +110,7 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
                with_taps(map, t, p, accumulate, [] STN_LAMBDA {});
              });
   flush();
+  for (int k = 0; k < 6; ++k) moments[k] = 0;
   for (int i = 0; i < 16; ++i) {
     for (int k = 0; k < 6; ++k) moments[k] += totals[k][i];
     moments[1] += totals[0][i] * (i % kTile), moments[2] += totals[0][i] * (i / kTile);

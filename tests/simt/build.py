@@ -56,6 +56,7 @@ def register() -> None:
     """Makes the kernels the backend "simt" of this process."""
     _library.register_backend("simt", load())
     _library.SAMPLERS["simt"] = _library.SAMPLERS["cuda"]
+    _library.LACKING["simt"] = _library.LACKING["cuda"]
 
 
 @functools.cache

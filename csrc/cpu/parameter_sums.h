@@ -1,0 +1,104 @@
+// The transposes of the transforms: cotangents of the source coordinates of runs of points -> sums for the gradient of
+// an item's parameters, in float64.
+#pragma once
+#include "coordinates.h"
+#include "storage.h"
+
+namespace stn::STN_LEVEL {
+
+STN_INLINE double sum_lanes(Doubles v) {
+  double sum = 0;
+  for (int i = 0; i < kDoubles; ++i) sum += v[i];
+  return sum;
+}
+
+// Cotangents of the points [u, u + count) of output row v, zeros up to a whole vector.
+struct Cotangents {
+  int64_t v, u, count;
+  Doubles x[Run<float>::kPoints / kDoubles], y[Run<float>::kPoints / kDoubles];
+
+  template <class A>
+  STN_INLINE Cotangents(int64_t row, int64_t first, int64_t points, const A* grad_x, const A* grad_y)
+      : v(row), u(first), count((points + kDoubles - 1) / kDoubles) {
+    for (int64_t i = 0; i < count; ++i) {
+      x[i] = __builtin_convertvector((load<Vec<A, kDoubles>>(grad_x + i * kDoubles)), Doubles);
+      y[i] = __builtin_convertvector((load<Vec<A, kDoubles>>(grad_y + i * kDoubles)), Doubles);
+    }
+  }
+};
+
+// Moments of the cotangents with output pixels (u, v): g_x, g_x u, g_x v, g_y, g_y u, g_y v; see theta_gradient.
+struct AffineSums {
+  Doubles sums[6] = {};
+  STN_INLINE explicit AffineSums(const Source&) {}
+  STN_INLINE void add(const Cotangents& g) {
+    const double row = double(g.v);
+    for (int64_t i = 0; i < g.count; ++i) {
+      const Doubles column = indices_from(double(g.u + i * kDoubles));
+      sums[0] += g.x[i], sums[1] += g.x[i] * column, sums[2] += g.x[i] * row;
+      sums[3] += g.y[i], sums[4] += g.y[i] * column, sums[5] += g.y[i] * row;
+    }
+  }
+  STN_INLINE void finish(double* out) const {
+    for (int k = 0; k < 6; ++k) out[k] = sum_lanes(sums[k]);
+  }
+};
+
+// The gradient of the matrix, row by row.
+struct HomographySums {
+  const Source& source;
+  Doubles sums[9] = {};
+  STN_INLINE explicit HomographySums(const Source& s) : source(s) {}
+  STN_INLINE void add(const Cotangents& g) {
+    const HomographyRow row(source, g.v);
+    for (int64_t i = 0; i < g.count; ++i) {
+      Doubles x, grad[3];
+      const Projected<Doubles> p = row.projected(g.u + i * kDoubles, x);
+      project_vjp(p, row.to_x.scale * g.x[i], row.to_y.scale * g.y[i], grad);
+      for (int k = 0; k < 3; ++k) {
+        sums[3 * k] += grad[k] * x, sums[3 * k + 1] += grad[k] * row.y, sums[3 * k + 2] += grad[k];
+      }
+    }
+  }
+  STN_INLINE void finish(double* out) const {
+    for (int k = 0; k < 9; ++k) out[k] = sum_lanes(sums[k]);
+  }
+};
+
+// The gradient of the coefficients, row by row.
+struct TpsSums {
+  const Source& source;
+  Scratch<double> sums;  // (controls + 3, 2, kDoubles)
+  STN_INLINE explicit TpsSums(const Source& s) : source(s), sums(s.p.parameter_count() * kDoubles) {}
+  STN_INLINE void add(const Cotangents& g) {
+    const TpsRow row(source, g.v);
+    for (int64_t k = 0; k < row.count + kTpsAffine; ++k) {
+      double* target = sums.data + 2 * k * kDoubles;
+      Doubles sum_x = load<Doubles>(target), sum_y = load<Doubles>(target + kDoubles);
+      for (int64_t i = 0; i < g.count; ++i) {
+        const Doubles x = row.columns(g.u + i * kDoubles);
+        const Doubles value = k < row.count        ? row.basis(x, k)
+                              : k == row.count     ? splat<Doubles>(1.0)
+                              : k == row.count + 1 ? x
+                                                   : splat<Doubles>(row.y);
+        sum_x += value * g.x[i], sum_y += value * g.y[i];
+      }
+      store(target, sum_x), store(target + kDoubles, sum_y);
+    }
+  }
+  STN_INLINE void finish(double* out) const {
+    for (int64_t k = 0; k < source.p.parameter_count(); ++k) {
+      const double scale = k % 2 ? source.y.scale : source.x.scale;
+      out[k] = scale * sum_lanes(load<Doubles>(sums.data + k * kDoubles));
+    }
+  }
+};
+
+// Calls f(a null pointer to the transform's Row, one to its Sums), for those that are neither affine nor a grid.
+template <class F>
+STN_INLINE auto with_transform(const Problem& p, F f) {
+  if (p.transform == Transform::homography) return f((HomographyRow*)nullptr, (HomographySums*)nullptr);
+  return f((TpsRow*)nullptr, (TpsSums*)nullptr);
+}
+
+}  // namespace stn::STN_LEVEL

@@ -1,0 +1,49 @@
+"""Fused projective transformation and sampling."""
+
+from .. import _checks, _library
+from .._library import MODE_NAMES
+from ..reference import homography as reference
+from ._broadcast import over_batch
+from ._warp import declare_sample
+
+
+def homography_sample(input, matrix, size, mode="bilinear", padding_mode="zeros", align_corners=False, *, backend=None):
+    """Samples input at the projective transformation of a regular output lattice, in one kernel.
+
+    An output point (x, y) reads the source (X / w, Y / w) with (X, Y, w) = matrix (x, y, 1), all in normalized
+    coordinates. A point at or behind the plane w = 0 (not w >= 2^-60) has no source: it reads 0 under "zeros" and the
+    first row and column otherwise, as NaN does, and has no gradient. The matrix is defined up to a positive factor.
+
+    Args:
+        input: images (B, C, H, W), or one image (B = 1) for a batch of matrices; float32, float64, float16 or bfloat16;
+            contiguous, channels_last or strided.
+        matrix: (B, 3, 3), or (B, S, 3, 3) for S transformations of each image, which is never copied. Any floating
+            dtype; coordinates are computed in float32 or better whatever the image's dtype.
+        size: spatial size (Ho, Wo) of the output.
+        mode: "bilinear", "nearest" or "bicubic" (a = -0.75).
+        padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
+        align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
+        backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
+
+    Returns:
+        (B, C, Ho, Wo), or (B, S, C, Ho, Wo) if matrix has a sample dimension; the dtype of input; channels_last if
+        input is. Differentiable in input and matrix, twice (the second backward runs on the reference).
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
+        RuntimeError: `backend` cannot run here; the message says why.
+    """
+    _checks.image(input)
+    _checks.matrix("matrix", matrix, 3, 3)
+    _checks.same_batch_and_device("matrix", matrix, input, broadcast=True)
+    size = _checks.spatial_size(size)
+    options = size, _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
+    _checks.flag("align_corners", align_corners)
+
+    def run(matrix):
+        return _library.call("homography_sample", backend, input, matrix, *options, sampler=(mode, 2))
+
+    return over_batch(run, input, matrix, 2)
+
+
+declare_sample("homography_sample", "matrix", reference.homography_sample, reference.homography_sample_backward)

@@ -3,8 +3,7 @@
 #include "common/affine.h"
 #include "common/homography.h"
 #include "common/tps.h"
-#include "kernels.h"
-#include "simd.h"
+#include "storage.h"
 
 namespace stn::STN_LEVEL {
 
@@ -20,6 +19,20 @@ struct Run {
   T x_fraction[kPoints], y_fraction[kPoints], x_slope[kPoints], y_slope[kPoints];
 };
 
+// The radial functions of a thin-plate spline on the latest output rows, for all items and channels that come by:
+// (rows, vectors of points, controls). A row's slot is its number modulo `rows`.
+struct TpsBasis {
+  int64_t rows, row_size;
+  Scratch<double> values;
+  Scratch<int64_t> held;  // by slot: the number of its row plus one
+
+  STN_INLINE TpsBasis(const Problem& p, int64_t capacity)
+      : rows(capacity),
+        row_size((p.out_width + kDoubles - 1) / kDoubles * p.controls * kDoubles),
+        values(rows * row_size + 1),
+        held(rows) {}
+};
+
 // One transformed image and the axes between which it maps, always in double. A Row places points of an output row.
 struct Source {
   const Problem& p;
@@ -28,14 +41,16 @@ struct Source {
   CentredLattice<double> u, v;  // output
 
   CentredMap<double> map{};  // of an affine transform
+  TpsBasis* shared;          // of a thin-plate spline; may be null
 
-  STN_INLINE Source(const Problem& problem, int64_t n)
+  STN_INLINE Source(const Problem& problem, int64_t n, TpsBasis* basis = nullptr)
       : p(problem),
         item(n),
         x(p.normalized ? Axis<double>{1, 0} : pixel_axis<double>(p.width, p.align_corners)),
         y(p.normalized ? Axis<double>{1, 0} : pixel_axis<double>(p.height, p.align_corners)),
         u(centred_lattice<double>(p.out_width, p.align_corners)),
-        v(centred_lattice<double>(p.out_height, p.align_corners)) {
+        v(centred_lattice<double>(p.out_height, p.align_corners)),
+        shared(basis) {
     if (p.transform != Transform::affine) return;
     double theta[6];
     for (int k = 0; k < 6; ++k) theta[k] = parameter(k);
@@ -126,6 +141,8 @@ struct TpsRow {
   double y;
   Axis<double> to_x, to_y;
   CentredLattice<double> lattice;
+  const double* stored;  // the shared functions of this row, or null
+
   STN_INLINE TpsRow(const Source& s, int64_t v)
       : control(s.p.control_points),
         coefficients(static_cast<const double*>(s.p.parameters) + s.item * s.p.parameter_count()),
@@ -133,19 +150,35 @@ struct TpsRow {
         y(s.v.at(int(v))),
         to_x(s.x),
         to_y(s.y),
-        lattice(s.u) {}
+        lattice(s.u),
+        stored(nullptr) {
+    if (!s.shared) return;
+    const int64_t slot = v % s.shared->rows;
+    double* values = s.shared->values.data + slot * s.shared->row_size;
+    if (s.shared->held.data[slot] != v + 1) {
+      for (int64_t u = 0; u < s.p.out_width; u += kDoubles) {
+        for (int64_t k = 0; k < count; ++k) store(values + (u * count + k * kDoubles), radial(columns(u), k));
+      }
+      s.shared->held.data[slot] = v + 1;
+    }
+    stored = values;
+  }
   STN_INLINE Doubles columns(int64_t u) const { return lattice.step * indices_from(double(u) - lattice.centre); }
-  STN_INLINE Doubles basis(Doubles x, int64_t k) const {
+  STN_INLINE Doubles radial(Doubles x, int64_t k) const {
     const Doubles dx = x - control[2 * k];
     const double dy = y - control[2 * k + 1];
     return thin_plate(dx * dx + dy * dy);
+  }
+  // Function k of the points [u, u + kDoubles), which lie at x; u is a multiple of kDoubles.
+  STN_INLINE Doubles basis(int64_t u, Doubles x, int64_t k) const {
+    return stored ? load<Doubles>(stored + (u * count + k * kDoubles)) : radial(x, k);
   }
   STN_INLINE void points(int64_t u, int64_t, Doubles& source_x, Doubles& source_y) const {
     const Doubles x = columns(u);
     const double* affine = coefficients + 2 * count;  // of 1, x, y
     source_x = affine[0] + affine[4] * y + affine[2] * x, source_y = affine[1] + affine[5] * y + affine[3] * x;
     for (int64_t k = 0; k < count; ++k) {
-      const Doubles value = basis(x, k);
+      const Doubles value = basis(u, x, k);
       source_x += coefficients[2 * k] * value, source_y += coefficients[2 * k + 1] * value;
     }
     source_x = to_x.scale * source_x + to_x.shift, source_y = to_y.scale * source_y + to_y.shift;

@@ -69,11 +69,11 @@ void rows_affine_grid_sums(const Problem& p, int64_t item, int64_t row_begin, in
 
 // The same in two dimensions for any other transform.
 template <class Row, class G>
-void rows_grid(const Problem& p, int64_t item, int64_t row_begin, int64_t row_end) {
-  const Source source(p, item);
+void rows_grid(const Source& source, int64_t row_begin, int64_t row_end) {
+  const Problem& p = source.p;
   for (int64_t v = row_begin; v < row_end; ++v) {
     const Row row(source, v);
-    G* grid = static_cast<G*>(p.grid) + 2 * p.out_width * (item * p.out_height + v);
+    G* grid = static_cast<G*>(p.grid) + 2 * p.out_width * (source.item * p.out_height + v);
     for (int64_t u = 0; u < p.out_width; u += kDoubles) {
       Doubles x, y;
       row.points(u, p.out_width - u, x, y);
@@ -84,12 +84,11 @@ void rows_grid(const Problem& p, int64_t item, int64_t row_begin, int64_t row_en
 }
 
 template <class Sums, class G>
-void rows_grid_sums(const Problem& p, int64_t item, int64_t row_begin, int64_t row_end, double* sums) {
+void rows_grid_sums(const Source& source, int64_t row_begin, int64_t row_end, Sums& total) {
   constexpr int64_t kPoints = Run<double>::kPoints;
-  const Source source(p, item);
-  Sums total(source);
+  const Problem& p = source.p;
   for (int64_t v = row_begin; v < row_end; ++v) {
-    const G* grad = static_cast<const G*>(p.grad_grid) + 2 * p.out_width * (item * p.out_height + v);
+    const G* grad = static_cast<const G*>(p.grad_grid) + 2 * p.out_width * (source.item * p.out_height + v);
     for (int64_t u = 0; u < p.out_width; u += kPoints) {
       const int64_t count = minimum<int64_t>(kPoints, p.out_width - u);
       double grad_x[kPoints], grad_y[kPoints];
@@ -98,10 +97,9 @@ void rows_grid_sums(const Problem& p, int64_t item, int64_t row_begin, int64_t r
         load_points(grad + 2 * (u + i), count - i, x, y);
         store(grad_x + i, x), store(grad_y + i, y);
       }
-      total.add(Cotangents(v, u, count, grad_x, grad_y));
+      total.add(source, Cotangents(v, u, count, grad_x, grad_y));
     }
   }
-  total.finish(sums);
 }
 
 }  // namespace stn::STN_LEVEL

@@ -3,8 +3,7 @@
 // instructions.
 #include "kernels.h"
 
-#include "grid_passes.h"
-#include "passes.h"
+#include "item_groups.h"
 #include "samplers.h"
 #include "storage.h"
 #include "tile_passes.h"
@@ -40,15 +39,17 @@ void run_forward(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-template <class T, class Sums>
-void run_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
+template <class T>
+void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
-    double* sums = p.sums + task * p.parameter_count();
-    if constexpr (kHasTiles && sizeof(T) < 8 && std::is_same_v<Sums, AffineSums>) {
+    double* sums = p.sums + 6 * task;
+    if constexpr (kHasTiles && sizeof(T) < 8) {
       if (tiled(p, source.pixels())) return tile_theta_moments<T>(p, item, source.pixels(), first, last, sums);
     }
-    rows_parameter_sums<T, Sums>(p, source, first, last, sums);
+    AffineSums total(p);
+    rows_parameter_sums<T>(p, source, first, last, total);
+    total.finish(source, sums);
   });
 }
 
@@ -64,30 +65,11 @@ void run_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-// Rows [first, last) of one image's gradient for channels [channel, channel + channels), summed output by output.
 template <class T>
 void scatter(const Problem& p, int64_t b, int64_t channel, int64_t channels, int64_t first, int64_t last) {
-  using A = Compute<T>;
-  T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
-              first * p.grad_input.row;
-  const int64_t area = (last - first) * p.width;
-  const bool channels_last = p.channels_last;
-  if constexpr (sizeof(T) == sizeof(A)) {
-    if (channels_last) {
-      __builtin_memset(target, 0, size_t(area * p.channels) * sizeof(T));
-    } else {
-      for (int64_t c = 0; c < channels; ++c)
-        __builtin_memset(target + c * p.grad_input.channel, 0, size_t(area) * sizeof(T));
-    }
-    scatter_rows<T>(p, b, channel, channels, first, last, target, p.grad_input.channel);
-  } else {
-    const Scratch<A> sums(area * channels);
-    scatter_rows<T>(p, b, channel, channels, first, last, sums.data, area);
-    const int64_t planes = channels_last ? 1 : channels, size = channels_last ? area * channels : area;
-    for (int64_t c = 0; c < planes; ++c) {
-      for (int64_t i = 0; i < size; ++i) store_one(target + c * p.grad_input.channel + i, sums.data[c * size + i]);
-    }
-  }
+  GradientBand<T> band(p, b, channel, channels, first, last);
+  for (int64_t n = b * p.samples; n < (b + 1) * p.samples; ++n) band.add(Source(p, n), 0, p.out_height);
+  band.finish();
 }
 
 template <int N>
@@ -176,20 +158,6 @@ void run_affine_grid_sums(const Problem& p, int64_t begin, int64_t end) {
                       STN_LAMBDA { rows_affine_grid_sums<G, n>(p, item, first, last, p.sums + n * (n + 1) * task); });
 }
 
-template <class Row, class G>
-void run_grid(const Problem& p, int64_t begin, int64_t end) {
-  over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
-    rows_grid<Row, G>(p, item, first, last);
-  });
-}
-
-template <class Sums, class G>
-void run_grid_sums(const Problem& p, int64_t begin, int64_t end) {
-  over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
-    rows_grid_sums<Sums, G>(p, item, first, last, p.sums + task * p.parameter_count());
-  });
-}
-
 // Calls f(type tag of the grid, number of dimensions).
 template <class F>
 STN_INLINE auto with_lattice(const Problem& p, F f) {
@@ -197,13 +165,20 @@ STN_INLINE auto with_lattice(const Problem& p, F f) {
   return p.dimensions == 1 ? of(Count<1>{}) : p.dimensions == 2 ? of(Count<2>{}) : of(Count<3>{});
 }
 
+int64_t group_tasks(const Problem& p) {
+  const Groups groups(p, p.items());
+  return groups.count * groups.blocks;
+}
+
+bool is_grouped(const Problem& p) { return p.transform != Transform::affine && p.transform != Transform::grid; }
+
 Work grid(const Problem& p) {
   const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
   return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
     using G = decltype(t);
     if (p.transform == Transform::affine) return Work{tasks, run_affine_grid<G, n>};
-    return with_transform(p,
-                          [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{tasks, run_grid<Row, G>}; });
+    return with_transform(
+        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{group_tasks(p), group_grid<Row, G>}; });
   });
 }
 
@@ -212,15 +187,19 @@ Work grid_sums(const Problem& p) {
   return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
     using G = decltype(t);
     if (p.transform == Transform::affine) return Work{tasks, run_affine_grid_sums<G, n>};
-    return with_transform(
-        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{tasks, run_grid_sums<Sums, G>}; });
+    return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
+      return Work{group_tasks(p), group_grid_sums<Sums, G>, row_blocks(p.out_height)};
+    });
   });
 }
 
 Work forward(const Problem& p) {
   if (!p.bilinear_2d()) return sampler_forward(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, run_forward<decltype(t)>}; });
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+    using T = decltype(t);
+    return is_grouped(p) ? Work{group_tasks(p), group_forward<T>} : Work{tasks, run_forward<T>};
+  });
 }
 
 Work grad_parameters(const Problem& p) {
@@ -229,9 +208,10 @@ Work grad_parameters(const Problem& p) {
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     if (p.transform == Transform::grid) return Work{tasks, run_grad_grid<T>};
-    if (p.transform == Transform::affine) return Work{tasks, run_parameter_sums<T, AffineSums>};
-    return with_transform(
-        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{tasks, run_parameter_sums<T, Sums>}; });
+    if (p.transform == Transform::affine) return Work{tasks, run_affine_sums<T>};
+    return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
+      return Work{group_tasks(p), group_parameter_sums<T, Sums>, row_blocks(p.out_height)};
+    });
   });
 }
 
@@ -242,6 +222,7 @@ Work grad_input(const Problem& p) {
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+    if (is_grouped(p)) return Work{image_groups(p).count * image_bands(p), group_grad_input<decltype(t)>};
     return Work{tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
   });
 }

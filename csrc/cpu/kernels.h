@@ -64,6 +64,7 @@ constexpr int64_t row_blocks(int64_t rows) { return rows < kRowBlock ? 1 : rows 
 struct Work {
   int64_t tasks;
   void (*run)(const Problem&, int64_t begin, int64_t end);
+  int64_t shares = 0;  // of the sums, an item; 0: tasks / items
 };
 
 struct Kernels {

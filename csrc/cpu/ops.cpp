@@ -169,7 +169,8 @@ void execute(const Problem& p, const stn::Work& work, int64_t points) {
 
 // Adds up what the tasks of a Work leave for each item: the gradient of its parameters, which goes to result.
 void sum_parameters(Problem& p, const stn::Work& work, int64_t points, Tensor& result) {
-  const size_t count = size_t(p.parameter_count()), each = size_t(work.tasks / p.items()) * count;
+  const size_t count = size_t(p.parameter_count()),
+               each = size_t(work.shares ? work.shares : work.tasks / p.items()) * count;
   std::vector<double> sums(size_t(p.items()) * each), total(count);
   p.sums = sums.data();
   execute(p, work, points);

@@ -30,8 +30,8 @@ struct Cotangents {
 // Moments of the cotangents with output pixels (u, v): g_x, g_x u, g_x v, g_y, g_y u, g_y v; see theta_gradient.
 struct AffineSums {
   Doubles sums[6] = {};
-  STN_INLINE explicit AffineSums(const Source&) {}
-  STN_INLINE void add(const Cotangents& g) {
+  STN_INLINE explicit AffineSums(const Problem&) {}
+  STN_INLINE void add(const Source&, const Cotangents& g) {
     const double row = double(g.v);
     for (int64_t i = 0; i < g.count; ++i) {
       const Doubles column = indices_from(double(g.u + i * kDoubles));
@@ -39,17 +39,16 @@ struct AffineSums {
       sums[3] += g.y[i], sums[4] += g.y[i] * column, sums[5] += g.y[i] * row;
     }
   }
-  STN_INLINE void finish(double* out) const {
+  STN_INLINE void finish(const Source&, double* out) const {
     for (int k = 0; k < 6; ++k) out[k] = sum_lanes(sums[k]);
   }
 };
 
 // The gradient of the matrix, row by row.
 struct HomographySums {
-  const Source& source;
   Doubles sums[9] = {};
-  STN_INLINE explicit HomographySums(const Source& s) : source(s) {}
-  STN_INLINE void add(const Cotangents& g) {
+  STN_INLINE explicit HomographySums(const Problem&) {}
+  STN_INLINE void add(const Source& source, const Cotangents& g) {
     const HomographyRow row(source, g.v);
     for (int64_t i = 0; i < g.count; ++i) {
       Doubles x, grad[3];
@@ -60,24 +59,24 @@ struct HomographySums {
       }
     }
   }
-  STN_INLINE void finish(double* out) const {
+  STN_INLINE void finish(const Source&, double* out) const {
     for (int k = 0; k < 9; ++k) out[k] = sum_lanes(sums[k]);
   }
 };
 
 // The gradient of the coefficients, row by row.
 struct TpsSums {
-  const Source& source;
   Scratch<double> sums;  // (controls + 3, 2, kDoubles)
-  STN_INLINE explicit TpsSums(const Source& s) : source(s), sums(s.p.parameter_count() * kDoubles) {}
-  STN_INLINE void add(const Cotangents& g) {
+  STN_INLINE explicit TpsSums(const Problem& p) : sums(p.parameter_count() * kDoubles) {}
+  STN_INLINE void add(const Source& source, const Cotangents& g) {
     const TpsRow row(source, g.v);
     for (int64_t k = 0; k < row.count + kTpsAffine; ++k) {
       double* target = sums.data + 2 * k * kDoubles;
       Doubles sum_x = load<Doubles>(target), sum_y = load<Doubles>(target + kDoubles);
       for (int64_t i = 0; i < g.count; ++i) {
-        const Doubles x = row.columns(g.u + i * kDoubles);
-        const Doubles value = k < row.count        ? row.basis(x, k)
+        const int64_t u = g.u + i * kDoubles;
+        const Doubles x = row.columns(u);
+        const Doubles value = k < row.count        ? row.basis(u, x, k)
                               : k == row.count     ? splat<Doubles>(1.0)
                               : k == row.count + 1 ? x
                                                    : splat<Doubles>(row.y);
@@ -86,7 +85,7 @@ struct TpsSums {
       store(target, sum_x), store(target + kDoubles, sum_y);
     }
   }
-  STN_INLINE void finish(double* out) const {
+  STN_INLINE void finish(const Source& source, double* out) const {
     for (int64_t k = 0; k < source.p.parameter_count(); ++k) {
       const double scale = k % 2 ? source.y.scale : source.x.scale;
       out[k] = scale * sum_lanes(load<Doubles>(sums.data + k * kDoubles));

@@ -8,10 +8,7 @@ namespace stn::STN_LEVEL {
 
 constexpr int64_t kChannelBlock = 8;  // channels that share the taps of a point before the next points
 
-// Where placing a point costs more than sampling it, and where channels are adjacent, all channels share its taps.
-STN_INLINE int64_t shared_channels(const Problem& p) {
-  return p.channels_last || p.transform == Transform::tps ? p.channels : kChannelBlock;
-}
+STN_INLINE int64_t shared_channels(const Problem& p) { return p.channels_last ? p.channels : kChannelBlock; }
 
 // Calls body(run, u0) over the runs of points [begin, end) of output row v.
 template <class T, class Body>
@@ -78,18 +75,16 @@ STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t
   }
 }
 
-// sums = what some rows add to the gradient of the transform's parameters.
+// Adds what some rows give to the gradient of the transform's parameters.
 template <class T, class Sums>
-void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, double* sums) {
+void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, Sums& total) {
   using A = Compute<T>;
   const int64_t block = shared_channels(p);
-  Sums total(source);
   for (int64_t c = 0; c < p.channels; c += block) {
     rows_grad_points<T>(p, source, row_begin, row_end, c, minimum(block, p.channels - c),
                         [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y)
-                            STN_LAMBDA { total.add(Cotangents(v, u, count, grad_x, grad_y)); });
+                            STN_LAMBDA { total.add(source, Cotangents(v, u, count, grad_x, grad_y)); });
   }
-  total.finish(sums);
 }
 
 template <class T, class G>
@@ -127,30 +122,27 @@ STN_INLINE void points_near(const Source& s, int64_t v, int64_t first, int64_t l
   end = b < limit - 1 ? int64_t(b) + 1 : end;
 }
 
-// Adds the gradients of image b to rows [first_row, last_row) of its input gradient, in the order of the outputs:
+// Adds the gradients of the output rows [row_begin, row_end) of an item to rows [first_row, last_row) of its image's:
 // planes (channels, rows, W), or pixels (rows, W, C) of channels_last images, in the compute type.
 template <class T>
-void scatter_rows(const Problem& p, int64_t b, int64_t first_channel, int64_t channels, int64_t first_row,
-                  int64_t last_row, Compute<T>* sums, int64_t plane_stride) {
+void scatter_rows(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, int64_t first_channel,
+                  int64_t channels, int64_t first_row, int64_t last_row, Compute<T>* sums, int64_t plane_stride) {
   using A = Compute<T>;
   const Locate<A> place = locator<A>(p);
   const bool channels_last = p.channels_last;
-  for (int64_t n = b * p.samples; n < (b + 1) * p.samples; ++n) {
-    const Source source(p, n);
-    const T* grad_output =
-        static_cast<const T*>(p.grad_output.data) + n * p.grad_output.batch + first_channel * p.grad_output.channel;
-    for (int64_t v = 0; v < p.out_height; ++v) {
-      int64_t begin, end;
-      points_near(source, v, first_row, last_row, begin, end);
-      over_runs<A>(source, place, v, begin, end, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
-        const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
-        if (channels_last) {
-          channels_last_scatter<T>(run, p, grad, sums, first_row, last_row - first_row);
-        } else {
-          planar_scatter<T>(run, p, grad, channels, sums, plane_stride, first_row, last_row - first_row);
-        }
-      });
-    }
+  const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
+                         first_channel * p.grad_output.channel;
+  for (int64_t v = row_begin; v < row_end; ++v) {
+    int64_t begin, end;
+    points_near(source, v, first_row, last_row, begin, end);
+    over_runs<A>(source, place, v, begin, end, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
+      const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
+      if (channels_last) {
+        channels_last_scatter<T>(run, p, grad, sums, first_row, last_row - first_row);
+      } else {
+        planar_scatter<T>(run, p, grad, channels, sums, plane_stride, first_row, last_row - first_row);
+      }
+    });
   }
 }
 

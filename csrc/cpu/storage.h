@@ -31,6 +31,7 @@ struct Scratch {
   }
   ~Scratch() { __builtin_free(data); }
   Scratch(const Scratch&) = delete;
+  Scratch(Scratch&& other) : data(other.data) { other.data = nullptr; }
 };
 
 }  // namespace stn::STN_LEVEL

@@ -237,7 +237,7 @@ void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number);
     const Source source(p, number);
-    Sums total(source);
+    Sums total(p);
     for (int64_t line = first; line < last; ++line) {
       const int64_t row = line / lines.per_row, u = line % lines.per_row * Lines::kLine;
       sampler.over(item, row, u, minimum(u + Lines::kLine, p.out_width), window,
@@ -247,10 +247,10 @@ void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
                      point_gradient<T>(item, list, row, point, count, gradient);
                      A grad_x[kWhole] = {}, grad_y[kWhole] = {};
                      for (int64_t i = 0; i < count; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
-                     total.add(Cotangents(row, point, count, grad_x, grad_y));
+                     total.add(source, Cotangents(row, point, count, grad_x, grad_y));
                    });
     }
-    total.finish(p.sums + task * p.parameter_count());
+    total.finish(source, p.sums + task * p.parameter_count());
   });
 }
 

@@ -1,0 +1,134 @@
+// The passes of transforms in two dimensions that are neither affine nor a grid. A task takes a group of items through
+// its output rows, row by row, so that they share what does not depend on the item.
+#pragma once
+#include <vector>
+
+#include "gradient_band.h"
+#include "grid_passes.h"
+#include "passes.h"
+
+namespace stn::STN_LEVEL {
+
+// The items of a call in groups, and the output's rows in blocks: a fixed partition, so that results do not depend on
+// the number of threads. A group has few enough items that their rows stay in the cache.
+struct Groups {
+  int64_t items, size, count, rows, blocks;
+  STN_INLINE Groups(const Problem& p, int64_t number, int64_t most = 16)
+      : items(number), rows(p.out_height), blocks(row_blocks(rows)) {
+    const int64_t row = maximum<int64_t>(1, p.channels * maximum(p.width, p.out_width));
+    size = p.transform != Transform::tps ? 1 : maximum<int64_t>(1, minimum(most, 65536 / row));
+    count = (items + size - 1) / size;
+  }
+
+  // Calls body(first item, last item, block, first row, last row) for tasks [begin, end) of groups x row blocks.
+  template <class Body>
+  STN_INLINE void over(int64_t begin, int64_t end, Body body) const {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t item = task / blocks * size, block = task % blocks, first = block * kRowBlock;
+      body(item, minimum(item + size, items), block, first, block + 1 < blocks ? first + kRowBlock : rows);
+    }
+  }
+};
+
+// Rows of which a task keeps the radial functions: several only where blocks of channels ask for them again.
+STN_INLINE int64_t basis_rows(const Problem& p) {
+  if (p.channels <= shared_channels(p)) return 1;
+  return maximum<int64_t>(1, minimum<int64_t>(kRowBlock, 32768 / maximum<int64_t>(1, p.out_width * p.controls)));
+}
+
+// Calls body(source, first row, last row) for the items of a group, a few rows at a time.
+template <class Body>
+STN_INLINE void over_rows_of_items(const Problem& p, int64_t first_item, int64_t last_item, int64_t row_begin,
+                                   int64_t row_end, Body body) {
+  if (p.transform != Transform::tps) {
+    for (int64_t item = first_item; item < last_item; ++item) body(Source(p, item), row_begin, row_end);
+    return;
+  }
+  TpsBasis basis(p, basis_rows(p));
+  for (int64_t v = row_begin; v < row_end; v += basis.rows) {
+    const int64_t last = minimum(v + basis.rows, row_end);
+    for (int64_t item = first_item; item < last_item; ++item) body(Source(p, item, &basis), v, last);
+  }
+}
+
+template <class T>
+void group_forward(const Problem& p, int64_t begin, int64_t end) {
+  Groups(p, p.items())
+      .over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
+        over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
+          rows_forward<T>(p, source, v, end_v);
+        });
+      });
+}
+
+template <class Row, class G>
+void group_grid(const Problem& p, int64_t begin, int64_t end) {
+  Groups(p, p.items())
+      .over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
+        over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
+          rows_grid<Row, G>(source, v, end_v);
+        });
+      });
+}
+
+// add(source, first row, last row, total) adds what some rows give.
+template <class Sums, class Add>
+STN_INLINE void sum_groups(const Problem& p, int64_t begin, int64_t end, Add add) {
+  const Groups groups(p, p.items());
+  groups.over(begin, end, [&](int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
+    std::vector<Sums> totals;
+    totals.reserve(size_t(last - first));
+    for (int64_t item = first; item < last; ++item) totals.emplace_back(p);
+    over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
+      add(source, v, end_v, totals[size_t(source.item - first)]);
+    });
+    for (int64_t item = first; item < last; ++item) {
+      totals[size_t(item - first)].finish(Source(p, item),
+                                          p.sums + (item * groups.blocks + block) * p.parameter_count());
+    }
+  });
+}
+
+template <class T, class Sums>
+void group_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
+  sum_groups<Sums>(p, begin, end, [&](const Source& source, int64_t v, int64_t end_v, Sums& total) STN_LAMBDA {
+    rows_parameter_sums<T, Sums>(p, source, v, end_v, total);
+  });
+}
+
+template <class Sums, class G>
+void group_grid_sums(const Problem& p, int64_t begin, int64_t end) {
+  sum_groups<Sums>(p, begin, end, [&](const Source& source, int64_t v, int64_t end_v, Sums& total) STN_LAMBDA {
+    rows_grid_sums<Sums, G>(source, v, end_v, total);
+  });
+}
+
+// Groups of images for the input gradient; what half precision is summed in takes at most 16 MB. Tasks are groups x
+// bands, rows of the input to occupy the threads; a pixel's sum has the order of the outputs whatever the bands.
+STN_INLINE Groups image_groups(const Problem& p) {
+  const int64_t pixels = maximum<int64_t>(1, p.channels * p.height * p.width);
+  return Groups(p, p.batch, maximum<int64_t>(1, minimum<int64_t>(16, (1 << 22) / pixels)));
+}
+STN_INLINE int64_t image_bands(const Problem& p) {
+  const int64_t groups = image_groups(p).count;
+  return groups >= p.threads ? 1 : minimum(p.height, (p.threads + groups - 1) / groups);
+}
+
+template <class T>
+void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
+  const Groups groups = image_groups(p);
+  const int64_t bands = image_bands(p);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t b0 = task / bands * groups.size, b1 = minimum(b0 + groups.size, p.batch);
+    const int64_t first = p.height * (task % bands) / bands, last = p.height * (task % bands + 1) / bands;
+    std::vector<GradientBand<T>> targets;
+    targets.reserve(size_t(b1 - b0));
+    for (int64_t b = b0; b < b1; ++b) targets.emplace_back(p, b, 0, p.channels, first, last);
+    over_rows_of_items(p, b0 * p.samples, b1 * p.samples, 0, p.out_height,
+                       [&](const Source& source, int64_t v, int64_t end_v)
+                           STN_LAMBDA { targets[size_t(source.item / p.samples - b0)].add(source, v, end_v); });
+    for (GradientBand<T>& target : targets) target.finish();
+  }
+}
+
+}  // namespace stn::STN_LEVEL

@@ -1,66 +1,72 @@
-// Bilinear sampling of channels_last images: one point at a time, lanes over channels.
+// Bilinear sampling of channels_last images: taps of a vector of points at once, then lanes over channels.
 #pragma once
-#include "coordinates.h"
+#include "channels.h"
+#include "taps.h"
 
 namespace stn::STN_LEVEL {
 
-// One point: four pixels (top left, top right, bottom left, bottom right), their weights, and which are inside.
-template <class A>
-struct PixelTaps {
-  int64_t offset[4];
-  A weight[4];
-  bool inside[4], interior, outside;
-  A x_slope, y_slope, x, y;
+template <int k>
+using Tap = std::integral_constant<int, k>;
 
-  STN_INLINE PixelTaps(const Run<A>& run, int64_t i, int64_t width, int64_t first_row, int64_t rows, int64_t row_stride,
-                       int64_t pixel_stride) {
-    const int64_t column = run.x_index[i], row = run.y_index[i] - first_row;
-    x = run.x_fraction[i], y = run.y_fraction[i], x_slope = run.x_slope[i], y_slope = run.y_slope[i];
-    const bool left = column >= 0 && column < width, right = column >= -1 && column < width - 1;
-    const bool top = row >= 0 && row < rows, bottom = row >= -1 && row < rows - 1;
-    const int64_t origin = row * row_stride + column * pixel_stride;
-    for (int k = 0; k < 4; ++k) {
-      offset[k] = origin + (k & 1) * pixel_stride + (k >> 1) * row_stride;
-      weight[k] = (k & 1 ? x : 1 - x) * (k & 2 ? y : 1 - y);
-      inside[k] = (k & 1 ? right : left) && (k & 2 ? bottom : top);
+// The taps of each of N points: top left, top right, bottom left, bottom right.
+template <class A, int N, bool kInterior>
+struct PixelTaps {
+  const Taps<A, N, kInterior>& taps;
+  A weight[4][N];
+  IndexOf<A> inside[4][N];
+  int64_t step[4];
+
+  STN_INLINE explicit PixelTaps(const Taps<A, N, kInterior>& t)
+      : taps(t), step{0, t.right, t.below, t.right + t.below} {
+    store(weight[0], t.first_x * t.first_y), store(weight[1], t.second_x * t.first_y);
+    store(weight[2], t.first_x * t.second_y), store(weight[3], t.second_x * t.second_y);
+    if constexpr (!kInterior) {
+      store(inside[0], t.inside_a), store(inside[1], t.inside_b);
+      store(inside[2], t.inside_c), store(inside[3], t.inside_d);
     }
-    interior = left && right && top && bottom;
-    outside = !((left || right) && (top || bottom));
+  }
+  // Calls f(tap, offset, weight) for the taps of point l that are inside.
+  template <class F>
+  STN_INLINE void each(int64_t l, F f) const {
+    const auto tap = [&](auto k) STN_LAMBDA {
+      if (kInterior || inside[k][l]) f(k, taps.offset[l] + step[k], weight[k][l]);
+    };
+    tap(Tap<0>{}), tap(Tap<1>{}), tap(Tap<2>{}), tap(Tap<3>{});
   }
 };
 
-// Calls f(c, lanes as an integral constant) over channels [0, channels) in vectors, then one by one.
-template <class A, class F>
-STN_INLINE void over_channels(int64_t channels, F f) {
-  constexpr int kWide = kVectorBytes / int(sizeof(A)), kNarrow = 16 / int(sizeof(A));
-  int64_t c = 0;
-  for (; c + kWide <= channels; c += kWide) f(c, std::integral_constant<int, kWide>{});
-  if constexpr (kNarrow < kWide) {
-    for (; c + kNarrow <= channels; c += kNarrow) f(c, std::integral_constant<int, kNarrow>{});
-  }
-  for (; c < channels; ++c) f(c, std::integral_constant<int, 1>{});
+// Channels of tap k, of which an interior point has a neighbour in memory.
+template <bool kInterior, class Lanes, int k, class T>
+STN_INLINE typename Lanes::V load_tap(Lanes lanes, Tap<k>, const T* p, int64_t channels) {
+  if (kInterior && channels > 1) return lanes.template load_beside<k % 2 == 0>(p);
+  return lanes.load(p);
 }
 
 template <class T>
 STN_INLINE void channels_last_forward(const Run<Compute<T>>& run, const Problem& p, const T* image, T* output) {
   using A = Compute<T>;
-  for (int64_t i = 0; i < run.count; ++i, output += p.output.column) {
-    const PixelTaps<A> t(run, i, p.width, 0, p.height, p.input.row, p.input.column);
-    const auto sum = [&](auto interior) STN_LAMBDA {
-      over_channels<A>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-        using V = Vec<A, lanes>;
-        V value{};
-        for (int k = 0; k < 4; ++k) {
-          if (interior || t.inside[k]) value += t.weight[k] * load_as<lanes>(image + t.offset[k] + c);
-        }
-        store_as<lanes>(output + c, value);
-      });
-    };
-    if (t.interior) {
-      sum(std::true_type{});
-    } else {
-      sum(std::false_type{});
-    }
+  constexpr int N = kLanes<A>;
+  const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
+  const bool small = plane.small();
+  for (int64_t i = 0; i < run.count; i += N) {
+    const int64_t count = minimum<int64_t>(N, run.count - i);
+    T* out = output + i * p.output.column;
+    const bool some =
+        with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<A, N, kInterior>& t) STN_LAMBDA {
+          const PixelTaps<A, N, kInterior> points(t);
+          for (int64_t l = 0; l < count; ++l, out += p.output.column) {
+            over_channels<T>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+              typename decltype(lanes)::V value{};
+              points.each(l, [&](auto tap, int64_t offset, A weight) STN_LAMBDA {
+                value += weight * load_tap<kInterior>(lanes, tap, image + offset + c, p.channels);
+              });
+              lanes.store(out + c, value);
+            });
+          }
+        });
+    if (some) continue;
+    for (int64_t l = 0; l < count; ++l, out += p.output.column)
+      __builtin_memset(out, 0, size_t(p.channels) * sizeof(T));
   }
 }
 
@@ -68,30 +74,32 @@ template <class T>
 STN_INLINE void channels_last_grad_points(const Run<Compute<T>>& run, const Problem& p, const T* image,
                                           const T* grad_output, Compute<T>* grad_x, Compute<T>* grad_y) {
   using A = Compute<T>;
-  for (int64_t i = 0; i < run.count; ++i, grad_output += p.grad_output.column) {
-    const PixelTaps<A> t(run, i, p.width, 0, p.height, p.input.row, p.input.column);
-    A sums[4] = {};  // of the output's gradient times each tap
-    if (!t.outside) {
-      constexpr int kWide = kVectorBytes / int(sizeof(A));
-      Vec<A, kWide> wide[4] = {};
-      over_channels<A>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-        const auto g = load_as<lanes>(grad_output + c);
-        for (int k = 0; k < 4; ++k) {
-          if (!t.inside[k]) continue;
-          const auto product = g * load_as<lanes>(image + t.offset[k] + c);
-          if constexpr (lanes == kWide) {
-            wide[k] += product;
-          } else {
-            for (int l = 0; l < lanes; ++l) sums[k] += product[l];
-          }
-        }
-      });
-      for (int k = 0; k < 4; ++k) {
-        for (int l = 0; l < kWide; ++l) sums[k] += wide[k][l];
+  constexpr int N = kLanes<A>;
+  using V = Vec<A, N>;
+  const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
+  const bool small = plane.small();
+  for (int64_t i = 0; i < run.count; i += N) {
+    const int64_t count = minimum<int64_t>(N, run.count - i);
+    V gx{}, gy{};
+    with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<A, N, kInterior>& t) STN_LAMBDA {
+      const PixelTaps<A, N, kInterior> points(t);
+      const T* grad = grad_output + i * p.grad_output.column;
+      for (int64_t l = 0; l < count; ++l, grad += p.grad_output.column) {
+        ChannelSum<T> sum[4];  // of the output's gradient times each tap
+        over_channels<T>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+          const auto g = lanes.load(grad + c);
+          points.each(l, [&](auto tap, int64_t offset, A) STN_LAMBDA {
+            sum[tap].add(g * load_tap<kInterior>(lanes, tap, image + offset + c, p.channels));
+          });
+        });
+        const auto a = sum[0].folded(), b = sum[1].folded(), c = sum[2].folded(), d = sum[3].folded();
+        gx[l] = sum_of_lanes(t.first_y[l] * (t.first_slope_x[l] * a + t.second_slope_x[l] * b) +
+                             t.second_y[l] * (t.first_slope_x[l] * c + t.second_slope_x[l] * d));
+        gy[l] = sum_of_lanes(t.first_x[l] * (t.first_slope_y[l] * a + t.second_slope_y[l] * c) +
+                             t.second_x[l] * (t.first_slope_y[l] * b + t.second_slope_y[l] * d));
       }
-    }
-    grad_x[i] = t.x_slope * ((1 - t.y) * (sums[1] - sums[0]) + t.y * (sums[3] - sums[2]));
-    grad_y[i] = t.y_slope * ((1 - t.x) * (sums[2] - sums[0]) + t.x * (sums[3] - sums[1]));
+    });
+    store(grad_x + i, gx), store(grad_y + i, gy);
   }
 }
 
@@ -100,15 +108,23 @@ template <class T>
 STN_INLINE void channels_last_scatter(const Run<Compute<T>>& run, const Problem& p, const T* grad_output,
                                       Compute<T>* pixels, int64_t first_row, int64_t rows) {
   using A = Compute<T>;
-  for (int64_t i = 0; i < run.count; ++i, grad_output += p.grad_output.column) {
-    const PixelTaps<A> t(run, i, p.width, first_row, rows, p.width * p.channels, p.channels);
-    if (t.outside) continue;
-    over_channels<A>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-      const auto g = load_as<lanes>(grad_output + c);
-      for (int k = 0; k < 4; ++k) {
-        if (!t.inside[k]) continue;
-        A* pixel = pixels + t.offset[k] + c;
-        store_as<lanes>(pixel, load_as<lanes>(pixel) + t.weight[k] * g);
+  constexpr int N = kLanes<A>;
+  const Plane plane{rows, p.width, p.width * p.channels, p.channels, first_row};
+  const bool small = plane.small();
+  A* target = pixels - first_row * plane.row;
+  for (int64_t i = 0; i < run.count; i += N) {
+    const int64_t count = minimum<int64_t>(N, run.count - i);
+    with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<A, N, kInterior>& t) STN_LAMBDA {
+      const PixelTaps<A, N, kInterior> points(t);
+      const T* grad = grad_output + i * p.grad_output.column;
+      for (int64_t l = 0; l < count; ++l, grad += p.grad_output.column) {
+        over_channels<T>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+          const auto g = lanes.load(grad + c);
+          points.each(l, [&](auto, int64_t offset, A weight) STN_LAMBDA {
+            A* pixel = target + offset + c;
+            lanes.store(pixel, lanes.load(pixel) + weight * g);
+          });
+        });
       }
     });
   }

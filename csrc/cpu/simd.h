@@ -65,7 +65,7 @@ using Doubles = Vec<double, kDoubles>;
 
 // Planes whose rows or sizes are multiples of 4 KB share cache sets: fewer channels at a time then.
 STN_INLINE int64_t channel_block(int64_t channels, int64_t plane_bytes, int64_t row_bytes) {
-  const int64_t block = row_bytes % 4096 == 0 ? 1 : plane_bytes % 4096 == 0 ? 4 : 8;
+  const int64_t block = row_bytes % 4096 == 0 ? 1 : plane_bytes % 4096 == 0 ? 4 : plane_bytes < 4096 ? 16 : 8;
   return channels < block ? channels : block;
 }
 

@@ -111,10 +111,10 @@ struct PointTaps {
 // output[c] (+)= sum_t weight[t] image[t][c] for the channels of one point.
 template <class T>
 STN_INLINE void channels_sum(const PointTaps<Compute<T>>& taps, const T* image, T* output, int64_t channels) {
-  over_channels<Compute<T>>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-    Vec<Compute<T>, lanes> value{};
-    for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * load_as<lanes>(image + taps.offset[k] + c);
-    store_as<lanes>(output + c, value);
+  over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+    typename decltype(lanes)::V value{};
+    for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
+    lanes.store(output + c, value);
   });
 }
 
@@ -122,21 +122,12 @@ STN_INLINE void channels_sum(const PointTaps<Compute<T>>& taps, const T* image, 
 template <class T>
 STN_INLINE void channels_dots(const PointTaps<Compute<T>>& taps, const T* image, const T* grad, int64_t channels,
                               int64_t i, typename TapList<Compute<T>>::V* dots) {
-  using A = Compute<T>;
-  constexpr int kWide = kVectorBytes / int(sizeof(A));
   for (int k = 0; k < taps.count; ++k) {
-    Vec<A, kWide> wide{};
-    A rest = 0;
-    over_channels<A>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-      const auto product = load_as<lanes>(grad + c) * load_as<lanes>(image + taps.offset[k] + c);
-      if constexpr (lanes == kWide) {
-        wide += product;
-      } else {
-        for (int l = 0; l < lanes; ++l) rest += product[l];
-      }
+    ChannelSum<T> sum;
+    over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+      sum.add(lanes.load(grad + c) * lanes.load(image + taps.offset[k] + c));
     });
-    for (int l = 0; l < kWide; ++l) rest += wide[l];
-    dots[taps.tap[k]][i] += rest;
+    dots[taps.tap[k]][i] += sum_of_lanes(sum.folded());
   }
 }
 
@@ -144,11 +135,11 @@ template <class T>
 STN_INLINE void channels_scatter(const PointTaps<Compute<T>>& taps, const T* grad, Compute<T>* pixels,
                                  int64_t channels) {
   using A = Compute<T>;
-  over_channels<A>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-    const auto g = load_as<lanes>(grad + c);
+  over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+    const auto g = lanes.load(grad + c);
     for (int k = 0; k < taps.count; ++k) {
       A* pixel = pixels + taps.offset[k] + c;
-      store_as<lanes>(pixel, load_as<lanes>(pixel) + taps.weight[k] * g);
+      lanes.store(pixel, lanes.load(pixel) + taps.weight[k] * g);
     }
   });
 }

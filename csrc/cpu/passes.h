@@ -20,6 +20,19 @@ STN_INLINE void over_runs(const Source& source, Locate<T> locate, int64_t v, int
   }
 }
 
+// Calls body(run, v, u0) over the points of output rows [row_begin, row_end). Pixels of channels_last images fill lines
+// that neighbouring rows of a turned image share: down before across there.
+template <class T, class Body>
+STN_INLINE void over_rows(const Source& source, Locate<T> locate, int64_t row_begin, int64_t row_end, Body body) {
+  const int64_t width = source.p.out_width, across = source.p.channels_last ? Run<T>::kPoints : width;
+  for (int64_t begin = 0; begin < width; begin += across) {
+    for (int64_t v = row_begin; v < row_end; ++v) {
+      over_runs<T>(source, locate, v, begin, minimum(begin + across, width),
+                   [&](const Run<T>& run, int64_t u) STN_LAMBDA { body(run, v, u); });
+    }
+  }
+}
+
 template <class T>
 void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end) {
   using A = Compute<T>;
@@ -30,19 +43,17 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
   const int64_t block = shared_channels(p);
   for (int64_t c = 0; c < p.channels; c += block) {
     const int64_t channels = minimum(block, p.channels - c);
-    for (int64_t v = row_begin; v < row_end; ++v) {
-      over_runs<A>(source, place, v, 0, p.out_width, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
-        const T* in = image + c * p.input.channel;
-        T* out = output + c * p.output.channel + v * p.output.row + u * p.output.column;
-        if (channels_last) {
-          channels_last_forward(run, p, in, out);
-        } else if (adjacent) {
-          planar_forward<T, true>(run, p, in, out, channels);
-        } else {
-          planar_forward<T, false>(run, p, in, out, channels);
-        }
-      });
-    }
+    over_rows<A>(source, place, row_begin, row_end, [&](const Run<A>& run, int64_t v, int64_t u) STN_LAMBDA {
+      const T* in = image + c * p.input.channel;
+      T* out = output + c * p.output.channel + v * p.output.row + u * p.output.column;
+      if (channels_last) {
+        channels_last_forward(run, p, in, out);
+      } else if (adjacent) {
+        planar_forward<T, true>(run, p, in, out, channels);
+      } else {
+        planar_forward<T, false>(run, p, in, out, channels);
+      }
+    });
   }
 }
 
@@ -58,21 +69,19 @@ STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
                          first_channel * p.grad_output.channel;
   const bool channels_last = p.channels_last, adjacent = p.input.column == 1 && p.width > 1;
-  for (int64_t v = row_begin; v < row_end; ++v) {
-    over_runs<A>(source, place, v, 0, p.out_width, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
-      A grad_x[Run<A>::kPoints], grad_y[Run<A>::kPoints];
-      const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
-      if (channels_last) {
-        channels_last_grad_points(run, p, image, grad, grad_x, grad_y);
-      } else if (adjacent) {
-        planar_grad_points<T, true>(run, p, image, grad, channels, grad_x, grad_y);
-      } else {
-        planar_grad_points<T, false>(run, p, image, grad, channels, grad_x, grad_y);
-      }
-      for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
-      body(v, u, run.count, grad_x, grad_y);
-    });
-  }
+  over_rows<A>(source, place, row_begin, row_end, [&](const Run<A>& run, int64_t v, int64_t u) STN_LAMBDA {
+    A grad_x[Run<A>::kPoints], grad_y[Run<A>::kPoints];
+    const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
+    if (channels_last) {
+      channels_last_grad_points(run, p, image, grad, grad_x, grad_y);
+    } else if (adjacent) {
+      planar_grad_points<T, true>(run, p, image, grad, channels, grad_x, grad_y);
+    } else {
+      planar_grad_points<T, false>(run, p, image, grad, channels, grad_x, grad_y);
+    }
+    for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
+    body(v, u, run.count, grad_x, grad_y);
+  });
 }
 
 // Adds what some rows give to the gradient of the transform's parameters.

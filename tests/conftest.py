@@ -78,6 +78,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "thinned(n): slow backends run every n-th combination of the parameters")
+    config.addinivalue_line("markers", "on_gpu: only backends that run on a GPU; without one there is nothing to test")
     poison()
     torch.set_num_threads(1)  # small tensors; test_cpu.py sets its own
     selected = [name for name in config.getoption("--backends").split(",") if name]
@@ -109,6 +110,8 @@ def pytest_generate_tests(metafunc):
         runs = [name for name, reason in metafunc.config.reasons.items() if not reason]
         case = getattr(metafunc.cls, "case", None)
         runs = [name for name in runs if case is None or case.runs_on(name)]  # tests/test_layout.py lists what lacks
+        if metafunc.definition.get_closest_marker("on_gpu"):
+            runs = [name for name in runs if _library.device_of(name) == "cuda"]
         if "sampler" in metafunc.fixturenames:  # (mode, n): every cell that a backend has
             pairs = [(name, s) for name in runs for s in op_cases.SAMPLERS if not _library.hole(name, s)]
             ids = [f"{name}-{mode}-{n}d" for name, (mode, n) in pairs]

@@ -41,3 +41,11 @@ class TestAffineGrid(OpTests):
         grid = backend.op("affine_grid")(theta, (16, 1024))
         expected = backend.op("affine_grid")(theta.double(), (16, 1024))
         assert (grid - expected).abs().max() <= 4 * torch.finfo(torch.float32).eps
+
+    def test_identity_is_exact_where_matrix_products_are_not(self, backend, monkeypatch):
+        """5e-4 pixels over a 4K frame: TF32, allowed here, would be off by more than one."""
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+        width = 3840 if not backend.slow else 480
+        grid = backend.op("affine_grid")(torch.eye(2, 3, device=backend.device).unsqueeze(0), (2, width))
+        pixels = ((grid[0, 0, :, 0].double().cpu() + 1) * width - 1) / 2
+        assert (pixels - torch.arange(width)).abs().max() <= 5e-4

@@ -188,7 +188,9 @@ def test_only_what_is_needed(namespace, op, padding):
     for needs in itertools.product((False, True), repeat=2):
         some = backward(grad, image, params, *options, *needs, True)
         for gradient, full, needed in zip(some, both, needs, strict=True):
-            assert torch.equal(gradient, full) if needed else gradient.numel() == 0
+            assert gradient.numel() == (full.numel() if needed else 0)
+            if needed:  # theta's sums may come from other blocks
+                torch.testing.assert_close(gradient, full, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -16,7 +16,7 @@ Work work_of(int64_t out_height, int64_t out_width) {
 template <class T>
 void forward(const Tensor& theta, const Tensor& grid, int64_t images, const Work& work, bool align_corners) {
   const Device device(theta);
-  launch_tiles(work, images, work.out_width, work.out_height, [&](dim3 blocks, const Work& now) {
+  launch_tiles<GridAccess>(work, images, work.out_width, work.out_height, [&](dim3 blocks, const Work& now) {
     simt::launch(affine_grid_kernel<T>, blocks, dim3(kThreads), 0, device.stream, data<T>(theta), data<T>(grid),
                  centred_lattice<T>(work.out_width, align_corners), centred_lattice<T>(work.out_height, align_corners),
                  now);
@@ -32,7 +32,7 @@ void backward(const Tensor& grad, const Tensor& result, int64_t images, const Wo
   transform.v = centred_lattice<T>(work.out_height, align_corners);
   Tensor partial;
   int64_t blocks_each = 0;
-  launch_tiles(work, images, work.out_width, work.out_height, [&](dim3 blocks, const Work& now) {
+  launch_tiles<GridAccess>(work, images, work.out_width, work.out_height, [&](dim3 blocks, const Work& now) {
     blocks_each = blocks_of_image(blocks, now);
     if (now.first == 0) partial = torch::stable::new_empty(grad, {images * blocks_each * kSums});
     simt::launch(affine_grid_backward_kernel<T>, blocks, dim3(kThreads), 0, device.stream, data<T>(grad),

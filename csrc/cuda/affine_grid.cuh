@@ -4,12 +4,14 @@
 
 namespace stn {
 
+using GridAccess = Planar<1>;  // a point's two coordinates are one access
+
 // theta (N, 2, 3) -> grid (N, Ho, Wo, 2) in normalized coordinates.
 template <class T>
 __global__ void __launch_bounds__(kThreads) affine_grid_kernel(const T* __restrict__ theta, T* __restrict__ grid,
                                                                CentredLattice<T> u, CentredLattice<T> v, Work work) {
   const Share share = share_of(work);
-  const Points points(work, 0);
+  const Points points = points_of<GridAccess>(work);
   if (points.x >= work.out_width) return;
   T t[kSums];
 #pragma unroll
@@ -31,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
     affine_grid_backward_kernel(const T* __restrict__ grad_output, T* __restrict__ partial,
                                 AffineTransform<T> transform, Work work) {
   const Share share = share_of(work);
-  const Points points(work, 0);
+  const Points points = points_of<GridAccess>(work);
   typename AffineTransform<T>::Gradient gradient;
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {

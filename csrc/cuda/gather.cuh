@@ -115,12 +115,12 @@ __device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& wo
 
 // kGroup: how many chunks of channels share the search for candidates.
 template <class A, int kGroup, class I, class T>
-__global__ void __launch_bounds__(kThreads, kBackwardBlocks<T>)
+__global__ void __launch_bounds__(kThreads, (kGatherBlocks<A, T>))
     affine_gather_kernel(const I* __restrict__ grad_output, I* __restrict__ grad_input, AffineTransform<T> transform,
                          Strides output_strides, Strides input_strides, Work work) {
   const Strides out = known<A>(output_strides), in = known<A>(input_strides);
   const Share share = share_of(work);
-  const Points points(work, log2_lanes<A>(work));
+  const Points points = points_of<A>(work);
   if (points.x >= work.width) return;
   const int step = A::kVector << log2_lanes<A>(work);
   const int64_t first_image = share.image * work.samples;

@@ -7,15 +7,38 @@
 namespace stn {
 
 constexpr int kThreads = 256;
-// Blocks that fit a multiprocessor: a bound on registers that needs no spills. Left alone, ptxas spills a few bytes.
+// The static table of block shapes, keyed on how a kernel accesses its images, that is on their layout, channels and
+// element type. Tuning for a GPU happens here.
+// kWarpWidth: a warp covers kWarpWidth x (32 / kWarpWidth) points. Of the shapes with coalesced stores, 16x2 has reads
+// that span the fewest cache lines over all rotations.
+// kWidth: columns of a block; planar blocks are square after kRows steps, which reads the fewest bytes around them.
+// kRows: steps a thread walks down where there are blocks enough.
+// kTogether: steps whose loads are in flight at once; a single channel alone does not cover the memory's latency.
+template <class A>
+struct Tile {
+  static constexpr int kWarpWidth = 16;
+  static constexpr int kWidth = A::kPixel == 1 ? 32 : 16;
+  static constexpr int kRows = 4;
+  static constexpr int kTogether = A::kChannels == 1 ? 2 : 1;
+};
+
+// Blocks that fit a multiprocessor at once, a bound on registers: as many as ptxas takes without spilling.
+template <class A, class T>
+constexpr int kForwardBlocks = sizeof(T) == 8    ? 1
+                               : A::kChannels    ? 5
+                               : A::kVector == 4 ? 4
+                                                 : 3;
+template <class A, class T>
+constexpr int kGatherBlocks = sizeof(T) == 8      ? 1
+                              : A::kChannels == 3 ? 2
+                                                  : 3;
+template <class A, class T>
+constexpr int kScatterBlocks = sizeof(T) == 8   ? 1
+                               : A::kVector > 1 ? 2
+                                                : 3;
 template <class T>
-constexpr int kForwardBlocks = sizeof(T) == 8 ? 1 : 3;
-template <class T>
-constexpr int kBackwardBlocks = sizeof(T) == 8 ? 1 : 2;
-// A warp covers 16x2 points: of the shapes with coalesced stores, the one whose reads span the fewest cache lines over
-// all rotations.
-constexpr int kTileWidth = 16;
-constexpr int kRows = 4;                    // tiles a thread walks down where there are blocks enough
+constexpr int kParamsBlocks = sizeof(T) == 8 ? 1 : 4;
+
 constexpr int64_t kEnoughBlocks = 8 * 132;  // eight blocks on each multiprocessor of an H100 or H200
 
 // What one launch works on. Points are those of the output, or of the input where a kernel gathers its gradient.
@@ -59,24 +82,27 @@ __device__ __forceinline__ int log2_lanes(const Work& work) {
 // The points of a thread: column x, rows y(0), y(1), ...; and the thread's place among those that share a point.
 struct Points {
   int x, first_y, step, lane;
-  __device__ __forceinline__ explicit Points(const Work& work, int log2_lanes) {
-    const int point = int(threadIdx.x) >> log2_lanes;
-    step = (kThreads / kTileWidth) >> log2_lanes;
-    lane = int(threadIdx.x) & ((1 << log2_lanes) - 1);
-    x = int(blockIdx.x) * kTileWidth + point % kTileWidth;
-    first_y = int(blockIdx.y) * step * work.rows + point / kTileWidth;
-  }
   __device__ __forceinline__ int y(int row) const { return first_y + row * step; }
 };
 
+template <class A>
+__device__ __forceinline__ Points points_of(const Work& work) {
+  constexpr int kWarpWidth = Tile<A>::kWarpWidth, kWidth = Tile<A>::kWidth, kAcross = kWidth / kWarpWidth;
+  const int lanes = log2_lanes<A>(work), step = (kThreads / kWidth) >> lanes;
+  const int point = int(threadIdx.x) >> lanes, warp = point / 32, place = point % 32;
+  return {int(blockIdx.x) * kWidth + warp % kAcross * kWarpWidth + place % kWarpWidth,
+          int(blockIdx.y) * step * work.rows + warp / kAcross * (32 / kWarpWidth) + place / kWarpWidth, step,
+          int(threadIdx.x) & ((1 << lanes) - 1)};
+}
+
 // Launches over (width, height) points of `images` images: launch(grid, work), as often as the grid's limits need.
-template <class F>
+template <class A, class F>
 void launch_tiles(Work work, int64_t images, int width, int height, F&& launch) {
   constexpr int64_t kLimit = 65535;  // of gridDim.y and gridDim.z
-  const int64_t tile_height = (kThreads / kTileWidth) >> work.log2_lanes;
-  const int64_t columns = ceil_div(width, kTileWidth);
+  const int64_t tile_height = (kThreads / Tile<A>::kWidth) >> work.log2_lanes;
+  const int64_t columns = ceil_div(width, Tile<A>::kWidth);
   const auto blocks = [&](int64_t rows) { return columns * ceil_div(height, tile_height * rows) * images; };
-  const int64_t rows = blocks(kRows) * work.splits >= kEnoughBlocks ? kRows : 1;
+  const int64_t rows = blocks(Tile<A>::kRows) * work.splits >= kEnoughBlocks ? Tile<A>::kRows : 1;
   work.rows = int(std::max(rows, ceil_div(height, tile_height * kLimit)));
   const unsigned tile_rows = unsigned(ceil_div(height, tile_height * work.rows));
   const int64_t step = kLimit / work.splits;
@@ -95,7 +121,7 @@ void share_channels(Work& work, int64_t images, int width, int height, bool adja
   if (adjacent) {
     while (work.log2_lanes < 4 && (A::kVector << work.log2_lanes) < work.channels) ++work.log2_lanes;
   } else if (A::kChannels == 0 && splittable) {
-    const int64_t blocks = ceil_div(width, kTileWidth) * ceil_div(height, kThreads / kTileWidth) * images;
+    const int64_t blocks = ceil_div(width, Tile<A>::kWidth) * ceil_div(height, kThreads / Tile<A>::kWidth) * images;
     const int64_t wanted =
         std::min<int64_t>(work.channels / kMinimum, ceil_div(kEnoughBlocks, std::max<int64_t>(blocks, 1)));
     work.splits = int(std::min<int64_t>(std::max<int64_t>(wanted, 1), 65535));

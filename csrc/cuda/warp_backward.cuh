@@ -17,7 +17,8 @@ __device__ __forceinline__ T dot(const T (&a)[N], const T (&b)[N], T sum) {
 // grad_params: as Transform::Gradient says; not touched unless need_params, which is implied where nothing is
 // scattered.
 template <class Transform, Padding kPadding, class A, class I, class Scatter>
-__global__ void __launch_bounds__(kThreads, kBackwardBlocks<typename Transform::Scalar>)
+__global__ void __launch_bounds__(kThreads, (Scatter::kActive ? kScatterBlocks<A, typename Transform::Scalar>
+                                                              : kParamsBlocks<typename Transform::Scalar>))
     warp_backward_kernel(const I* __restrict__ grad_output, const I* __restrict__ input, Scatter scatter,
                          Transform transform, typename Transform::Scalar* __restrict__ grad_params,
                          Strides output_strides, Strides input_strides, Strides gradient_strides, Work work,
@@ -26,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<typename Transform::
   const Strides out = known<A>(output_strides), in = known<A>(input_strides), grad_in = known<A>(gradient_strides);
   const bool with_params = !Scatter::kActive || need_params;
   const Share share = share_of(work);
-  const Points points(work, log2_lanes<A>(work));
+  const Points points = points_of<A>(work);
   const auto image = transform.image(share.image);
   const auto add = scatter.adder();
   typename Transform::Gradient gradient;

@@ -36,7 +36,7 @@ Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tenso
           partial = result;
         }
         int64_t blocks = 0;
-        launch_tiles(work, images, work.out_width, work.out_height, [&](dim3 grid, const Work& now) {
+        launch_tiles<A>(work, images, work.out_width, work.out_height, [&](dim3 grid, const Work& now) {
           blocks = blocks_of_image(grid, now);
           if (need_params && Transform::kSumsGradient && now.first == 0)
             partial = torch::stable::new_empty(b.params, {images * blocks * kSums});
@@ -73,7 +73,7 @@ Tensor gather_input(const Backward& b, const Tensor& grad_input) {
     const AffineTransform<T> transform = affine_transform<T>(b.call, b.params);
     const int64_t images = b.input.size(0);
     share_channels<A>(work, images, work.width, work.height, b.channels_last, true);
-    launch_tiles(work, images, work.width, work.height, [&](dim3 grid, const Work& now) {
+    launch_tiles<A>(work, images, work.width, work.height, [&](dim3 grid, const Work& now) {
       simt::launch(affine_gather_kernel<A, kGroup, I, T>, grid, dim3(kThreads), 0, b.device.stream,
                    data<I>(b.grad_output), data<I>(grad_input), transform, strides_of(b.grad_output),
                    strides_of(grad_input), now);

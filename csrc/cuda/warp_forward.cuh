@@ -33,33 +33,50 @@ __device__ __forceinline__ void interpolate_channels(const I* __restrict__ sourc
 }
 
 template <class Transform, Padding kPadding, class A, class I>
-__global__ void __launch_bounds__(kThreads, kForwardBlocks<typename Transform::Scalar>)
+__global__ void __launch_bounds__(kThreads, (kForwardBlocks<A, typename Transform::Scalar>))
     warp_forward_kernel(const I* __restrict__ input, I* __restrict__ output, Transform transform, Strides input_strides,
                         Strides output_strides, Work work) {
   using T = typename Transform::Scalar;
   const Strides in = known<A>(input_strides), out = known<A>(output_strides);
   const Share share = share_of(work);
-  const Points points(work, log2_lanes<A>(work));
+  const Points points = points_of<A>(work);
   if (points.x >= work.out_width) return;
   const auto image = transform.image(share.image);
   const int channel = share.first_channel + points.lane * A::kVector, step = A::kVector << log2_lanes<A>(work);
   const I* source = input + input_image(work, share.image) * in.image + channel * in.channel;
   I* target = output + share.image * out.image + channel * out.channel;
   const int channels = share.last_channel - channel;
-#pragma unroll 1
-  for (int row = 0; row < work.rows; ++row) {
-    const int v = points.y(row);
-    if (v >= work.out_height) return;
+  const auto taps_at = [&](int v) {
     const Source<T> s = image.source(points.x, v);
     const T x = pad<kPadding>(s.x, work.width, work.align_corners).x;
     const T y = pad<kPadding>(s.y, work.height, work.align_corners).x;
-    const Taps<T> t = taps_around(x, y, work.width, work.height);
-    const I* corner = source + offset(in, t.x, t.y);
-    I* point = target + offset(out, points.x, v);
-    if (t.interior())
-      interpolate_channels<true, A>(corner, point, t, in, out.channel, channels, step);
-    else
-      interpolate_channels<false, A>(corner, point, t, in, out.channel, channels, step);
+    return taps_around(x, y, work.width, work.height);
+  };
+  const auto write = [&](auto interior, const Taps<T>& t, int v) {
+    interpolate_channels<decltype(interior)::value, A>(source + offset(in, t.x, t.y), target + offset(out, points.x, v),
+                                                       t, in, out.channel, channels, step);
+  };
+  constexpr int kTogether = Tile<A>::kTogether;
+#pragma unroll 1
+  for (int row = 0; row < work.rows; row += kTogether) {
+    if (kTogether == 2 && row + 1 < work.rows) {
+      const int v = points.y(row), below = points.y(row + 1);
+      const Taps<T> t = taps_at(v), t_below = taps_at(below);
+      if (below < work.out_height && t.interior() && t_below.interior()) {
+        write(std::true_type{}, t, v);
+        write(std::true_type{}, t_below, below);
+        continue;
+      }
+    }
+    for (int k = 0; k < kTogether && row + k < work.rows; ++k) {
+      const int v = points.y(row + k);
+      if (v >= work.out_height) return;
+      const Taps<T> t = taps_at(v);
+      if (t.interior())
+        write(std::true_type{}, t, v);
+      else
+        write(std::false_type{}, t, v);
+    }
   }
 }
 
@@ -81,7 +98,7 @@ Tensor warp_forward(const Call& call) {
           using A = decltype(access);
           Work work = work_of(call);
           share_channels<A>(work, call.images(), work.out_width, work.out_height, channels_last, true);
-          launch_tiles(work, call.images(), work.out_width, work.out_height, [&](dim3 grid, const Work& now) {
+          launch_tiles<A>(work, call.images(), work.out_width, work.out_height, [&](dim3 grid, const Work& now) {
             simt::launch(warp_forward_kernel<Transform, kPadding, A, I>, grid, dim3(kThreads), 0, device.stream,
                          data<I>(input), data<I>(output), transform, strides_of(input), strides_of(output), now);
           });

@@ -51,8 +51,7 @@ class Case:
             tensors = {"theta": theta}
             options = {"size": self.size, "align_corners": False}
         else:
-            image = torch.rand(self.shape, generator=generator) if self.noise else data.crops(*self.shape)
-            image = image.to(self.dtype)
+            image = self._image()
             if self.channels_last:
                 image = image.contiguous(memory_format=torch.channels_last)
             if self.op == "affine_sample":
@@ -60,6 +59,11 @@ class Case:
             else:
                 tensors = {"input": image, "grid": reference_grid(theta, self.size, False)}
         return Inputs(tensors, options).to(device=device)
+
+    def _image(self) -> torch.Tensor:
+        if self.noise:
+            return torch.rand(self.shape, generator=torch.Generator().manual_seed(1)).to(self.dtype)
+        return data.crops(*self.shape).to(self.dtype)
 
     def _drawn(self, lead) -> Inputs:
         """Of a transform other than affine: its parameters as op_cases draws them."""
@@ -69,8 +73,7 @@ class Case:
         name, draw = parameters[self.op.split("_")[0]]
         tensors, options = {name: draw(sample, generator)}, {"size": self.size, "align_corners": False}
         if self.op.endswith("_sample"):
-            image = data.crops(*self.shape).to(self.dtype)
-            tensors, options["padding_mode"] = {"input": image, **tensors}, "zeros"
+            tensors, options["padding_mode"] = {"input": self._image(), **tensors}, "zeros"
         return Inputs(tensors, options)
 
 

@@ -142,7 +142,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         mark = item.get_closest_marker("thinned")
         name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
-        if name is None and config.getoption("--only-backends"):
+        alone = not isinstance(name, str)  # takes no backend, or there is none for it
+        if alone and (config.getoption("--only-backends") or item.get_closest_marker("on_gpu")):
             dropped.append(item)
             continue
         if mark and name and (verify.is_slow(name) or getattr(item.cls, "thin_everywhere", False)):

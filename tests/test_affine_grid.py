@@ -42,10 +42,14 @@ class TestAffineGrid(OpTests):
         expected = backend.op("affine_grid")(theta.double(), (16, 1024))
         assert (grid - expected).abs().max() <= 4 * torch.finfo(torch.float32).eps
 
-    def test_identity_is_exact_where_matrix_products_are_not(self, backend, monkeypatch):
+    def test_identity_is_exact_where_matrix_products_are_not(self, backend):
         """5e-4 pixels over a 4K frame: TF32, allowed here, would be off by more than one."""
-        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
         width = 3840 if not backend.slow else 480
-        grid = backend.op("affine_grid")(torch.eye(2, 3, device=backend.device).unsqueeze(0), (2, width))
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            grid = backend.op("affine_grid")(torch.eye(2, 3, device=backend.device).unsqueeze(0), (2, width))
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
         pixels = ((grid[0, 0, :, 0].double().cpu() + 1) * width - 1) / 2
         assert (pixels - torch.arange(width)).abs().max() <= 5e-4

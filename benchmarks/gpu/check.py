@@ -25,18 +25,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backends", required=True)
     parser.add_argument("--ops", default="")
-    parser.add_argument("--tiny", action="store_true", help="float32 and bfloat16 of one operator")
+    parser.add_argument("--tiny", action="store_true", help="float32 and bfloat16 of one operator and two backends")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=pathlib.Path, required=True)
     options = parser.parse_args()
+    register(options.backends.split(","))
     ops = options.ops.split(",") if options.ops else list(OP_CASES)
     dtypes = DTYPES if not options.tiny else (torch.float32, torch.bfloat16)
-    tasks = [
-        (op, b, dtype)
-        for op in ops[: 1 if options.tiny else None]
-        for b in options.backends.split(",")
-        for dtype in dtypes
-    ]
+    pairs = [(op, b) for op in ops for b in options.backends.split(",") if OP_CASES[op].runs_on(b)]
+    tasks = [(*pair, dtype) for pair in (pairs[:2] if options.tiny else pairs) for dtype in dtypes]
     start, records, broken = time.monotonic(), [], []
     pool = concurrent.futures.ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"))
     with pool:

@@ -7,8 +7,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import torch
+
+from stn_kernels.op_cases import OP_CASES
 
 from ..cases import rotation
 from ..harness import described
@@ -41,8 +44,6 @@ def find_ncu() -> str | None:
 
 def chosen(ops, tiny: bool):
     """The large cases, two of them also rotated: there the reads are worst."""
-    from dataclasses import replace
-
     cases = [case for case in gpu_cases(ops, tiny) if case.suite == "large"]
     turned = [replace(c, name=f"{c.name} rotated by 45", theta=rotation(45)) for c in cases if c.op == "affine_sample"]
     return cases + turned[:2]
@@ -50,7 +51,7 @@ def chosen(ops, tiny: bool):
 
 def run_kernels(backend: str, ops, device: str, tiny: bool) -> None:
     """Every direction of every case once outside the profile, once inside it."""
-    for case in chosen(ops, tiny):
+    for case in (c for c in chosen(ops, tiny) if OP_CASES[c.op].runs_on(backend)):
         inputs = case.inputs(device)
         function = ours(backend).make(case)
         cotangent = fresh(function(**inputs.tensors))

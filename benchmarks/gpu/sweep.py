@@ -54,6 +54,7 @@ def main() -> int:
     options = parser.parse_args()
     register([options.backend])
     ops = options.ops.split(",") if options.ops else list(OP_CASES)
+    ops = [op for op in ops if OP_CASES[op].runs_on(options.backend)]
     each = ([(OP_CASES[op], sample, d) for sample in samples(OP_CASES[op]) for d in (False, True)] for op in ops)
     calls = [call for turn in itertools.zip_longest(*each) for call in turn if call]  # operators in turn
     torch.utils.deterministic.fill_uninitialized_memory = False  # initcheck is to see it

@@ -115,7 +115,7 @@ __device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& wo
 
 // kGroup: how many chunks of channels share the search for candidates.
 template <class A, int kGroup, class I, class T>
-__global__ void __launch_bounds__(kThreads, (kGatherBlocks<A, T>))
+__global__ void __launch_bounds__(kThreads, resident_blocks<T>(Tile<A>::kGatherBlocks))
     affine_gather_kernel(const I* __restrict__ grad_output, I* __restrict__ grad_input, AffineTransform<T> transform,
                          Strides output_strides, Strides input_strides, Work work) {
   const Strides out = known<A>(output_strides), in = known<A>(input_strides);

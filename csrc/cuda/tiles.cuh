@@ -14,30 +14,24 @@ constexpr int kThreads = 256;
 // kWidth: columns of a block; planar blocks are square after kRows steps, which reads the fewest bytes around them.
 // kRows: steps a thread walks down where there are blocks enough.
 // kTogether: steps whose loads are in flight at once; a single channel alone does not cover the memory's latency.
+// k*Blocks: blocks that fit a multiprocessor at once, a bound on registers: as many as ptxas takes without spilling.
 template <class A>
 struct Tile {
   static constexpr int kWarpWidth = 16;
   static constexpr int kWidth = A::kPixel == 1 ? 32 : 16;
   static constexpr int kRows = 4;
   static constexpr int kTogether = A::kChannels == 1 ? 2 : 1;
+  static constexpr int kForwardBlocks = A::kChannels ? 5 : A::kVector == 4 ? 4 : 3;
+  static constexpr int kGatherBlocks = A::kChannels == 1 || (A::kPixel == 0 && A::kVector <= 4) ? 3 : 2;
+  static constexpr int kScatterBlocks = A::kVector > 1 ? 2 : 3;
+  static constexpr int kParamsBlocks = A::kVector > 1 ? 3 : 4;
 };
 
-// Blocks that fit a multiprocessor at once, a bound on registers: as many as ptxas takes without spilling.
-template <class A, class T>
-constexpr int kForwardBlocks = sizeof(T) == 8    ? 1
-                               : A::kChannels    ? 5
-                               : A::kVector == 4 ? 4
-                                                 : 3;
-template <class A, class T>
-constexpr int kGatherBlocks = sizeof(T) == 8      ? 1
-                              : A::kChannels == 3 ? 2
-                                                  : 3;
-template <class A, class T>
-constexpr int kScatterBlocks = sizeof(T) == 8   ? 1
-                               : A::kVector > 1 ? 2
-                                                : 3;
+// A table's bound on registers; float64 sums are for checking and get what they want.
 template <class T>
-constexpr int kParamsBlocks = sizeof(T) == 8 ? 1 : 4;
+constexpr int resident_blocks(int bound) {
+  return sizeof(T) == 8 ? 1 : bound;
+}
 
 constexpr int64_t kEnoughBlocks = 8 * 132;  // eight blocks on each multiprocessor of an H100 or H200
 

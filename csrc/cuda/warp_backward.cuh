@@ -17,8 +17,9 @@ __device__ __forceinline__ T dot(const T (&a)[N], const T (&b)[N], T sum) {
 // grad_params: as Transform::Gradient says; not touched unless need_params, which is implied where nothing is
 // scattered.
 template <class Transform, Padding kPadding, class A, class I, class Scatter>
-__global__ void __launch_bounds__(kThreads, (Scatter::kActive ? kScatterBlocks<A, typename Transform::Scalar>
-                                                              : kParamsBlocks<typename Transform::Scalar>))
+__global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::Scalar>(Scatter::kActive
+                                                                                            ? Tile<A>::kScatterBlocks
+                                                                                            : Tile<A>::kParamsBlocks))
     warp_backward_kernel(const I* __restrict__ grad_output, const I* __restrict__ input, Scatter scatter,
                          Transform transform, typename Transform::Scalar* __restrict__ grad_params,
                          Strides output_strides, Strides input_strides, Strides gradient_strides, Work work,

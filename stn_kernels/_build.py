@@ -52,7 +52,10 @@ class Graph:
         )
         (self.folder / "build.ninja").write_text(rules + "".join(self.edges))
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
-        done = subprocess.run([ninja(), "-C", str(self.folder), *jobs], capture_output=True, text=True, check=False)
+        # -k 0: one library is still worth having if another does not compile.
+        done = subprocess.run(
+            [ninja(), "-k", "0", "-C", str(self.folder), *jobs], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise BuildError(done.stdout[-6000:] + done.stderr[-2000:])
 
@@ -170,7 +173,7 @@ def add_cuda(graph: Graph, output: pathlib.Path) -> None:
     """The CUDA library. The current stream is libtorch_cuda's: a torch without CUDA compiles it only."""
     includes, links = torch_flags()
     if (torch_folder() / "lib" / "libtorch_cuda.so").exists():
-        links += " -ltorch_cuda -Xlinker -z,defs"
+        links += " -ltorch_cuda"
     command = f"{nvcc_command()} {includes.replace('-isystem', '-I')}"
     objects = [graph.compile(s, f"cuda_{s.stem}.o", command) for s in sorted((SOURCES / "cuda").glob("*.cu"))]
     graph.link(output, objects, f"{nvcc()} {cuda_arch_flags()}", f"{links} -cudart shared")

@@ -239,14 +239,16 @@ def _check_name(backend: str | None) -> None:
         raise ValueError(f"backend must be one of {sorted(NAMESPACES)} or None, got {backend!r}")
 
 
-# Automatic choice on CUDA tensors, the first usable one wins. No measurement on a GPU decides between them yet.
-CUDA_PREFERENCE = ("cuda", "triton", "reference")
+# Automatic choice on CUDA tensors: the first of a line that runs here and has kernels for the operator. An operator for
+# which a measurement (benchmarks/results) shows another order gets a line; no GPU has measured any yet.
+CUDA_PREFERENCE = {"any other": ("cuda", "triton", "reference")}
 
 
 def _automatic(device_type: str, sampler: tuple | None, op: str) -> str:
     if device_type != "cuda":
         return "stn_kernels" if sampler is None or sampler in SAMPLERS["cpu"] else "stn_kernels_reference"
-    return NAMESPACES[next(b for b in CUDA_PREFERENCE if not why_not(b, "cuda", sampler, op))]
+    preference = CUDA_PREFERENCE.get(op, CUDA_PREFERENCE["any other"])
+    return NAMESPACES[next(b for b in preference if not why_not(b, "cuda", sampler, op))]
 
 
 def _namespace(backend: str | None, device_type: str, sampler: tuple | None, op: str) -> str:

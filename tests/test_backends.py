@@ -104,6 +104,34 @@ def test_absent_backend_raises_its_reason(name):
     assert _library.why_not(name, "cpu") in str(error.value)
 
 
+def choice(op, sampler=("bilinear", 2)):
+    return _library._automatic("cuda", sampler, op)
+
+
+def test_choice_on_cuda_tensors(monkeypatch):
+    """The first of the operator's line that runs here and has the kernel; no GPU is asked."""
+    monkeypatch.setattr(_library, "_load_errors", {})
+    monkeypatch.setattr(_library, "_load_triton", lambda: "")
+    assert choice("affine_sample") == "stn_kernels"
+    assert choice("affine_sample", ("no such mode", 2)) == "stn_kernels_reference"
+    monkeypatch.setitem(_library.CUDA_PREFERENCE, "affine_sample", ("triton", "cuda", "reference"))
+    assert choice("affine_sample") == "stn_kernels_triton"
+    assert choice("grid_sample") == "stn_kernels"
+    monkeypatch.setitem(_library.LACKING, "triton", {"affine_sample"})
+    assert choice("affine_sample") == "stn_kernels"
+    monkeypatch.setitem(_library._load_errors, "cuda", "not built")
+    assert choice("affine_sample") == "stn_kernels_reference"
+    assert choice("grid_sample") == "stn_kernels_triton"
+    monkeypatch.setattr(_library, "_load_triton", lambda: "not installed")
+    assert choice("grid_sample") == "stn_kernels_reference"
+
+
+def test_every_line_of_the_preference_ends_with_the_reference():
+    for line in _library.CUDA_PREFERENCE.values():
+        assert set(line) <= {"cuda", "triton", "reference"}
+        assert line[-1] == "reference"
+
+
 def run(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False

@@ -6,7 +6,9 @@ a row; "device" is the time of the same calls replayed from a CUDA graph, which 
 
 import argparse
 import itertools
+import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 
@@ -19,7 +21,7 @@ from .. import harness, report, roofline
 from ..cases import Case
 from ..providers import EAGER, Provider, providers
 from .cases import gpu_cases
-from .files import write_json
+from .files import read_json, write_json
 from .machine import register
 
 BUDGET = harness.Budget(seconds=0.1, rounds=7, most_rounds=60)
@@ -223,19 +225,25 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, help="of a copy, bytes a second")
     parser.add_argument("--csv", type=pathlib.Path, required=True)
     parser.add_argument("--json", type=pathlib.Path, required=True)
+    parser.add_argument("--start", type=int, default=0, help="continue with this case, on the files of a run before")
     options = parser.parse_args()
     backends, start = options.backends.split(","), time.monotonic()
     register(backends)
-    width = 3840 if not options.tiny else 64
-    facts = {"identity": {b: identity_error(b, options.device, width) for b in backends}, "left out": []}
+    cases = [
+        (case, here)
+        for case in gpu_cases(options.ops.split(",") if options.ops else None, options.tiny)
+        if (here := [b for b in backends if OP_CASES[case.op].runs_on(b)])
+    ]
     where, rows = report.conditions(options.device), []
+    if options.start:
+        facts, rows = read_json(options.json), report.read_csv(options.csv) if options.csv.exists() else []
+    else:
+        width = 3840 if not options.tiny else 64
+        facts = {"identity": {b: identity_error(b, options.device, width) for b in backends}, "left out": []}
     stream = torch.cuda.Stream() if options.device == "cuda" else None
-    for case in gpu_cases(options.ops.split(",") if options.ops else None, options.tiny):
+    for index, (case, here) in enumerate(cases[options.start :], options.start):
         if time.monotonic() - start > options.seconds:
-            facts["left out"].append(f"{case.op} {case.name}")
-            continue
-        here = [b for b in backends if OP_CASES[case.op].runs_on(b)]
-        if not here:
+            facts["left out"].append(f"{case.op} {case.name}: no time")
             continue
         contenders = providers(here, case.compiled and (not options.tiny or case.op == "affine_sample"))
         with torch.cuda.stream(stream):
@@ -249,6 +257,20 @@ def main() -> None:
         if rows:
             report.write_csv(rows, options.csv)
         write_json(options.json, facts | {"rows": len(rows)})
+        if options.device == "cuda" and is_broken():
+            left = str(options.seconds - (time.monotonic() - start))
+            again = [sys.executable, "-m", "benchmarks.gpu.measure", *sys.argv[1:]]
+            print(f"the GPU context is broken: a new process for case {index + 1}", flush=True)
+            os.execv(sys.executable, [*again, "--start", str(index + 1), "--seconds", left])
+
+
+def is_broken() -> bool:
+    """Whether an error on the GPU has left a context with which nothing works any more."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import sys
 from .files import write_json
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
-OPTIONS = ("--print-limit", "20", "--error-exitcode", "9", "--target-processes", "all", "--tool")
+# Errors of calls are exceptions already, and some libraries ask for what is not there.
+OPTIONS = ("--print-limit", "20", "--error-exitcode", "9", "--report-api-errors", "no", "--target-processes", "all")
 
 
 def find_sanitizer() -> str | None:
@@ -34,7 +35,7 @@ def main() -> int:
         sweep = [sys.executable, "-m", "benchmarks.gpu.sweep", "--backend", backend, "--seconds", str(options.seconds)]
         sweep += ["--ops", options.ops] if options.ops else []
         for tool in tools:
-            command = [sanitizer, *OPTIONS, tool, *sweep] if sanitizer else sweep
+            command = [sanitizer, *OPTIONS, "--tool", tool, *sweep] if sanitizer else sweep
             log = folder / f"sanitize-{backend}-{tool.replace(' ', '-')}.log"
             with log.open("w") as file:
                 process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)

@@ -1,0 +1,117 @@
+// Fixed steps of a piecewise-affine velocity: exponentials of its generators, and the cell of a point.
+#pragma once
+#include "cpab.h"
+
+namespace stn {
+
+// expm of a k x k matrix by Taylor's series of a part of it, squared again; in place.
+template <int k>
+STN_HD void matrix_exponential(double (&A)[k][k]) {
+  double norm = 0;
+  for (int i = 0; i < k; ++i) {
+    for (int j = 0; j < k; ++j) norm += A[i][j] * A[i][j];
+  }
+  norm = std::sqrt(norm);
+  int squarings = 0;
+  for (; norm > 0.5 && squarings < 1000; norm *= 0.5) ++squarings;
+  double scale = 1, term[k][k] = {}, next[k][k];
+  for (int i = 0; i < squarings; ++i) scale *= 0.5;
+  double sum[k][k] = {};
+  for (int i = 0; i < k; ++i) sum[i][i] = term[i][i] = 1;
+  const auto multiply = [&](const double(&a)[k][k], const double(&b)[k][k], double factor) {
+    for (int i = 0; i < k; ++i) {
+      for (int j = 0; j < k; ++j) {
+        double total = 0;
+        for (int l = 0; l < k; ++l) total += a[i][l] * b[l][j];
+        next[i][j] = total * factor;
+      }
+    }
+  };
+  for (int order = 1; order <= 16; ++order) {
+    multiply(term, A, scale / order);
+    for (int i = 0; i < k; ++i) {
+      for (int j = 0; j < k; ++j) term[i][j] = next[i][j], sum[i][j] += next[i][j];
+    }
+  }
+  for (; squarings > 0; --squarings) {
+    multiply(sum, sum, 1);
+    for (int i = 0; i < k; ++i) {
+      for (int j = 0; j < k; ++j) sum[i][j] = next[i][j];
+    }
+  }
+  for (int i = 0; i < k; ++i) {
+    for (int j = 0; j < k; ++j) A[i][j] = sum[i][j];
+  }
+}
+
+// The generator [M b] of a region on lattice coordinates.
+template <int n, class P>
+STN_HD void generator(const CpabTables& t, int64_t number, const P* velocities, double (&A)[n][n + 1]) {
+  const CpabRegion<n> region(t, number);
+  double columns[n + 1][n];
+  column_velocities(t, region, velocities, columns);
+  for (int i = 0; i < n; ++i) {
+    for (int c = 0; c <= n; ++c) {
+      A[i][c] = 0;
+      for (int j = 0; j <= n; ++j) A[i][c] += columns[j][i] * region.g[j * (n + 1) + c];
+    }
+  }
+}
+
+// y -> E (y, 1) after a time.
+template <int n>
+STN_HD void affine_exponential(const double (&A)[n][n + 1], double time, double (&E)[n][n + 1]) {
+  double square[n + 1][n + 1] = {};
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= n; ++j) square[i][j] = A[i][j] * time;
+  }
+  matrix_exponential(square);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= n; ++j) E[i][j] = square[i][j];
+  }
+}
+
+// Gradient to A of a gradient to E: a block of a larger exponential (Van Loan 1978).
+template <int n>
+STN_HD void affine_exponential_adjoint(const double (&A)[n][n + 1], double time, const double (&grad_E)[n][n + 1],
+                                       double (&grad_A)[n][n + 1]) {
+  constexpr int m = n + 1;
+  double block[2 * m][2 * m] = {};
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < m; ++j) {
+      block[j][i] = block[m + j][m + i] = A[i][j] * time;
+      block[i][m + j] = grad_E[i][j] * time;
+    }
+  }
+  matrix_exponential(block);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < m; ++j) grad_A[i][j] = block[i][m + j];
+  }
+}
+
+// The cell of a lattice point, ties as libcpab's; outside the domain that of the nearest square or cube.
+template <int n, class T>
+STN_HD int32_t cell_of(const int32_t (&shape)[3], const T (&y)[n]) {
+  T u[n];
+  int32_t number = 0, parity = 0;
+  for (int d = n - 1; d >= 0; --d) {
+    const T last = T(shape[d] - 1), floor = std::floor(y[d]);
+    const T cube = floor > 0 ? (floor < last ? floor : last) : T(0);
+    u[d] = y[d] - cube;
+    number = number * shape[d] + int32_t(cube), parity += int32_t(cube);
+  }
+  if constexpr (n == 1) {
+    return number;
+  } else if constexpr (n == 2) {
+    const bool above = u[0] > u[1], beyond = u[0] + u[1] > 1;
+    return 4 * number + (above ? (beyond ? 1 : 0) : (beyond ? 2 : 3));
+  } else {
+    for (int d = 0; d < n; ++d) u[d] = u[d] < 0 ? T(0) : u[d] > 1 ? T(1) : u[d];
+    const bool odd = parity & 1;
+    const T x = odd ? u[1] : u[0], v = odd ? 1 - u[0] : u[1], z = u[2];
+    const int t = z - x - v >= 0 ? 1 : x + v + z - 2 >= 0 ? 2 : v - x - z >= 0 ? 3 : x - v - z >= 0 ? 4 : 0;
+    return 5 * number + t;
+  }
+}
+
+}  // namespace stn

@@ -254,7 +254,7 @@ STN_HD void series_slopes(const V (&powers)[n], const V (&a)[n], V (&slope)[n]) 
 // One step of a path in its region: as far as the region reaches, or `limit`, or the time that is left.
 template <class V, int n>
 struct CpabStep {
-  V time, g[n + 1];                  // how long, and the coordinates at the end
+  V time, g[n + 1];                   // how long, and the coordinates at the end
   decltype(V{} < V{}) leaves[n + 1];  // through which face, at most one of them
 };
 
@@ -291,8 +291,8 @@ STN_HD V along(V start, const V (&a)[n], const V (&derivatives)[n][n + 1], int j
 // kept in its bracket. A face in front of it may have been crossed twice; the Bernstein coefficients of the cubic
 // through both ends, less what the fourth derivative can add, tell that it was not. Where they do not, half the step.
 template <class V, int n, class Mask, class Any>
-STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], const Mask (&entered)[n + 1], Mask active,
-                           V rest, Any any) {
+STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], const Mask (&entered)[n + 1],
+                           Mask active, V rest, Any any) {
   using T = Element<V>;
   constexpr int m = n + 1;
   constexpr bool kDouble = sizeof(T) == 8;
@@ -330,13 +330,14 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
         for (int k = 0; k < j; ++k) which[k] = which[k] & !which[j];
       }
       V low = zero, high = result.time, at = high * guess, last[n];
-      // The parabola through both ends with the slope at the first is a far better guess, and cheap to solve.
+      // The parabola through both ends with the slope at the first is a far better guess, and cheap to solve: from the
+      // end if the path first goes away from the face, which it may have started on.
       const V bend = to - from - d[0] * high;
-      V s = guess;
+      V s = select(d[0] > zero, constant<V>(1), guess);
       for (int k = 0; k < 2; ++k) {
         s = s - (from + s * (d[0] * high + s * bend)) / (d[0] * high + constant<V>(2) * s * bend);
       }
-      at = select((s > zero) & (s < constant<V>(1)), s * high, at);
+      at = select((s > zero) & (s < constant<V>(1)), s * high, select(d[0] > zero, high, at));
       Mask todo = behind;
       for (int l = 0; l < n; ++l) last[l] = a[l];
       for (int k = 0; k < kTries; ++k) {
@@ -367,7 +368,8 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
       }
       const V quarter = constant<V>(0.25) * t, first = g[j] + quarter * derivatives[0][j];
       const V third = end[j] - quarter * end_slope;
-      const V middle = half * (g[j] + end[j]) + t * constant<V>(1.0 / 6) * (derivatives[0][j] - end_slope) - t2 * t2 * bound;
+      const V middle =
+          half * (g[j] + end[j]) + t * constant<V>(1.0 / 6) * (derivatives[0][j] - end_slope) - t2 * t2 * bound;
       unsure = unsure | (minimum(minimum(first, third), middle) < -tolerance);
     }
     unsure = unsure & open;

@@ -4,37 +4,35 @@
 
 namespace stn {
 
+template <int k>
+STN_HD void multiply(const double (&a)[k][k], const double (&b)[k][k], double factor, double (&result)[k][k]) {
+  for (int i = 0; i < k; ++i) {
+    for (int j = 0; j < k; ++j) {
+      double total = 0;
+      for (int l = 0; l < k; ++l) total += a[i][l] * b[l][j];
+      result[i][j] = total * factor;
+    }
+  }
+}
+
 // expm of a k x k matrix by Taylor's series of a part of it, squared again; in place.
 template <int k>
 STN_HD void matrix_exponential(double (&A)[k][k]) {
-  double norm = 0;
+  double norm = 0, scale = 1, term[k][k] = {}, sum[k][k] = {}, next[k][k];
   for (int i = 0; i < k; ++i) {
     for (int j = 0; j < k; ++j) norm += A[i][j] * A[i][j];
+    term[i][i] = sum[i][i] = 1;
   }
-  norm = std::sqrt(norm);
   int squarings = 0;
-  for (; norm > 0.5 && squarings < 1000; norm *= 0.5) ++squarings;
-  double scale = 1, term[k][k] = {}, next[k][k];
-  for (int i = 0; i < squarings; ++i) scale *= 0.5;
-  double sum[k][k] = {};
-  for (int i = 0; i < k; ++i) sum[i][i] = term[i][i] = 1;
-  const auto multiply = [&](const double(&a)[k][k], const double(&b)[k][k], double factor) {
-    for (int i = 0; i < k; ++i) {
-      for (int j = 0; j < k; ++j) {
-        double total = 0;
-        for (int l = 0; l < k; ++l) total += a[i][l] * b[l][j];
-        next[i][j] = total * factor;
-      }
-    }
-  };
+  for (norm = std::sqrt(norm); norm > 0.5 && squarings < 1000; norm *= 0.5, scale *= 0.5) ++squarings;
   for (int order = 1; order <= 16; ++order) {
-    multiply(term, A, scale / order);
+    multiply(term, A, scale / order, next);
     for (int i = 0; i < k; ++i) {
       for (int j = 0; j < k; ++j) term[i][j] = next[i][j], sum[i][j] += next[i][j];
     }
   }
   for (; squarings > 0; --squarings) {
-    multiply(sum, sum, 1);
+    multiply(sum, sum, 1, next);
     for (int i = 0; i < k; ++i) {
       for (int j = 0; j < k; ++j) sum[i][j] = next[i][j];
     }

@@ -1,7 +1,7 @@
 // CPAB on points. Compiled once a level, like kernels.cpp, and under its rules.
 #include "cpab_fixed.h"
+#include "cpab_kernels.h"
 #include "cpab_paths.h"
-#include "level_kernels.h"
 
 namespace stn::STN_LEVEL {
 namespace {
@@ -51,7 +51,7 @@ template <class T, int n>
 STN_INLINE void position(const Field<T, n>& field, const Paths<T, n>& paths, typename Lane<T>::V (&y)[n]) {
   using V = typename Lane<T>::V;
   CpabPlace<V, n> place;
-  load_records<Field<T, n>::kRecord>(field.places.get(), paths.region, place);
+  load_records<Field<T, n>::kRecord>(field.places.data, paths.region, place);
   for (int d = 0; d < n; ++d) {
     V sum = place.axes[d * n] * paths.g[1];
     for (int j = 1; j < n; ++j) sum += place.axes[d * n + j] * paths.g[j + 1];
@@ -114,7 +114,7 @@ STN_INLINE void pull_back(const Field<T, n>& field, const Visit<T, n>* visits, i
   for (int s = steps - 1; s >= 0; --s) {
     const Visit<T, n>& visit = visits[s];
     CpabPlace<V, n> place;
-    load_records<Field<T, n>::kRecord>(field.places.get(), visit.region, place);
+    load_records<Field<T, n>::kRecord>(field.places.data, visit.region, place);
     V u[n], G[n][n + 1];
     for (int d = 0; d < n; ++d) {
       u[d] = place.axes[d * n] * visit.x[0];
@@ -165,42 +165,41 @@ STN_INLINE void store_cotangents(const CpabProblem& p, const T* points, int64_t 
 template <class T, int n>
 void backward_exact(const CpabProblem& p, int64_t begin, int64_t end) {
   Field<T, n> field(p);
-  const std::unique_ptr<Visit<T, n>[]> visits(new Visit<T, n>[kCpabSegments]);
-  std::vector<FixedVisit<n>> rest_visits;
-  std::vector<double> regions(size_t(p.tables.regions * n * (n + 1)));
+  const Aligned<Visit<T, n>> visits(kCpabSegments);
+  const Aligned<FixedVisit<n>> rest_visits(Lane<T>::N * kCpabRestSteps);
+  const int64_t entries = p.tables.regions * n * (n + 1);
+  const Aligned<double> regions(entries);
   int64_t prepared = -1;
   over_parts(p, begin, end, [&](const Part& part) {
     if (part.item != prepared) field.prepare_item(p, prepared = part.item);
-    std::fill(regions.begin(), regions.end(), 0.0);
+    __builtin_memset(regions.data, 0, size_t(entries) * sizeof(double));
     const T* grad = static_cast<const T*>(p.grad_output) + part.item * p.points * n;
     const T* points = points_of<T, n>(p, part.item);
     over_vectors<T, n>(p, part, [&](Paths<T, n>& paths, int64_t i, int64_t count) {
       typename Lane<T>::V lambda[n], y[n];
-      const int steps = follow<T, n>(field, paths, visits.get());
+      const int steps = follow<T, n>(field, paths, visits.data);
       load_cotangents<T, n>(p, grad + i * n, count, lambda);
       if (some(paths.rest > 0)) {
-        rest_visits.resize(size_t(Lane<T>::N * kCpabRestSteps));
         position(field, paths, y);
-        finish_lanes<T, n>(p, part.item, paths, y, rest_visits.data());
+        finish_lanes<T, n>(p, part.item, paths, y, rest_visits.data);
         for (int l = 0; l < count; ++l) {
           if (!(paths.rest[l] > 0)) continue;
           double own[n];
           for (int d = 0; d < n; ++d) own[d] = double(lambda[d][l]);
           finish_adjoint<n>(p.tables, static_cast<const T*>(p.velocities) + part.item * p.vertices * n,
-                            double(paths.rest[l]), rest_visits.data() + l * kCpabRestSteps, own,
-                            Sums<n>{regions.data()});
+                            double(paths.rest[l]), rest_visits.data + l * kCpabRestSteps, own, Sums<n>{regions.data});
           for (int d = 0; d < n; ++d) lambda[d][l] = T(own[d]);
         }
       }
-      pull_back<T, n>(field, visits.get(), steps, lambda, [&](const Visit<T, n>& visit, const auto& G) STN_LAMBDA {
-        add_to_regions<T, n>(visit, G, regions.data());
+      pull_back<T, n>(field, visits.data, steps, lambda, [&](const Visit<T, n>& visit, const auto& G) STN_LAMBDA {
+        add_to_regions<T, n>(visit, G, regions.data);
       });
       if (p.grad_points) {
-        store_cotangents<T, n>(p, points + (p.own_points ? i * n : i * n), count, lambda,
+        store_cotangents<T, n>(p, points + i * n, count, lambda,
                                static_cast<T*>(p.grad_points) + (part.item * p.points + i) * n);
       }
     });
-    store_sums<n>(p, part.task, regions.data());
+    store_sums<n>(p, part.task, regions.data);
   });
 }
 
@@ -241,28 +240,28 @@ void forward_fixed(const CpabProblem& p, int64_t begin, int64_t end) {
 template <class T, int n>
 void backward_fixed(const CpabProblem& p, int64_t begin, int64_t end) {
   constexpr int kEntries = n * (n + 1);
-  std::vector<int32_t> cells(size_t(p.steps));
-  std::vector<T> path(size_t(p.steps) * n);
-  std::vector<double> maps, regions(size_t(p.tables.regions * kEntries));
+  const Aligned<int32_t> cells(p.steps);
+  const Aligned<T> path(int64_t(p.steps) * n);
+  const Aligned<double> maps(int64_t(p.tables.cells) * kEntries), regions(int64_t(p.tables.regions) * kEntries);
   over_parts(p, begin, end, [&](const Part& part) {
     const T* velocities = static_cast<const T*>(p.velocities) + part.item * p.vertices * n;
     const FixedField<T, n> field(p.tables, velocities, p.steps);
     const T* points = points_of<T, n>(p, part.item);
     const T* grad = static_cast<const T*>(p.grad_output) + part.item * p.points * n;
-    maps.assign(size_t(p.tables.cells * kEntries), 0.0);
+    __builtin_memset(maps.data, 0, size_t(p.tables.cells * kEntries) * sizeof(double));
     for (int64_t i = part.first; i < part.last; ++i) {
       T y[n];
       fixed_start(p, points + i * n, y);
       for (int s = 0; s < p.steps; ++s) {
-        cells[size_t(s)] = cell_of<n, T>(p.tables.shape, y);
-        for (int d = 0; d < n; ++d) path[size_t(s * n + d)] = y[d];
-        fixed_step<T, n>(field.map(cells[size_t(s)]), y);
+        cells.data[s] = cell_of<n, T>(p.tables.shape, y);
+        for (int d = 0; d < n; ++d) path.data[s * n + d] = y[d];
+        fixed_step<T, n>(field.map(cells.data[s]), y);
       }
       T lambda[n];
       for (int d = 0; d < n; ++d) lambda[d] = grad[i * n + d] / T(p.tables.shape[d]);
       for (int s = p.steps - 1; s >= 0; --s) {
-        const T *map = field.map(cells[size_t(s)]), *at = path.data() + s * n;
-        double* to = maps.data() + int64_t(cells[size_t(s)]) * kEntries;
+        const T *map = field.map(cells.data[s]), *at = path.data + s * n;
+        double* to = maps.data + int64_t(cells.data[s]) * kEntries;
         T back[n] = {};
         for (int r = 0; r < n; ++r) {
           for (int c = 0; c < n; ++c) {
@@ -281,15 +280,15 @@ void backward_fixed(const CpabProblem& p, int64_t begin, int64_t end) {
       }
     }
     if (!p.sums) return;
-    std::fill(regions.begin(), regions.end(), 0.0);
+    __builtin_memset(regions.data, 0, size_t(p.tables.regions * kEntries) * sizeof(double));
     for (int32_t c = 0; c < p.tables.cells; ++c) {
       double A[n][n + 1], grad_E[n][n + 1], G[n][n + 1];
-      for (int k = 0; k < kEntries; ++k) grad_E[k / (n + 1)][k % (n + 1)] = maps[size_t(c * kEntries + k)];
+      for (int k = 0; k < kEntries; ++k) grad_E[k / (n + 1)][k % (n + 1)] = maps.data[c * kEntries + k];
       generator<n>(p.tables, c, velocities, A);
       affine_exponential_adjoint<n>(A, 1.0 / p.steps, grad_E, G);
-      Sums<n>{regions.data()}.add_generator(p.tables, c, G);
+      Sums<n>{regions.data}.add_generator(p.tables, c, G);
     }
-    store_sums<n>(p, part.task, regions.data());
+    store_sums<n>(p, part.task, regions.data);
   });
 }
 
@@ -331,7 +330,6 @@ CpabWork backward(const CpabProblem& p) {
 
 }  // namespace
 
-extern const CpabKernels cpab_kernels;
 const CpabKernels cpab_kernels = {start_bytes, locate_points, forward, backward};
 
 }  // namespace stn::STN_LEVEL

@@ -18,7 +18,7 @@ struct CpabProblem {
   const void* grad_output;  // (items, points, n)
   void* grad_points;        // (items, points, n), nullptr if not wanted
   double* sums;             // (tasks, vertices * n): each task's part of the gradient to velocities, or nullptr
-  void* starts;             // what `cpab_locate` fills: `cpab_start_bytes` bytes
+  void* starts;             // what `locate` fills: `start_bytes` bytes, aligned to 64
   int* unfinished;          // set to 1 by a path that hits the segment limit
 
   int64_t items() const { return batch * samples; }
@@ -41,7 +41,6 @@ struct CpabKernels {
   CpabWork (*locate)(const CpabProblem&);  // before the others, if points are shared
   CpabWork (*forward)(const CpabProblem&);
   CpabWork (*backward)(const CpabProblem&);
-  CpabWork (*jacobian)(const CpabProblem&);
 };
 
 }  // namespace stn

@@ -1,10 +1,8 @@
 // Paths in fixed steps: all of "fixed", and what the exact method leaves at its segment limit.
 #pragma once
-#include <vector>
-
 #include "common/cpab_fixed.h"
 #include "cpab.h"
-#include "simd.h"
+#include "cpab_paths.h"
 
 namespace stn::STN_LEVEL {
 
@@ -70,17 +68,17 @@ void finish_adjoint(const CpabTables& t, const P* velocities, double time, const
 // The maps of one fixed step in every cell of an image.
 template <class T, int n>
 struct FixedField {
-  std::vector<T> maps;  // (cells, n, n + 1)
+  Aligned<T> maps;  // (cells, n, n + 1)
   template <class P>
-  FixedField(const CpabTables& t, const P* velocities, int steps) : maps(size_t(t.cells) * n * (n + 1)) {
+  FixedField(const CpabTables& t, const P* velocities, int steps) : maps(int64_t(t.cells) * n * (n + 1)) {
     for (int32_t c = 0; c < t.cells; ++c) {
       double A[n][n + 1], E[n][n + 1];
       generator<n>(t, c, velocities, A);
       affine_exponential<n>(A, 1.0 / steps, E);
-      for (int i = 0; i < n * (n + 1); ++i) maps[size_t(c * n * (n + 1) + i)] = T(E[i / (n + 1)][i % (n + 1)]);
+      for (int i = 0; i < n * (n + 1); ++i) maps.data[c * n * (n + 1) + i] = T(E[i / (n + 1)][i % (n + 1)]);
     }
   }
-  STN_INLINE const T* map(int32_t cell) const { return maps.data() + int64_t(cell) * n * (n + 1); }
+  STN_INLINE const T* map(int32_t cell) const { return maps.data + int64_t(cell) * n * (n + 1); }
 };
 
 }  // namespace stn::STN_LEVEL

@@ -1,11 +1,11 @@
 // Paths of a vector of points at a time: each lane in its own region, in lockstep.
 #pragma once
-#include <memory>
-#include <new>
+#include <cstdlib>
 #include <utility>
 
 #include "coordinates.h"
 #include "cpab.h"
+#include "storage.h"
 
 namespace stn::STN_LEVEL {
 
@@ -67,26 +67,38 @@ STN_INLINE void load_records(const T* records, typename Lane<T>::I region, Recor
     for (int l = 0; l < N; ++l) rows[l] = load<V>(records + kElements * int64_t(number[l]) + begin);
     transpose<1>(rows);
 #pragma GCC unroll 16
-    for (int k = 0; k < N && begin + k < kUsed; ++k) fields[begin + k] = rows[k];
+    for (int k = 0; k < N; ++k) {
+      if (begin + k < kUsed) fields[begin + k] = rows[k];
+    }
   }
 }
+
+// Uninitialized memory that vectors can lie in.
+template <class A>
+struct Aligned {
+  A* data;
+  explicit Aligned(int64_t count)
+      : data(static_cast<A*>(std::aligned_alloc(64, (size_t(count) * sizeof(A) + 63) / 64 * 64))) {
+    if (!data) throw std::bad_alloc();
+  }
+  ~Aligned() { std::free(data); }
+  Aligned(const Aligned&) = delete;
+};
 
 // The regions of one image, as records.
 template <class T, int n>
 struct Field {
   static constexpr int kRecord = kCpabRecord<n>;
   const CpabTables& tables;
-  std::unique_ptr<T[]> motions, places;
+  Aligned<T> motions, places;
 
   STN_INLINE explicit Field(const CpabProblem& p)
-      : tables(p.tables),
-        motions(new T[size_t(kRecord * p.tables.regions)]),
-        places(new T[size_t(kRecord * p.tables.regions)]) {}
+      : tables(p.tables), motions(kRecord * p.tables.regions), places(kRecord * p.tables.regions) {}
   STN_INLINE void prepare_item(const CpabProblem& p, int64_t item) {
     const T* velocities = static_cast<const T*>(p.velocities) + item * p.vertices * n;
     for (int64_t r = 0; r < tables.regions; ++r) {
-      prepare<n>(tables, r, velocities, *reinterpret_cast<CpabMotion<T, n>*>(motions.get() + kRecord * r),
-                 *reinterpret_cast<CpabPlace<T, n>*>(places.get() + kRecord * r));
+      prepare<n>(tables, r, velocities, *reinterpret_cast<CpabMotion<T, n>*>(motions.data + kRecord * r),
+                 *reinterpret_cast<CpabPlace<T, n>*>(places.data + kRecord * r));
     }
   }
 };
@@ -162,7 +174,7 @@ STN_INLINE int follow(const Field<T, n>& field, Paths<T, n>& paths, Visit<T, n>*
     const I active = paths.rest > zero;
     if (!some(active)) break;
     CpabMotion<V, n> motion;
-    load_records<Field<T, n>::kRecord>(field.motions.get(), paths.region, motion);
+    load_records<Field<T, n>::kRecord>(field.motions.data, paths.region, motion);
     I entered[m];
     for (int j = 0; j < m; ++j) entered[j] = entry == j;
     const CpabStep<V, n> done = step<V, n>(motion, paths.g, entered, active, paths.rest, Some{});

@@ -3,6 +3,7 @@
 // instructions.
 #include "kernels.h"
 
+#include "cpab_kernels.h"
 #include "item_groups.h"
 #include "samplers.h"
 #include "storage.h"
@@ -231,6 +232,6 @@ Work grad_input(const Problem& p) {
 }  // namespace stn::STN_LEVEL
 
 extern const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL);
-const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL),      stn::STN_LEVEL::forward,
-                                                          stn::STN_LEVEL::grad_input, stn::STN_LEVEL::grad_parameters,
-                                                          stn::STN_LEVEL::grid,       stn::STN_LEVEL::grid_sums};
+const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {
+    STN_STRING(STN_LEVEL), stn::STN_LEVEL::forward,   stn::STN_LEVEL::grad_input,   stn::STN_LEVEL::grad_parameters,
+    stn::STN_LEVEL::grid,  stn::STN_LEVEL::grid_sums, &stn::STN_LEVEL::cpab_kernels};

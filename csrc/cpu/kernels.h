@@ -67,6 +67,8 @@ struct Work {
   int64_t shares = 0;  // of the sums, an item; 0: tasks / items
 };
 
+struct CpabKernels;
+
 struct Kernels {
   const char* level;
   Work (*forward)(const Problem&);
@@ -74,6 +76,7 @@ struct Kernels {
   Work (*grad_parameters)(const Problem&);  // sums or grad_grid
   Work (*grid)(const Problem&);             // parameters -> grid
   Work (*grid_sums)(const Problem&);        // grad_grid -> sums
+  const CpabKernels* cpab;
 };
 
 }  // namespace stn

@@ -102,6 +102,30 @@ def build_complex(shape: tuple[int, ...]) -> Complex:
     return Complex(shape, torch.tensor(vertices, dtype=torch.float64), torch.tensor(cells))
 
 
+def cell_of(lattice: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """The cell (...,) of lattice points (..., n), ties as libcpab's; outside, of the nearest square or cube."""
+    n = lattice.shape[-1]
+    cube = lattice.floor().clamp_min(0).minimum(size - 1)
+    u = lattice - cube
+    number = torch.zeros_like(u[..., 0])
+    for s, q in zip(size.flip(0), cube.flip(-1).unbind(-1), strict=True):
+        number = number * s + q
+    number = number.long()
+    if n == 1:
+        return number
+    if n == 2:
+        x, y = u.unbind(-1)
+        above, beyond = x > y, x + y > 1  # of the two diagonals
+        return 4 * number + torch.where(above, torch.where(beyond, 1, 0), torch.where(beyond, 2, 3))
+    x, y, z = u.clamp(0, 1).unbind(-1)
+    odd = cube.sum(-1) % 2 == 1
+    x, y = torch.where(odd, y, x), torch.where(odd, 1 - x, y)
+    t = torch.zeros_like(number)
+    for code, face in ((4, x - y - z), (3, y - x - z), (2, x + y + z - 2), (1, z - x - y)):
+        t = torch.where(face >= 0, code, t)
+    return 5 * number + t
+
+
 @dataclass
 class Region:
     """g: the n + 1 coordinates as rows acting on (y, 1). owners: the cell whose velocity each column extends."""

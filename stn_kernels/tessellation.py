@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ._regions import Complex, Tables, build_complex, build_tables
+from ._regions import Complex, Tables, build_complex, build_tables, cell_of
 
 BASES = ("svd", "qr")
 
@@ -145,26 +145,7 @@ class Tessellation:
     def cell_index(self, points: torch.Tensor) -> torch.Tensor:
         """The cell (...,) of each point (..., n); outside the domain, of the nearest square or cube."""
         size = torch.tensor(self.shape, dtype=points.dtype, device=points.device)
-        lattice = points * size
-        cube = lattice.floor().clamp_min(0).minimum(size - 1)
-        u = lattice - cube
-        number = torch.zeros_like(u[..., 0])
-        for s, q in zip(reversed(self.shape), cube.flip(-1).unbind(-1), strict=True):
-            number = number * s + q
-        if self.n == 1:
-            return number.long()
-        if self.n == 2:
-            x, y = u.unbind(-1)
-            above, beyond = x > y, x + y > 1  # of the two diagonals
-            t = torch.where(above, torch.where(beyond, 1, 0), torch.where(beyond, 2, 3))
-            return 4 * number.long() + t
-        x, y, z = u.clamp(0, 1).unbind(-1)
-        odd = cube.sum(-1) % 2 == 1
-        x, y = torch.where(odd, y, x), torch.where(odd, 1 - x, y)
-        t = torch.zeros_like(number, dtype=torch.long)
-        for code, face in ((4, x - y - z), (3, y - x - z), (2, x + y + z - 2), (1, z - x - y)):
-            t = torch.where(face >= 0, code, t)
-        return 5 * number.long() + t
+        return cell_of(points * size, size)
 
     def vertex_velocities(self, theta: torch.Tensor, inverse: bool = False) -> torch.Tensor:
         """theta (B[, S], d) -> the velocities at the cells' vertices (B[, S], vertices, n), which fix the field.

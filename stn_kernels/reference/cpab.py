@@ -19,6 +19,7 @@ import math
 
 import torch
 
+from .._regions import cell_of
 from .affine import homogeneous_base
 from .sampling import compute_dtype, grid_sample, grid_sample_backward
 
@@ -237,7 +238,7 @@ def _fixed(y, A, regions, steps, duration, visited):
     for _ in range(steps):
         with torch.no_grad():
             inside = x.nan_to_num()
-            region = regions.locate(inside if duration is not None else inside.clamp_min(0).minimum(regions.shape))
+            region = cell_of(inside, regions.shape) if duration is None else regions.locate(inside)
         if visited is not None:
             visited.append((index, region, x, time))
         if duration is None:

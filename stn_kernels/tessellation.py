@@ -40,13 +40,16 @@ class Tessellation:
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
         self.zero_boundary, self.volume_preserving = zero_boundary, volume_preserving
         if isinstance(basis, torch.Tensor):
-            self._nodal = _nodal_of_basis(self.shape, basis)
+            nodal = _nodal_of_basis(self.shape, basis)
             self.basis = basis.detach().double()
         elif isinstance(basis, str) and basis in BASES:
-            self._nodal, self.basis = _standard_basis(self.shape, zero_boundary, volume_preserving, basis)
+            nodal, self.basis = _standard_basis(self.shape, zero_boundary, volume_preserving, basis)
         else:
             raise ValueError(f"basis must be 'svd', 'qr' or a tensor (D, d), got {basis!r}")
-        self._on_device = {}
+        tables = _tables(self.shape, not zero_boundary)
+        reals = tables.weights, tables.g, tables.share, tables.origin, tables.axes
+        integers = _rows(tables.crossing, tables.support)
+        self._copies = {("nodal", "cpu"): nodal, ("integers", "cpu"): integers, ("reals", "cpu"): _rows(*reals)}
 
     @property
     def n(self) -> int:
@@ -152,22 +155,21 @@ class Tessellation:
 
         Computed in float64 and rounded once, to float64 for a float64 theta, else to float32.
         """
-        nodal = self._tensor("nodal", lambda: -self._nodal if inverse else self._nodal, theta.device, inverse)
+        nodal = self._on("nodal", theta.device)
         dtype = torch.float64 if theta.dtype == torch.float64 else torch.float32
-        return (theta.double() @ nodal.T).to(dtype).unflatten(-1, (-1, self.n))
+        velocities = (theta.double() @ nodal.T).to(dtype).unflatten(-1, (-1, self.n))
+        return -velocities if inverse else velocities
 
     def tables(self, device) -> tuple[torch.Tensor, torch.Tensor]:
         """The regions (`_regions.Tables`), a row each: crossing and support (int32); the rest (float64)."""
-        tables = _tables(self.shape, not self.zero_boundary)
-        integers = self._tensor("integers", lambda: _rows(tables.crossing, tables.support), device)
-        reals = (tables.weights, tables.g, tables.share, tables.origin, tables.axes)
-        return integers, self._tensor("reals", lambda: _rows(*reals), device)
+        return self._on("integers", device), self._on("reals", device)
 
-    def _tensor(self, name, make, device, *more):
-        key = name, str(device), *more
-        if key not in self._on_device:
-            self._on_device[key] = make().to(device)
-        return self._on_device[key]
+    def _on(self, name, device):
+        """A table on a device; copies are kept."""
+        key = name, str(device)
+        if key not in self._copies:
+            self._copies[key] = self._copies[name, "cpu"].to(device)
+        return self._copies[key]
 
 
 def _rows(*tensors):

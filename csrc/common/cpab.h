@@ -302,6 +302,9 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
   derivatives_of(motion, g, derivatives);
   const CpabSeries<V, n> series(motion.powers);
 
+  // Rounding may see a path along the face it came in through leave on both sides: let it pass that far behind.
+  V speed = zero, extent = zero, slack[m];  // extent: 1 inside the domain, where roundings are that of 1
+  for (int j = 0; j < m; ++j) speed += absolute(derivatives[0][j]), extent += absolute(g[j]);
   CpabStep<V, n> result;
   Mask open = active;  // not settled yet
   for (int j = 0; j < m; ++j) {
@@ -309,13 +312,17 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
     open = open & !result.leaves[j];
   }
   result.time = select(open, minimum(rest, motion.limit), zero);
+  for (int j = 0; j < m; ++j) {
+    const V allowed = constant<V>(-4) * tolerance * (extent + speed * result.time);
+    slack[j] = select(entered[j] & (derivatives[0][j] < zero), allowed, zero);
+  }
   series.at(result.time, a);
   for (int round = 0; round < 60; ++round) {
     V end[m];
     Mask behind = active & !active;
     for (int j = 0; j < m; ++j) {
       end[j] = along(g[j], a, derivatives, j);
-      behind = behind | (open & (end[j] < zero) & !result.leaves[j]);
+      behind = behind | (open & (end[j] < slack[j]) & !result.leaves[j]);
     }
     if (any(behind)) {
       // The face that the chord meets first; the others are looked at again from its root.
@@ -324,7 +331,7 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
       Mask which[m];
       for (int j = 0; j < m; ++j) {
         const V chord = g[j] / (g[j] - end[j]);
-        which[j] = behind & (end[j] < zero) & !result.leaves[j] & (chord < guess);
+        which[j] = behind & (end[j] < slack[j]) & !result.leaves[j] & (chord < guess);
         guess = select(which[j], chord, guess), from = select(which[j], g[j], from), to = select(which[j], end[j], to);
         for (int l = 0; l < n; ++l) d[l] = select(which[j], derivatives[l][j], d[l]);
         for (int k = 0; k < j; ++k) which[k] = which[k] & !which[j];
@@ -370,7 +377,7 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
       const V third = end[j] - quarter * end_slope;
       const V middle =
           half * (g[j] + end[j]) + t * constant<V>(1.0 / 6) * (derivatives[0][j] - end_slope) - t2 * t2 * bound;
-      unsure = unsure | (minimum(minimum(first, third), middle) < -tolerance);
+      unsure = unsure | (minimum(minimum(first, third), middle) < slack[j] - tolerance * extent);
     }
     unsure = unsure & open;
     open = unsure;

@@ -270,7 +270,7 @@ def cpab_transform_backward(grad_output, points, velocities, integers, reals, sh
     regions = Regions(integers, reals, shape)
     A = regions.affine_maps(velocities.flatten(0, -3))
     integrate(points, velocities, integers, reals, shape, steps, visited)
-    grad = (grad_output.double() / regions.shape).reshape(A.shape[0], -1, regions.n)
+    grad = (grad_output.double() / regions.shape).reshape(A.shape[0], *grad_output.shape[-2:])
     grad_A = torch.zeros_like(A)
     for index, region, x, time in reversed(visited):
         generator = _square(A[index[0], region]).mT * time[:, None, None]
@@ -282,11 +282,10 @@ def cpab_transform_backward(grad_output, points, velocities, integers, reals, sh
         grad_A.index_put_((index[0], region), flow[:, : m - 1, m:], accumulate=True)
         grad = grad.index_put(index, (flow[:, :m, :m] @ cotangent.unsqueeze(-1)).squeeze(-1)[..., :-1])
     grad_velocities = regions.affine_maps_adjoint(grad_A, velocities.shape[-2]).reshape(velocities.shape)
-    grad_points = (grad * regions.shape).reshape(
-        -1, velocities.shape[1] if velocities.dim() == 4 else 1, *grad.shape[1:]
-    )
+    samples = velocities.shape[1] if velocities.dim() == 4 else 1
+    grad_points = (grad * regions.shape).reshape(velocities.shape[0], samples, *grad.shape[1:])
     if regions.bounded:
-        grad_points = torch.where(((points < 0) | (points > 1)).reshape(-1, 1, *points.shape[-2:]), 0.0, grad_points)
+        grad_points = torch.where(((points < 0) | (points > 1)).unsqueeze(-3), 0.0, grad_points)
     grad_points = grad_points.sum(1) if points.dim() == 3 else grad_points.sum((0, 1))
     return grad_points.to(points.dtype), grad_velocities.to(velocities.dtype)
 

@@ -138,7 +138,7 @@ def all_cases(ops=None, quick: bool = False) -> list[Case]:
         Case("affine_sample", f"16x3x128x128 {name}", "matrices", (16, 3, 128, 128), theta=m)
         for name, m in MATRICES.items()
     ]
-    sizes = (((16, 3, 128, 128), (40, 48)), ((16, 3, 48, 40), (128, 128)))
+    sizes = (((16, 3, 128, 128), (44, 40)), ((16, 3, 48, 40), (128, 128)))
     cases += [Case("affine_sample", label(*pair), "matrices", *pair) for pair in sizes]
     cases += sampling_cases("grid_sample")
     cases += [Case("affine_grid", label(s), "papers", s, quick=s in QUICK) for s in PAPERS]

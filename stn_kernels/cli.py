@@ -100,8 +100,11 @@ def info(json_file):
 @json_option
 def verify(ops, backends, json_file):
     """Check every operator on every backend here against the float64 reference; exit 1 if a cell fails."""
+    import torch
+
     from . import verify as checks
 
+    torch.set_num_threads(1)  # the tensors are small: more threads would wait for each other
     try:
         total = len(checks.cells(ops, backends))
     except RuntimeError as error:

@@ -235,6 +235,11 @@ def use_backend(backend: str | None):
         _forced.backend = previous
 
 
+def requested(backend: str | None) -> str | None:
+    """The backend asked for: by argument, by `use_backend` or by the environment; None if none is."""
+    return backend or getattr(_forced, "backend", None) or _DEFAULT_BACKEND
+
+
 def _check_name(backend: str | None) -> None:
     if backend is not None and backend not in NAMESPACES:
         raise ValueError(f"backend must be one of {sorted(NAMESPACES)} or None, got {backend!r}")
@@ -253,7 +258,7 @@ def _automatic(device_type: str, sampler: tuple | None, op: str) -> str:
 
 
 def _namespace(backend: str | None, device_type: str, sampler: tuple | None, op: str) -> str:
-    backend = backend or getattr(_forced, "backend", None) or _DEFAULT_BACKEND
+    backend = requested(backend)
     if backend is None:
         return _automatic(device_type, sampler, op)
     _check_name(backend)

@@ -1,4 +1,4 @@
-"""Images sampled through a CPAB transformation: integration and sampling in one pass."""
+"""Images sampled through a CPAB transformation."""
 
 import torch
 
@@ -7,6 +7,8 @@ from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import cpab as reference
 from . import _cpab
 from ._outputs import empty_images, is_channels_last, store_images
+from .cpab_grid import cpab_grid
+from .grid_sample import grid_sample
 
 NAME = "cpab_sample"
 OPTIONS = f"{_cpab.TABLES}, SymInt[] size, int mode, int padding_mode, bool align_corners"
@@ -66,6 +68,11 @@ def cpab_sample(
     options = _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
     _checks.flag("align_corners", align_corners)
     _cpab.check_affine(affine, theta, n)
+    if _library.requested(backend) != "reference":  # no backend has it in one kernel so far: two of its own
+        grid = cpab_grid(
+            theta, size, tessellation, align_corners, affine=affine, method=method, steps=steps, backend=backend
+        )
+        return grid_sample(input, grid, mode, padding_mode, align_corners, backend=backend)
     velocities, tables = _cpab.field(theta, tessellation)
     return _library.call(NAME, backend, input, velocities, affine, *tables, code, size, *options)
 

@@ -1,0 +1,121 @@
+"""cpab_sample and cpab_grid: against the float64 reference, and against the transformation and the sampler apart."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn_kernels import Tessellation, _library, cpab_grid, cpab_sample, cpab_transform
+from stn_kernels.op_cases import CPAB_CASES, Sample
+
+from .tolerances import assert_close, assert_like_reference
+
+CASE = CPAB_CASES["cpab_sample"]
+
+
+@pytest.fixture(autouse=True)
+def _only_where_there_are_kernels(request):
+    backend = request.node.callspec.params.get("backend") if hasattr(request.node, "callspec") else None
+    if backend and _library.hole(backend, None, "cpab_transform"):
+        pytest.skip(f"{backend} has no kernels for cpab_transform (_library.LACKING)")
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+@pytest.mark.parametrize("padding", CASE.paddings)
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_like_reference(backend, n, padding, samples):
+    for seed, dtype in enumerate((torch.float64, torch.float32, torch.bfloat16)):
+        layout = ("contiguous", "channels_last", "rows")[seed]
+        sample = Sample(
+            dtype=dtype,
+            padding_mode=padding,
+            layout=layout,
+            samples=samples,
+            size=(4, 5, 3)[:n],
+            out_size=(3, 4, 2)[:n],
+            align_corners=seed == 1,
+            seed=seed,
+        )
+        assert_like_reference(backend, CASE, CASE.draw(sample), layout)
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_is_torch_at_the_transformed_points(backend, align):
+    tessellation = Tessellation((3, 2))
+    theta = tessellation.sample(2, dtype=torch.float64)
+    image = torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    wide = torch.float64
+    v, u = (torch.linspace(0, 1, s, dtype=wide) if align else (torch.arange(s, dtype=wide) + 0.5) / s for s in (6, 7))
+    points = torch.stack(torch.meshgrid(u, v, indexing="xy"), -1).flatten(0, 1)
+    grid = 2 * cpab_transform(points, theta, tessellation, backend="reference").unflatten(1, (6, 7)) - 1
+    expected = F.grid_sample(image, grid, padding_mode="border", align_corners=align)
+    tensors = [t.to(backend.device) for t in (image, theta)]
+    value = backend.op("cpab_sample")(*tensors, (6, 7), tessellation, "bilinear", "border", align)
+    assert_close(value.cpu(), expected)
+    found = backend.op("cpab_grid")(tensors[1], (6, 7), tessellation, align)
+    assert_close(found.cpu(), grid)
+
+
+def test_affine_comes_after(backend):
+    tessellation = Tessellation((2, 2))
+    theta = tessellation.sample(2, dtype=torch.float64).to(backend.device)
+    affine = torch.eye(2, 3, dtype=torch.float64) + 0.2 * torch.randn(2, 2, 3, dtype=torch.float64)
+    affine = affine.to(backend.device)
+    plain = backend.op("cpab_grid")(theta, (4, 5), tessellation)
+    both = backend.op("cpab_grid")(theta, (4, 5), tessellation, affine=affine)
+    expected = torch.einsum("bij,bhwj->bhwi", affine[..., :2], plain) + affine[:, None, None, :, 2]
+    assert_close(both, expected)
+
+
+def test_identity_is_the_image(backend):
+    tessellation = Tessellation((2, 2))
+    image = torch.rand(2, 3, 8, 16, device=backend.device)
+    value = backend.op("cpab_sample")(image, tessellation.identity(2, device=backend.device), (8, 16), tessellation)
+    assert (value - image).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bicubic"])
+def test_modes(backend, mode):
+    sample = Sample(dtype=torch.float64, mode=mode, size=(6, 7), out_size=(5, 4))
+    assert_like_reference(backend, CASE, CASE.draw(sample)) if mode == "bicubic" else None
+    inputs = CASE.draw(sample)
+    assert_close(CASE.call(inputs, backend.name), CASE.call(inputs, "reference"))
+
+
+IMAGE, TESSELLATION = torch.rand(2, 1, 5, 6), Tessellation((2, 2))
+BAD = [
+    ({"input": torch.rand(2, 1, 5)}, ValueError, r"input must be \(B, C, H, W\)"),
+    ({"theta": torch.zeros(3, 14)}, ValueError, "theta must have the batch size of input"),
+    ({"theta": torch.zeros(2, 20)}, ValueError, r"theta must be \(B, 14\)"),
+    ({"size": (3,)}, ValueError, "size must be 2 integers"),
+    ({"affine": torch.zeros(2, 3, 3)}, ValueError, r"affine must be \(B, 2, 3\)"),
+    ({"affine": torch.zeros(1, 2, 3)}, ValueError, r"affine must be \(2, 2, 3\)"),
+    ({"mode": "cubic"}, ValueError, "mode must be"),
+    ({"padding_mode": "wrap"}, ValueError, "padding_mode must be"),
+    ({"align_corners": 1}, TypeError, "align_corners must be True or False"),
+    ({"method": "euler"}, ValueError, "method must be"),
+    ({"steps": 0}, ValueError, "steps must be at least 1"),
+    ({"tessellation": None}, TypeError, "tessellation must be"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+def test_bad_arguments(change, error, message):
+    good = {"input": IMAGE, "theta": torch.zeros(2, 14), "size": (4, 4), "tessellation": TESSELLATION}
+    with pytest.raises(error, match=message):
+        cpab_sample(**{**good, **change})
+
+
+def test_bad_arguments_of_the_grid():
+    with pytest.raises(ValueError, match="size must be 2 integers"):
+        cpab_grid(torch.zeros(2, 14), (4,), TESSELLATION)
+
+
+@pytest.mark.parametrize("backend_name", [None, "reference"])
+def test_second_gradients(backend_name):
+    sample = Sample(dtype=torch.float64, size=(4, 5), out_size=(2, 2), channels=1, batch=1, seed=1)
+    inputs = CASE.draw(sample).requires_grad()
+
+    def function(image, theta, affine):
+        return cpab_sample(image, theta, affine=affine, backend=backend_name, **inputs.options)
+
+    assert torch.autograd.gradgradcheck(function, tuple(inputs.tensors.values()), fast_mode=True)

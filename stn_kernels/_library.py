@@ -38,6 +38,9 @@ SAMPLERS = {
     "triton": {("bilinear", 2), (None, 2)},
 }
 
+# Modes whose second backward is a kernel, where else it is autograd through the reference. Of the third it always is.
+SECOND_BACKWARD = {"cpu": ("bilinear", "nearest")}
+
 # Where a backend runs; Triton also on CPU tensors, in its interpreter.
 DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
@@ -180,6 +183,11 @@ def hole(backend: str, sampler: tuple | None, op: str | None = None) -> str:
         return ""
     mode, n = sampler
     return f"it has no kernel for {f'mode {mode!r} in ' if mode else ''}{n}-D"
+
+
+def has_second_backward(namespace: str, device_type: str, mode: str) -> bool:
+    """Whether SECOND_BACKWARD has a kernel for the operators of a namespace."""
+    return namespace == NAMESPACES["cpu"] and mode in SECOND_BACKWARD.get(device_type, ()) and "cpu" not in _load_errors
 
 
 def why_not(backend: str, device_type: str, sampler: tuple | None = None, op: str | None = None) -> str:

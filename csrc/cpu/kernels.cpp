@@ -195,7 +195,7 @@ Work grid_sums(const Problem& p) {
 }
 
 Work forward(const Problem& p) {
-  if (!p.bilinear_2d()) return sampler_forward(p);
+  if (!p.in_rows()) return sampler_forward(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
@@ -204,7 +204,7 @@ Work forward(const Problem& p) {
 }
 
 Work grad_parameters(const Problem& p) {
-  if (!p.bilinear_2d()) return sampler_grad_parameters(p);
+  if (!p.in_rows()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
@@ -217,7 +217,7 @@ Work grad_parameters(const Problem& p) {
 }
 
 Work grad_input(const Problem& p) {
-  if (!p.bilinear_2d()) return sampler_grad_input(p);
+  if (!p.in_rows()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
   const int64_t block = shared_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;
@@ -232,6 +232,13 @@ Work grad_input(const Problem& p) {
 }  // namespace stn::STN_LEVEL
 
 extern const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL);
-const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {
-    STN_STRING(STN_LEVEL), stn::STN_LEVEL::forward,   stn::STN_LEVEL::grad_input,   stn::STN_LEVEL::grad_parameters,
-    stn::STN_LEVEL::grid,  stn::STN_LEVEL::grid_sums, &stn::STN_LEVEL::cpab_kernels};
+const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL),
+                                                          stn::STN_LEVEL::forward,
+                                                          stn::STN_LEVEL::grad_input,
+                                                          stn::STN_LEVEL::grad_parameters,
+                                                          stn::STN_LEVEL::grid,
+                                                          stn::STN_LEVEL::grid_sums,
+                                                          stn::STN_LEVEL::second_grad_output,
+                                                          stn::STN_LEVEL::second_grad_input,
+                                                          stn::STN_LEVEL::second_grad_grid,
+                                                          &stn::STN_LEVEL::cpab_kernels};

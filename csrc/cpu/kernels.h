@@ -37,6 +37,9 @@ struct Problem {
   Images<void*> output;             // forward: (items, C, Ho, Wo)
   Images<const void*> grad_output;  // backward: the same shape
   Images<void*> grad_input;
+  // Second backward: the cotangents of grad_input, dense like input, and of grad_grid; null where there is none.
+  const void* grad_grad_input;
+  const void* grad_grad_grid;
   void* grid;        // (items, *out, n): result of a grid operator
   bool double_grid;  // float64, else float32
   void* grad_grid;   // as the grid
@@ -52,7 +55,8 @@ struct Problem {
   }
   int64_t extent(int axis) const { return axis == 0 ? width : axis == 1 ? height : depth; }  // x, y, z
   int64_t out_extent(int axis) const { return axis == 0 ? out_width : axis == 1 ? out_height : out_depth; }
-  bool bilinear_2d() const { return mode == Mode::bilinear && dimensions == 2; }
+  // Whether the kernels for rows of bilinear points in two dimensions (passes.h) run; else those for lists of taps.
+  bool in_rows() const { return mode == Mode::bilinear && dimensions == 2 && transform != Transform::grid; }
 };
 
 // Tasks are blocks of this many rows, the last one with the remainder: a fixed partition, so that results do not depend
@@ -73,9 +77,12 @@ struct Kernels {
   const char* level;
   Work (*forward)(const Problem&);
   Work (*grad_input)(const Problem&);
-  Work (*grad_parameters)(const Problem&);  // sums or grad_grid
-  Work (*grid)(const Problem&);             // parameters -> grid
-  Work (*grid_sums)(const Problem&);        // grad_grid -> sums
+  Work (*grad_parameters)(const Problem&);     // sums or grad_grid
+  Work (*grid)(const Problem&);                // parameters -> grid
+  Work (*grid_sums)(const Problem&);           // grad_grid -> sums
+  Work (*second_grad_output)(const Problem&);  // samplers.h
+  Work (*second_grad_input)(const Problem&);
+  Work (*second_grad_grid)(const Problem&);
   const CpabKernels* cpab;
 };
 

@@ -155,6 +155,10 @@ Problem problem(const Tensor& input, const Parameters& parameters, const Shape& 
   p.mode = static_cast<stn::Mode>(options.mode);
   p.padding = static_cast<stn::Padding>(options.padding), p.align_corners = options.align_corners;
   set_parameters(p, parameters);
+  if (p.transform == stn::Transform::grid) {  // its outputs are dense, so that they form one row
+    p.out_width *= p.out_height * p.out_depth;
+    p.out_height = p.out_depth = 1;
+  }
   return p;
 }
 
@@ -174,7 +178,7 @@ void sum_parameters(Problem& p, const stn::Work& work, int64_t points, Tensor& r
   std::vector<double> sums(size_t(p.items()) * each), total(count);
   p.sums = sums.data();
   execute(p, work, points);
-  const bool moments = p.transform == stn::Transform::affine && p.bilinear_2d() && !p.normalized;
+  const bool moments = p.transform == stn::Transform::affine && p.in_rows() && !p.normalized;
   const bool is_double = result.scalar_type() == ScalarType::Double;
   void* data = result.mutable_data_ptr();
   for (size_t item = 0; item < size_t(p.items()); ++item) {
@@ -227,7 +231,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
 
   const Tensor& values = parameters.values;
   Tensor grad_parameters = empty(values, need_parameters ? shape_of(values) : Shape{0});
-  if (need_parameters && empty_call) {
+  if (need_parameters && (empty_call || p.mode == stn::Mode::nearest)) {  // nearest is a step function of coordinates
     torch::stable::zero_(grad_parameters);
   } else if (need_parameters && p.transform == stn::Transform::grid) {
     p.grad_grid = grad_parameters.mutable_data_ptr();
@@ -292,6 +296,51 @@ std::tuple<Tensor, Tensor> tps_sample_backward(const Tensor& grad_output, const 
                                                bool need_coefficients, bool) {
   return backward(grad_output, input, tps_parameters(coefficients, control_points), coefficients.scalar_type(),
                   {mode, padding, align_corners}, need_input, need_coefficients);
+}
+
+// The cotangents may be empty for none. Half precision is not converted; parameters are float32 or float64 as the grid.
+std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& grad_grad_input,
+                                                               const Tensor& grad_grad_grid, const Tensor& grad_output,
+                                                               const Tensor& input, const Tensor& grid, int64_t mode,
+                                                               int64_t padding, bool align_corners, bool need_output,
+                                                               bool need_input, bool need_grid) {
+  STD_TORCH_CHECK(mode != int64_t(stn::Mode::bicubic), "the second backward has no CPU kernel for bicubic");
+  const Parameters parameters = parameters_of(stn::Transform::grid, grid);
+  const Tensor image = dense(input), grad = dense(grad_output), &values = parameters.values;
+  const int n = int(input.dim()) - 2;
+  const Shape size(grad.sizes().end() - n, grad.sizes().end());
+  Problem p = problem(image, parameters, size, {mode, padding, align_corners});
+  p.channels_last = false;
+  const bool moves = grad_grad_grid.numel() > 0 && mode == int64_t(stn::Mode::bilinear);
+  const Tensor other = dense(grad_grad_input);
+  const Tensor directions = dense(torch::stable::to(grad_grad_grid, values.scalar_type()));
+  p.input = images<const void*>(image, n), p.grad_output = images<const void*>(grad, n);
+  if (other.numel() > 0) p.grad_grad_input = other.const_data_ptr();
+  if (moves) p.grad_grad_grid = directions.const_data_ptr();
+  const bool empty_call = grad.numel() == 0;
+  // Zero where nothing depends on a cotangent, else computed by `work`.
+  const auto result = [&](bool needed, bool depends, const Tensor& like, auto work) {
+    if (!needed) return empty(like, {0});
+    Tensor gradient = empty(like, shape_of(like));
+    if (empty_call || !depends) return torch::stable::zero_(gradient);
+    work(gradient);
+    return gradient;
+  };
+  const auto& kernels = stn::kernels();
+  Tensor of_output = result(need_output, true, grad, [&](Tensor& t) {
+    p.output = images<void*>(t, n);
+    execute(p, kernels.second_grad_output(p), t.numel());
+  });
+  Tensor of_input = result(need_input, moves, image, [&](Tensor& t) {
+    p.grad_input = images<void*>(t, n);
+    execute(p, kernels.second_grad_input(p), std::max(t.numel(), grad.numel()));
+  });
+  Tensor of_grid = result(need_grid, mode == int64_t(stn::Mode::bilinear), values, [&](Tensor& t) {
+    p.grad_grid = t.mutable_data_ptr();
+    execute(p, kernels.second_grad_grid(p), grad.numel());
+  });
+  if (need_grid && grid.scalar_type() != values.scalar_type()) of_grid = torch::stable::to(of_grid, grid.scalar_type());
+  return {of_output, of_input, of_grid};
 }
 
 // size: of the output lattice.
@@ -391,4 +440,5 @@ STABLE_TORCH_LIBRARY_IMPL(stn_kernels, CPU, m) {
   m.impl("_tps_grid_backward", TORCH_BOX(&tps_grid_backward));
   m.impl("grid_sample", TORCH_BOX(&grid_sample));
   m.impl("_grid_sample_backward", TORCH_BOX(&grid_sample_backward));
+  m.impl("_grid_sample_double_backward", TORCH_BOX(&grid_sample_double_backward));
 }

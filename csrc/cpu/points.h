@@ -1,6 +1,8 @@
-// Where the points of an output row lie in the image, in any number of dimensions: transform, then padding and mode,
-// each chosen once a call. (coordinates.h is the same for the two dimensions of bilinear.)
+// Where the points of an output row lie in the image, in any number of dimensions: transform, padding and mode, each
+// chosen once a call. (coordinates.h is the same for the two dimensions of bilinear.)
 #pragma once
+#include <utility>
+
 #include "common/taps.h"
 #include "coordinates.h"
 
@@ -19,12 +21,12 @@ struct Points {
 // What is the same for all points of one transformed image.
 struct Item {
   const Problem& p;
-  int64_t item;
+  int64_t item, image;                // of the transformed images, of the inputs
   Axis<double> axis[3];               // source pixels by normalized coordinates
   CentredLattice<double> lattice[3];  // output
   double map[3][4];                   // of an affine transform: source pixels by output pixels from the centre
 
-  STN_INLINE Item(const Problem& problem, int64_t number) : p(problem), item(number) {
+  STN_INLINE Item(const Problem& problem, int64_t number) : p(problem), item(number), image(number / problem.samples) {
     const int n = p.dimensions;
     for (int a = 0; a < n; ++a) {
       axis[a] = pixel_axis<double>(p.extent(a), p.align_corners);
@@ -45,70 +47,82 @@ struct Item {
     const int64_t height = p.out_extent(1);
     return lattice[a].from_centre(int(a == 1 ? row % height : row / height));
   }
+  // Source pixel along axis a of the middle of a row.
+  template <int n>
+  STN_INLINE double row_base(int a, int64_t row) const {
+    double base = map[a][n];
+    for (int b = n - 1; b > 0; --b) base += map[a][b] * from_centre(b, row);
+    return base;
+  }
+  // The image this one is sampled from.
+  template <class T>
+  STN_INLINE const T* input() const {
+    return static_cast<const T*>(p.input.data) + image * p.input.batch;
+  }
+  template <class G>
+  STN_INLINE const G* grid_at(int64_t row, int64_t u) const {
+    return static_cast<const G*>(p.parameters) +
+           ((item * p.out_depth * p.out_height + row) * p.out_width + u) * p.dimensions;
+  }
 };
 
-// Fills coordinates[axis] with source pixels of points [u0, u0 + count) of a row, and on to a multiple of kDoubles.
-using Place = void (*)(const Item&, int64_t row, int64_t u0, int64_t count, double (*coordinates)[kRun]);
+// Places points [u0, u0 + count) of a row, and repeats the last one up to a multiple of kVectorBytes / 4.
+template <class T>
+using LocatePoints = void (*)(const Item&, int64_t row, int64_t u0, int64_t count, Points<T>&);
+
+// Calls f(integral constant) with a number of dimensions, and f.operator()<mode>() with a mode.
+template <class F>
+STN_INLINE auto with_dimensions(int n, F f) {
+  using std::integral_constant;
+  if (n == 1) return f(integral_constant<int, 1>{});
+  return n == 2 ? f(integral_constant<int, 2>{}) : f(integral_constant<int, 3>{});
+}
+template <class F>
+STN_INLINE auto with_mode(Mode mode, F f) {
+  if (mode == Mode::nearest) return f.template operator()<Mode::nearest>();
+  return mode == Mode::bilinear ? f.template operator()<Mode::bilinear>() : f.template operator()<Mode::bicubic>();
+}
+
+// Halves to even.
+template <class V>
+STN_INLINE V nearest_of(V x) {
+  for (size_t i = 0; i < sizeof x / sizeof x[0]; ++i) x[i] = __builtin_nearbyint(x[i]);
+  return x;
+}
+
+// In double: any transform, type and padding.
 
 template <int n>
-void place_affine(const Item& item, int64_t row, int64_t u0, int64_t count, double (*coordinates)[kRun]) {
+STN_INLINE void source_affine(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
   Doubles lane;
   for (int i = 0; i < kDoubles; ++i) lane[i] = i;
   lane += double(u0) - item.lattice[0].centre;
   for (int a = 0; a < n; ++a) {
-    double base = item.map[a][n];
-    for (int b = n - 1; b > 0; --b) base += item.map[a][b] * item.from_centre(b, row);
-    for (int64_t i = 0; i < count; i += kDoubles) {
-      store(coordinates[a] + i, base + item.map[a][0] * (lane + double(i)));
-    }
+    const double base = item.row_base<n>(a, row);
+    for (int64_t i = 0; i < count; i += kDoubles) store(x[a] + i, base + item.map[a][0] * (lane + double(i)));
   }
 }
 
-template <class G, int n>
-void place_grid(const Item& item, int64_t row, int64_t u0, int64_t count, double (*coordinates)[kRun]) {
-  const Problem& p = item.p;
-  const G* grid =
-      static_cast<const G*>(p.parameters) + ((item.item * p.out_depth * p.out_height + row) * p.out_width + u0) * n;
+template <class G>
+STN_INLINE void source_grid(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
+  const int n = item.p.dimensions;
+  const G* grid = item.grid_at<G>(row, u0);
   for (int a = 0; a < n; ++a) {
     const double scale = item.axis[a].scale, shift = item.axis[a].shift;
-    for (int64_t i = 0; i < count; ++i) coordinates[a][i] = scale * double(grid[n * i + a]) + shift;
+    for (int64_t i = 0; i < count; ++i) x[a][i] = scale * double(grid[n * i + a]) + shift;
   }
 }
 
 template <class Row>
-void place_row(const Item& item, int64_t row, int64_t u0, int64_t count, double (*coordinates)[kRun]) {
+STN_INLINE void source_row(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
   const Source source(item.p, item.item);
   const Row at(source, row);
   for (int64_t i = 0; i < count; i += kDoubles) {
-    Doubles x, y;
-    at.points(u0 + i, count - i, x, y);
-    store(coordinates[0] + i, x), store(coordinates[1] + i, y);
+    Doubles along_x, along_y;
+    at.points(u0 + i, count - i, along_x, along_y);
+    store(x[0] + i, along_x), store(x[1] + i, along_y);
   }
 }
-
-STN_INLINE Place placer(const Problem& p) {
-  if (p.transform == Transform::homography) return place_row<HomographyRow>;
-  if (p.transform == Transform::tps) return place_row<TpsRow>;
-  const auto of = [&](auto dimensions) STN_LAMBDA -> Place {
-    constexpr int n = dimensions;
-    if (p.transform == Transform::affine) return place_affine<n>;
-    return p.double_parameters ? place_grid<double, n> : place_grid<float, n>;
-  };
-  using std::integral_constant;
-  if (p.dimensions == 1) return of(integral_constant<int, 1>{});
-  return p.dimensions == 2 ? of(integral_constant<int, 2>{}) : of(integral_constant<int, 3>{});
-}
-
-// Halves to even.
-STN_INLINE Doubles nearest_of(Doubles x) {
-  for (int i = 0; i < kDoubles; ++i) x[i] = __builtin_nearbyint(x[i]);
-  return x;
-}
-
-// One axis of the rule of reference/sampling.py: pixel coordinates -> index, fraction and slope.
-template <class T>
-using Split = void (*)(const double* x, int64_t count, int size, bool align_corners, IndexOf<T>* index, T* fraction,
-                       T* slope);
 
 // Cubic taps are padded one by one, so the coordinate itself is only kept from being huge.
 template <Padding kPadding>
@@ -123,6 +137,7 @@ STN_INLINE Padded<Doubles> bounded(Doubles x, int size) {
   }
 }
 
+// One axis of the rule of reference/sampling.py: pixel coordinates -> index, fraction and slope.
 template <Mode kMode, Padding kPadding, class T>
 void split_axis(const double* x, int64_t count, int size, bool align_corners, IndexOf<T>* index, T* fraction,
                 T* slope) {
@@ -144,14 +159,185 @@ void split_axis(const double* x, int64_t count, int size, bool align_corners, In
 }
 
 template <class T>
-STN_INLINE Split<T> splitter(const Problem& p) {
-  const auto of = [&]<Mode kMode>() STN_LAMBDA -> Split<T> {
-    if (p.padding == Padding::border) return split_axis<kMode, Padding::border, T>;
-    return p.padding == Padding::zeros ? split_axis<kMode, Padding::zeros, T>
-                                       : split_axis<kMode, Padding::reflection, T>;
-  };
-  if (p.mode == Mode::nearest) return of.template operator()<Mode::nearest>();
-  return p.mode == Mode::bilinear ? of.template operator()<Mode::bilinear>() : of.template operator()<Mode::bicubic>();
+void locate_in_double(const Item& item, int64_t row, int64_t u0, int64_t count, Points<T>& points) {
+  const Problem& p = item.p;
+  double x[3][kRun];
+  if (p.transform == Transform::affine) {
+    with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { source_affine<n>(item, row, u0, count, x); });
+  } else if (p.transform == Transform::homography) {
+    source_row<HomographyRow>(item, row, u0, count, x);
+  } else if (p.transform == Transform::tps) {
+    source_row<TpsRow>(item, row, u0, count, x);
+  } else {
+    p.double_parameters ? source_grid<double>(item, row, u0, count, x) : source_grid<float>(item, row, u0, count, x);
+  }
+  const auto split = with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA {
+    if (p.padding == Padding::zeros) return split_axis<kMode, Padding::zeros, T>;
+    return p.padding == Padding::border ? split_axis<kMode, Padding::border, T>
+                                        : split_axis<kMode, Padding::reflection, T>;
+  });
+  const int64_t whole = (count + 15) / 16 * 16;
+  for (int a = 0; a < p.dimensions; ++a) {
+    for (int64_t i = count; i < whole; ++i) x[a][i] = x[a][count - 1];
+    split(x[a], whole, int(p.extent(a)), p.align_corners, points.index[a], points.fraction[a], points.slope[a]);
+  }
+}
+
+// In float, where that is as exact: float32 grids and near affine rows, zeros or border.
+
+#if defined(__FMA__)
+constexpr bool kFused = true;  // a product and a sum with one rounding
+#else
+constexpr bool kFused = false;
+#endif
+
+// The coordinates between which points are told apart; beyond, no tap is read or all read the edge.
+template <Mode kMode, Padding kPadding>
+STN_INLINE Lattice<float> bounds(int64_t size) {
+  if (kMode == Mode::bicubic) return {-3, float(size + 2)};
+  return kPadding == Padding::zeros ? Lattice<float>{-2, float(size + 1)} : Lattice<float>{0, float(size - 1)};
+}
+
+// Every third of three vectors' elements, from element k on.
+template <class V, size_t... i>
+STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 0>, std::index_sequence<i...>) {
+  constexpr size_t W = sizeof...(i);
+  const V two = __builtin_shufflevector(a, b, int(3 * i < 2 * W ? 3 * i : 0)...);
+  return __builtin_shufflevector(two, c, int(3 * i < 2 * W ? i : 3 * i - W)...);
+}
+template <class V, size_t... i>
+STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 1>, std::index_sequence<i...>) {
+  constexpr size_t W = sizeof...(i);
+  const V two = __builtin_shufflevector(a, b, int(3 * i + 1 < 2 * W ? 3 * i + 1 : 0)...);
+  return __builtin_shufflevector(two, c, int(3 * i + 1 < 2 * W ? i : 3 * i + 1 - W)...);
+}
+template <class V, size_t... i>
+STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 2>, std::index_sequence<i...>) {
+  constexpr size_t W = sizeof...(i);
+  const V two = __builtin_shufflevector(a, b, int(3 * i + 2 < 2 * W ? 3 * i + 2 : 0)...);
+  return __builtin_shufflevector(two, c, int(3 * i + 2 < 2 * W ? i : 3 * i + 2 - W)...);
+}
+template <class V, size_t... i>
+STN_INLINE V every_second(V a, V b, int odd, std::index_sequence<i...>) {
+  return odd ? __builtin_shufflevector(a, b, int(2 * i + 1)...) : __builtin_shufflevector(a, b, int(2 * i)...);
+}
+
+// W points of n coordinates -> n vectors of W.
+template <int n, int W>
+STN_INLINE void deinterleave(const float* points, Vec<float, W> (&g)[n]) {
+  using V = Vec<float, W>;
+  constexpr auto all = std::make_index_sequence<size_t(W)>{};
+  if constexpr (n == 1) {
+    g[0] = load<V>(points);
+  } else if constexpr (n == 2) {
+    const V a = load<V>(points), b = load<V>(points + W);
+    g[0] = every_second(a, b, 0, all), g[1] = every_second(a, b, 1, all);
+  } else {
+    const V a = load<V>(points), b = load<V>(points + W), c = load<V>(points + 2 * W);
+    g[0] = every_third(a, b, c, std::integral_constant<int, 0>{}, all);
+    g[1] = every_third(a, b, c, std::integral_constant<int, 1>{}, all);
+    g[2] = every_third(a, b, c, std::integral_constant<int, 2>{}, all);
+  }
+}
+
+template <Mode kMode, Padding kPadding, int n>
+void locate_grid(const Item& item, int64_t row, int64_t u0, int64_t count, Points<float>& points) {
+  constexpr int W = kVectorBytes / 4;
+  using V = Vec<float, W>;
+  using I = Vec<int32_t, W>;
+  const float* grid = item.grid_at<float>(row, u0);
+  Lattice<float> limits[n];
+  Axis<float> axis[n];
+  for (int a = 0; a < n; ++a) {
+    limits[a] = bounds<kMode, kPadding>(item.p.extent(a));
+    axis[a] = {float(item.axis[a].scale), float(item.axis[a].shift)};
+  }
+  for (int64_t i = 0; i < count; i += W, grid += n * W) {
+    V g[n];
+    if (count - i >= W) {
+      deinterleave<n, W>(grid, g);
+    } else {
+      float rest[n * W];
+      for (int k = 0; k < W; ++k) {
+        for (int a = 0; a < n; ++a) rest[n * k + a] = grid[n * (k < count - i ? k : count - i - 1) + a];
+      }
+      deinterleave<n, W>(rest, g);
+    }
+    for (int a = 0; a < n; ++a) {
+      const V first = splat<V>(limits[a].first), last = splat<V>(limits[a].step);
+      const float scale = axis[a].scale, shift = axis[a].shift;
+      const V x = g[a] * scale + shift, at = minimum(maximum(first, x), last);
+      if constexpr (kMode == Mode::nearest) {
+        store(points.index[a] + i, __builtin_convertvector(nearest_of(at), I));
+      } else {
+        const auto inside = (x > first) & (x < last);
+        // The fraction comes from the exact product: only it is rounded, not the coordinate.
+        V low = floor_of(at), fraction = g[a] * scale + (shift - low);
+        const auto below = fraction < V{};  // x was rounded up to a whole number
+        low = below ? low - 1 : low, fraction = below ? fraction + 1 : fraction;
+        low = inside ? low : at;
+        store(points.index[a] + i, __builtin_convertvector(low, I));
+        store(points.fraction[a] + i, masked(fraction, inside));
+        store(points.slope[a] + i, masked(splat<V>(1.f), inside));
+      }
+    }
+  }
+}
+
+template <Mode kMode, Padding kPadding, int n>
+void locate_affine(const Item& item, int64_t row, int64_t u0, int64_t count, Points<float>& points) {
+  constexpr int W = kVectorBytes < 32 ? 4 : 8;
+  using V = Vec<float, W>;
+  using I = Vec<int32_t, W>;
+  double base[n];
+  bool near = true;
+  for (int a = 0; a < n; ++a) {
+    base[a] = item.row_base<n>(a, row);
+    near &= absolute(base[a]) + absolute(item.map[a][0]) * double(item.p.out_width) < 0x1p22;
+  }
+  if (!near) return locate_in_double<float>(item, row, u0, count, points);
+  V lane;
+  for (int i = 0; i < W; ++i) lane[i] = float(i);
+  for (int a = 0; a < n; ++a) {
+    const float step = float(item.map[a][0]);
+    const auto limits = bounds<kMode, kPadding>(item.p.extent(a));
+    for (int64_t i = 0; i < (count + 15) / 16 * 16; i += W) {
+      const int64_t at_most = i < count ? i : count - 1;
+      const double start = base[a] + item.map[a][0] * (double(u0 + at_most) - item.lattice[0].centre);
+      const double origin = 2 * __builtin_floor(0.5 * start);  // even, for the halves of nearest
+      const V x = minimum(lane, splat<V>(float(count - 1 - at_most))) * step + float(start - origin);
+      const V first = splat<V>(limits.first - float(origin)), last = splat<V>(limits.step - float(origin));
+      const V at = minimum(maximum(first, x), last);
+      if constexpr (kMode == Mode::nearest) {
+        store(points.index[a] + i, __builtin_convertvector(nearest_of(at), I) + int32_t(origin));
+      } else {
+        const V low = floor_of(at);
+        store(points.index[a] + i, __builtin_convertvector(low, I) + int32_t(origin));
+        store(points.fraction[a] + i, at - low);
+        store(points.slope[a] + i, masked(splat<V>(1.f), (x > first) & (x < last)));
+      }
+    }
+  }
+}
+
+template <class T>
+STN_INLINE LocatePoints<T> point_locator(const Problem& p) {
+  if constexpr (sizeof(T) == 4) {
+    const bool affine = p.transform == Transform::affine,
+               fused = kFused && p.transform == Transform::grid && !p.double_parameters;
+    bool single = false;  // a row of one pixel has rules of its own
+    for (int a = 0; a < p.dimensions; ++a) single |= p.extent(a) == 1;
+    if (p.padding != Padding::reflection && !single && (affine || fused)) {
+      return with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA {
+        return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA -> LocatePoints<T> {
+          if (p.padding == Padding::zeros)
+            return affine ? locate_affine<kMode, Padding::zeros, n> : locate_grid<kMode, Padding::zeros, n>;
+          return affine ? locate_affine<kMode, Padding::border, n> : locate_grid<kMode, Padding::border, n>;
+        });
+      });
+    }
+  }
+  return locate_in_double<T>;
 }
 
 }  // namespace stn::STN_LEVEL

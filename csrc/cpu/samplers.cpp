@@ -3,6 +3,7 @@
 
 #include "storage.h"
 #include "tap_passes.h"
+#include "tap_second.h"
 
 namespace stn::STN_LEVEL {
 
@@ -25,6 +26,22 @@ Work sampler_grad_parameters(const Problem& p) {
     return with_transform(
         p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{tasks, taps_parameter_sums<T, Sums>}; });
   });
+}
+
+Work second_grad_output(const Problem& p) {
+  return with_storage(p.dtype,
+                      [&](auto t) STN_LAMBDA { return Work{Lines(p).tasks(p), taps_second_output<decltype(t)>}; });
+}
+
+Work second_grad_input(const Problem& p) {
+  const Bands bands(p);
+  const int64_t tasks = p.batch * bands.blocks * bands.count;
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, taps_second_input<decltype(t)>}; });
+}
+
+Work second_grad_grid(const Problem& p) {
+  return with_storage(p.dtype,
+                      [&](auto t) STN_LAMBDA { return Work{Lines(p).tasks(p), taps_second_grid<decltype(t)>}; });
 }
 
 }  // namespace stn::STN_LEVEL

@@ -7,5 +7,9 @@ namespace stn::STN_LEVEL {
 Work sampler_forward(const Problem&);
 Work sampler_grad_input(const Problem&);
 Work sampler_grad_parameters(const Problem&);
+// The second backward at a grid, bilinear or nearest: the gradients to grad_output (into p.output), input and grid.
+Work second_grad_output(const Problem&);
+Work second_grad_input(const Problem&);
+Work second_grad_grid(const Problem&);
 
 }  // namespace stn::STN_LEVEL

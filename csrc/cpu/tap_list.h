@@ -1,4 +1,4 @@
-// The taps of a vector of points in any mode and number of dimensions: a list of offsets and weights.
+// The taps of a vector of points in any mode and number of dimensions: K^n of them, rows of K along x.
 #pragma once
 #include "points.h"
 #include "taps.h"
@@ -10,26 +10,40 @@ namespace stn::STN_LEVEL {
 struct Window {
   int64_t stride[3];
   int64_t first, last;
+  bool small;  // offsets fit 32 bits
 
   template <class Pointer>
   STN_INLINE Window(const Problem& p, const Images<Pointer>& images)
-      : stride{images.column, images.row, images.slice}, first(0), last(p.extent(p.dimensions - 1)) {}
+      : stride{images.column, images.row, images.slice}, first(0), last(p.extent(p.dimensions - 1)), small(true) {
+    int64_t reach = 0;
+    for (int a = 0; a < p.dimensions; ++a) reach += p.extent(a) * (stride[a] < 0 ? -stride[a] : stride[a]);
+    small = reach < INT32_MAX;
+  }
 };
 
 template <class T>
 struct TapList {
-  static constexpr int N = kLanes<T>, kMost = 64;
+  static constexpr int N = kLanes<T>, kMost = 64, kMostRows = 16;
   using V = Vec<T, N>;
   using I = Vec<IndexOf<T>, N>;
   using Offsets = Vec<int64_t, N>;
-  int taps, row;                  // K^n with x fastest, and K
-  bool interior, outside;         // all taps of all points are inside, none is
-  alignas(64) int64_t offset[N];  // interior: of the first tap, and from there to each
-  int64_t step[kMost];
-  Offsets offsets[kMost];  // else of each tap
-  I inside[kMost];
+  int taps, rows, row;     // K^n, K^(n - 1), K
+  bool interior, outside;  // all taps of all points are inside, none is
   V weight[kMost];
   V axis_weight[3][4], axis_slope[3][4];
+  // In the interior: the offset of the first tap, and the steps from there to each.
+  alignas(64) int64_t offset[N];
+  int64_t step[kMost];
+  // Elsewhere, of pixels moved inside: the offset of a row and of a tap in its row, and which are inside.
+  Offsets row_offset[kMostRows], column_offset[4];
+  I row_inside[kMostRows], column_inside[4];
+  // With two taps a row: their pair moved inside, whose second pixel is tap 0 behind the end and first is tap 1 before
+  // the start.
+  Offsets pair_offset;
+  I behind, before;
+
+  STN_INLINE Offsets offsets(int t) const { return row_offset[t / row] + column_offset[t % row]; }
+  STN_INLINE I inside(int t) const { return row_inside[t / row] & column_inside[t % row]; }
 };
 
 // The pixel that a cubic tap reads.
@@ -37,8 +51,7 @@ template <class I>
 STN_INLINE I padded_tap(I tap, const Problem& p, int64_t size) {
   if (p.padding == Padding::zeros) return tap;
   constexpr int N = int(sizeof(I) / sizeof(tap[0]));
-  using D = Vec<double, N>;
-  const D x = __builtin_convertvector(tap, D);
+  const auto x = __builtin_convertvector(tap, Vec<double, N>);
   const auto rule = [&]<Padding kPadding>() STN_LAMBDA {
     return __builtin_convertvector(pad<kPadding>(x, int(size), p.align_corners).x, I);
   };
@@ -46,97 +59,111 @@ STN_INLINE I padded_tap(I tap, const Problem& p, int64_t size) {
                                       : rule.template operator()<Padding::reflection>();
 }
 
-// kCross: also the mixed products that a second derivative needs. Points [i, i + N) of `points`.
+// Lists the taps of points [i, i + N); with slopes only if asked to.
 template <class T>
-using BuildTaps = void (*)(const Problem&, const Points<T>& points, int64_t i, const Window&, TapList<T>&);
-
-// Products along the axes of one number a tap, x fastest.
-template <int n, int K, class V>
-STN_INLINE void products(const V (&x)[K], const V (&y)[K], const V (&z)[K], V* result) {
-  for (int c = 0; c < (n > 2 ? K : 1); ++c) {
-    for (int b = 0; b < (n > 1 ? K : 1); ++b) {
-      for (int a = 0; a < K; ++a) {
-        V value = x[a];
-        if constexpr (n > 1) value *= n > 2 ? y[b] * z[c] : y[b];
-        *result++ = value;
-      }
-    }
-  }
-}
+using BuildTaps = void (*)(const Problem&, const Points<T>& points, int64_t i, const Window&, bool slopes, TapList<T>&);
 
 template <Mode kMode, int n, class T>
-void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Window& w, TapList<T>& list) {
+void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Window& w, bool slopes, TapList<T>& list) {
   using List = TapList<T>;
   using V = typename List::V;
   using I = typename List::I;
   using Offsets = typename List::Offsets;
-  constexpr int K = kTaps<kMode>, kAll = n == 1 ? K : n == 2 ? K * K : K * K * K;
-  list.taps = kAll, list.row = K;
-  V weight[3][K], slope[3][K];
-  I first[3];
+  constexpr int K = kTaps<kMode>, kRows = n == 1 ? 1 : n == 2 ? K : K * K, kZ = n > 2 ? K : 1, kY = n > 1 ? K : 1;
+  constexpr int y = n > 1 ? 1 : 0, z = n > 2 ? 2 : 0;
+  list.taps = kRows * K, list.rows = kRows, list.row = K;
+  V weight[n][K];
+  I first[n];
   auto within = I{} == I{};
   for (int a = 0; a < n; ++a) {
     first[a] = load<I>(points.index[a] + i) + IndexOf<T>(kFirstTap<kMode>);
-    tap_weights<kMode>(load<V>(points.fraction[a] + i), weight[a], slope[a]);
-    const V along = load<V>(points.slope[a] + i);
-    for (int k = 0; k < K; ++k) {
-      list.axis_weight[a][k] = weight[a][k];
-      list.axis_slope[a][k] = kMode == Mode::nearest ? V{} : slope[a][k] * along;
+    if constexpr (kMode == Mode::nearest) {
+      weight[a][0] = splat<V>(T(1));
+    } else {
+      V slope[K];
+      tap_weights<kMode>(load<V>(points.fraction[a] + i), weight[a], slope);
+      if (slopes) {
+        const V along = load<V>(points.slope[a] + i);
+        for (int k = 0; k < K; ++k) list.axis_weight[a][k] = weight[a][k], list.axis_slope[a][k] = slope[k] * along;
+      }
     }
     const int64_t low = a == n - 1 ? w.first : 0, high = a == n - 1 ? w.last : p.extent(a);
     within &= (first[a] >= splat<I>(IndexOf<T>(low))) & (first[a] <= splat<I>(IndexOf<T>(high - K)));
   }
-  products<n, K>(weight[0], weight[n > 1], weight[n > 2 ? 2 : 0], list.weight);
-  list.interior = all(within), list.outside = false;
-  if (list.interior) {
-    Offsets offset{};
-    for (int a = 0; a < n; ++a) offset += __builtin_convertvector(first[a], Offsets) * w.stride[a];
-    store(list.offset, offset);
-    int64_t* step = list.step;
-    for (int c = 0; c < (n > 2 ? K : 1); ++c)
-      for (int b = 0; b < (n > 1 ? K : 1); ++b)
-        for (int a = 0; a < K; ++a) *step++ = a * w.stride[0] + b * w.stride[1] + c * w.stride[2];
-    return;
-  }
-  I inside[3][K];
-  Offsets offset[3][K];
-  for (int a = 0; a < n; ++a) {
-    const IndexOf<T> low = IndexOf<T>(a == n - 1 ? w.first : 0),
-                     high = IndexOf<T>((a == n - 1 ? w.last : p.extent(a)) - 1);
-    for (int k = 0; k < K; ++k) {
-      I tap = first[a] + IndexOf<T>(k);
-      if constexpr (kMode == Mode::bicubic) tap = padded_tap(tap, p, p.extent(a));
-      const I lowest = splat<I>(low), highest = splat<I>(high);
-      inside[a][k] = (tap >= lowest) & (tap <= highest);
-      tap = inside[a][k] ? tap : lowest;
-      offset[a][k] = __builtin_convertvector(tap, Offsets) * w.stride[a];
-    }
-  }
-  I some{};
-  int t = 0;
-  for (int c = 0; c < (n > 2 ? K : 1); ++c) {
-    for (int b = 0; b < (n > 1 ? K : 1); ++b) {
-      for (int a = 0; a < K; ++a, ++t) {
-        I in = inside[0][a];
-        Offsets at = offset[0][a];
-        if constexpr (n > 1) in &= inside[1][b], at += offset[1][b];
-        if constexpr (n > 2) in &= inside[2][c], at += offset[2][c];
-        list.inside[t] = in, list.offsets[t] = at;
-        some |= in;
+  for (int c = 0; c < kZ; ++c) {
+    for (int b = 0; b < kY; ++b) {
+      for (int a = 0; a < K; ++a) {
+        V product = weight[0][a];
+        if constexpr (n > 1) product *= n > 2 ? weight[y][b] * weight[z][c] : weight[y][b];
+        list.weight[(c * kY + b) * K + a] = product;
       }
     }
   }
-  list.outside = all(some == I{});
+  list.interior = all(within), list.outside = false;
+  const auto times = [&](I index, int a) STN_LAMBDA {
+    if (w.small) return __builtin_convertvector(index * IndexOf<T>(w.stride[a]), Offsets);
+    return __builtin_convertvector(index, Offsets) * w.stride[a];
+  };
+  if (list.interior) {
+    if (w.small) {
+      I offset = first[0] * IndexOf<T>(w.stride[0]);
+      for (int a = 1; a < n; ++a) offset += first[a] * IndexOf<T>(w.stride[a]);
+      store(list.offset, __builtin_convertvector(offset, Offsets));
+    } else {
+      Offsets offset = times(first[0], 0);
+      for (int a = 1; a < n; ++a) offset += times(first[a], a);
+      store(list.offset, offset);
+    }
+    for (int c = 0; c < kZ; ++c) {
+      for (int b = 0; b < kY; ++b) {
+        for (int a = 0; a < K; ++a)
+          list.step[(c * kY + b) * K + a] = a * w.stride[0] + b * w.stride[1] + c * w.stride[2];
+      }
+    }
+    return;
+  }
+  I inside[n][K];
+  Offsets offset[n][K];
+  for (int a = 0; a < n; ++a) {
+    const I low = splat<I>(IndexOf<T>(a == n - 1 ? w.first : 0)),
+            high = splat<I>(IndexOf<T>((a == n - 1 ? w.last : p.extent(a)) - 1));
+    for (int k = 0; k < K; ++k) {
+      I tap = first[a] + IndexOf<T>(k);
+      if constexpr (kMode == Mode::bicubic) tap = padded_tap(tap, p, p.extent(a));
+      inside[a][k] = (tap >= low) & (tap <= high);
+      offset[a][k] = times(inside[a][k] ? tap : low, a);
+    }
+  }
+  I some_row{}, some{};
+  for (int c = 0; c < kZ; ++c) {
+    for (int b = 0; b < kY; ++b) {
+      I in = ~I{};
+      Offsets at{};
+      if constexpr (n > 1) in &= inside[y][b], at += offset[y][b];
+      if constexpr (n > 2) in &= inside[z][c], at += offset[z][c];
+      list.row_inside[c * kY + b] = in, list.row_offset[c * kY + b] = at;
+      some_row |= in;
+    }
+  }
+  for (int k = 0; k < K; ++k) {
+    list.column_inside[k] = inside[0][k], list.column_offset[k] = offset[0][k];
+    some |= inside[0][k];
+  }
+  list.outside = all((some & some_row) == I{});
+  if constexpr (kMode == Mode::bilinear) {
+    const I low = splat<I>(IndexOf<T>(n == 1 ? w.first : 0)),
+            high = splat<I>(IndexOf<T>((n == 1 ? w.last : p.extent(0)) - 2));
+    I pair = first[0] < low ? low : first[0];
+    pair = pair > high ? high : pair;
+    list.pair_offset = times(pair, 0), list.behind = first[0] > pair, list.before = first[0] < pair;
+  }
 }
 
 template <class T>
 STN_INLINE BuildTaps<T> builder(const Problem& p) {
-  const auto of = [&]<Mode kMode>() STN_LAMBDA -> BuildTaps<T> {
-    if (p.dimensions == 1) return build_taps<kMode, 1, T>;
-    return p.dimensions == 2 ? build_taps<kMode, 2, T> : build_taps<kMode, 3, T>;
-  };
-  if (p.mode == Mode::nearest) return of.template operator()<Mode::nearest>();
-  return p.mode == Mode::bilinear ? of.template operator()<Mode::bilinear>() : of.template operator()<Mode::bicubic>();
+  return with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA {
+    return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA -> BuildTaps<T> { return build_taps<kMode, n, T>; });
+  });
 }
 
 }  // namespace stn::STN_LEVEL

@@ -7,6 +7,12 @@ namespace stn::STN_LEVEL {
 
 constexpr int64_t kPlanes = 8;  // channels that share a list of taps
 
+// Lanes are points, and channels follow one another; only where pixels hold many channels are lanes channels.
+STN_INLINE bool lanes_are_points(const Problem& p) { return !p.channels_last || p.channels < 8; }
+STN_INLINE int64_t planes_at_once(const Problem& p) {
+  return lanes_are_points(p) && kPlanes < p.channels ? kPlanes : p.channels;
+}
+
 // Rows of the output are cut into lines, tasks are blocks of lines: a fixed partition.
 struct Lines {
   static constexpr int64_t kLine = 2048;
@@ -22,32 +28,33 @@ struct Sampler {
   using A = Compute<T>;
   static constexpr int N = TapList<A>::N;
   const Problem& p;
-  Place place;
-  Split<A> split;
+  bool slopes;
+  LocatePoints<A> locate;
   BuildTaps<A> build;
-  STN_INLINE explicit Sampler(const Problem& problem)
-      : p(problem), place(placer(problem)), split(splitter<A>(problem)), build(builder<A>(problem)) {}
+  STN_INLINE Sampler(const Problem& problem, bool with_slopes)
+      : p(problem), slopes(with_slopes), locate(point_locator<A>(problem)), build(builder<A>(problem)) {}
 
-  // Calls body(list, point, count) for the points [first, last) of a row, N or fewer at a time.
+  // Calls body(list, point, begin, end) with the taps of the points [point, point + N), of which [begin, end) are new:
+  // all N but in rows of fewer, and at the end of a row, where they overlap those before.
   template <class Body>
   STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Window& window,
                        Body body) const {
-    double coordinates[3][kRun];
     Points<A> points;
     TapList<A> list;
-    for (int64_t u = first; u < last; u += kRun) {
-      const int64_t count = minimum<int64_t>(kRun, last - u);
-      place(item, row, u, count, coordinates);
-      for (int a = 0; a < p.dimensions; ++a) {
-        for (int64_t i = count; i % 8 != 0; ++i) coordinates[a][i] = coordinates[a][count - 1];  // keeps the interior
-        split(coordinates[a], count, int(p.extent(a)), p.align_corners, points.index[a], points.fraction[a],
-              points.slope[a]);
-      }
+    const int64_t whole = first + (last - first) / N * N;
+    for (int64_t u = first; u < whole; u += kRun) {
+      const int64_t count = minimum<int64_t>(kRun, whole - u);
+      locate(item, row, u, count, points);
       for (int64_t i = 0; i < count; i += N) {
-        build(p, points, i, window, list);
-        body(list, u + i, minimum<int64_t>(N, count - i));
+        build(p, points, i, window, slopes, list);
+        body(list, u + i, 0, N);
       }
     }
+    if (whole == last) return;
+    const int64_t u = whole == first ? first : last - N;
+    locate(item, row, u, last - u, points);
+    build(p, points, 0, window, slopes, list);
+    body(list, u, int(whole - u), int(last - u));
   }
 };
 
@@ -61,116 +68,138 @@ STN_INLINE void over_line_blocks(const Lines& lines, int64_t begin, int64_t end,
   }
 }
 
-// Where point u of a row lies in an image of the output's shape, in elements.
-template <class Pointer>
-STN_INLINE int64_t output_offset(const Problem& p, const Images<Pointer>& images, int64_t item, int64_t row,
-                                 int64_t u) {
-  return item * images.batch + row % p.out_height * images.row + row / p.out_height * images.slice + u * images.column;
-}
+// A row of an item, and where its points lie in images of the output's shape.
+struct Row {
+  const Item& item;
+  int64_t row, y, z;
+  STN_INLINE Row(const Item& of, int64_t number)
+      : item(of), row(number), y(number % of.p.out_height), z(number / of.p.out_height) {}
+  template <class Pointer>
+  STN_INLINE int64_t at(const Images<Pointer>& images, int64_t u) const {
+    return item.item * images.batch + y * images.row + z * images.slice + u * images.column;
+  }
+};
 
-// Calls body(item, row, list, point, count) for all points of tasks [begin, end).
-template <class T, class Line, class Body>
-STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const Window& window, Line end_line,
-                            Body body) {
-  const Sampler<T> sampler(p);
-  const Lines lines(p);
-  over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
-    const Item item(p, number);
-    for (int64_t line = first; line < last; ++line) {
-      const int64_t row = line / lines.per_row, u = line % lines.per_row * Lines::kLine;
-      sampler.over(item, row, u, minimum(u + Lines::kLine, p.out_width), window,
-                   [&](const auto& list, int64_t point, int64_t count)
-                       STN_LAMBDA { body(item, row, list, point, count); });
-      end_line(item, row, task, line + 1 == last);
-    }
-  });
+// N values in a plane of the output's shape, of which only `count` may be there.
+template <int N, class T>
+STN_INLINE Vec<Compute<T>, N> load_points_of(const T* plane, int64_t column, int count) {
+  if (column == 1) return count == N ? load_as<N>(plane) : load_part<N>(plane, count);
+  T lanes[N] = {};
+  for (int i = 0; i < count; ++i) lanes[i] = plane[i * column];
+  return load_as<N>(lanes);
+}
+template <int N, class T>
+STN_INLINE void store_points_of(T* plane, int64_t column, Vec<Compute<T>, N> value, int count) {
+  if (column == 1) return count == N ? store_as<N>(plane, value) : store_part<N>(plane, value, count);
+  T lanes[N];
+  store_as<N>(lanes, value);
+  for (int i = 0; i < count; ++i) plane[i * column] = lanes[i];
 }
 
 struct Nothing {
-  STN_INLINE void operator()(const Item&, int64_t, int64_t, bool) const {}
+  STN_INLINE void operator()(const Row&, int64_t, bool) const {}
 };
+
+// Calls body(row, list, point, begin, end, channel, channels) for all points of tasks [begin, end), some channels after
+// others, and end_line(row, task, whether it is the task's last) after each line.
+template <class T, class Line, class Body>
+STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const Window& window, bool slopes,
+                            Line end_line, Body body) {
+  const Sampler<T> sampler(p, slopes);
+  const Lines lines(p);
+  const int64_t step = planes_at_once(p);
+  over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
+    const Item item(p, number);
+    for (int64_t channel = 0; channel < p.channels; channel += step) {
+      const int64_t channels = minimum(step, p.channels - channel);
+      for (int64_t line = first; line < last; ++line) {
+        const Row row(item, line / lines.per_row);
+        const int64_t u = line % lines.per_row * Lines::kLine;
+        sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.out_width), window,
+                     [&](const auto& list, int64_t point, int from, int to)
+                         STN_LAMBDA { body(row, list, point, from, to, channel, channels); });
+        end_line(row, task, line + 1 == last && channel + step >= p.channels);
+      }
+    }
+  });
+}
 
 template <class T>
 void taps_forward(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
   const Window window(p, p.input);
-  over_points<T>(p, begin, end, window, Nothing{},
-                 [&](const Item& item, int64_t row, const TapList<A>& list, int64_t u, int64_t count) STN_LAMBDA {
-                   const T* image = static_cast<const T*>(p.input.data) + item.item / p.samples * p.input.batch;
-                   T* out = static_cast<T*>(p.output.data) + output_offset(p, p.output, item.item, row, u);
-                   if (p.channels_last) {
-                     for (int64_t i = 0; i < count; ++i, out += p.output.column) {
-                       channels_sum<T>(PointTaps<A>(list, list.weight, i), image, out, p.channels);
-                     }
-                     return;
-                   }
-                   const auto planes = [&](auto pairs) STN_LAMBDA {
-                     for (int64_t c = 0; c < p.channels; ++c, image += p.input.channel, out += p.output.channel) {
-                       const auto value = weighted_sum<pairs, T>(list, image, list.weight);
-                       count == N ? store_as<N>(out, value) : store_part<N>(out, value, count);
-                     }
-                   };
-                   in_pairs<T>(list, p.input.column) ? planes(std::true_type{}) : planes(std::false_type{});
-                 });
+  over_points<T>(
+      p, begin, end, window, false, Nothing{},
+      [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel, int64_t channels)
+          STN_LAMBDA {
+            const T* image = row.item.template input<T>() + channel * p.input.channel;
+            T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
+            if (!lanes_are_points(p)) {
+              for (int i = 0; i < count; ++i, out += p.output.column) {
+                channels_sum<T>(PointTaps<A>(list, list.weight, i), image, out, channels);
+              }
+              return;
+            }
+            with_reads(reads_of<T>(list, window, p.width), [&](auto reads) STN_LAMBDA {
+              for (int64_t c = 0; c < channels; ++c, image += p.input.channel, out += p.output.channel) {
+                store_points_of<N>(out, p.output.column, weighted_sum<reads, T>(list, image, list.weight), count);
+              }
+            });
+          });
 }
 
-// dots[t] of N points: the output's gradient times each tap, summed over channels. grad points at the first point.
+// dots[t] of N points: the output's gradient times each tap, summed over some channels.
 template <class T>
-STN_INLINE void tap_dots(const Problem& p, const TapList<Compute<T>>& list, const T* image,
-                         const Images<const void*>& from, const T* grad, int64_t count,
+STN_INLINE void tap_dots(const Problem& p, const TapList<Compute<T>>& list, const Window& window, const T* image,
+                         int64_t channel_stride, const T* grad, int count, int64_t channels,
                          typename TapList<Compute<T>>::V* dots) {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
   constexpr int N = TapList<A>::N;
   for (int t = 0; t < list.taps; ++t) dots[t] = V{};
   if (list.outside) return;
-  if (p.channels_last) {
-    for (int64_t i = 0; i < count; ++i, grad += p.grad_output.column) {
-      channels_dots<T>(PointTaps<A>(list, list.weight, i), image, grad, p.channels, i, dots);
+  if (!lanes_are_points(p)) {
+    for (int i = 0; i < count; ++i, grad += p.grad_output.column) {
+      channels_dots<T>(PointTaps<A>(list, list.weight, i), image, grad, channels, i, dots);
     }
     return;
   }
-  for (int64_t c = 0; c < p.channels; c += kPlanes) {
-    const int64_t channels = minimum(kPlanes, p.channels - c);
-    V g[kPlanes];
-    for (int64_t k = 0; k < channels; ++k) {
-      const T* from_plane = grad + (c + k) * p.grad_output.channel;
-      g[k] = count == N ? load_as<N>(from_plane) : load_part<N>(from_plane, count);
-    }
-    const auto add = [&](auto pairs) STN_LAMBDA {
-      add_dots<pairs, T>(list, image + c * from.channel, from.channel, g, channels, dots);
-    };
-    in_pairs<T>(list, from.column) ? add(std::true_type{}) : add(std::false_type{});
+  V g[kPlanes];
+  for (int64_t k = 0; k < channels; ++k) {
+    g[k] = load_points_of<N>(grad + k * p.grad_output.channel, p.grad_output.column, count);
   }
+  with_reads(reads_of<T>(list, window, p.width),
+             [&](auto reads) STN_LAMBDA { add_dots<reads, T>(list, image, channel_stride, g, channels, dots); });
 }
 
-// dL/d(source pixel) of N points by axis.
+// dL/d(source pixel) of N points by axis, of some channels.
 template <class T>
-STN_INLINE void point_gradient(const Item& item, const TapList<Compute<T>>& list, int64_t row, int64_t u, int64_t count,
+STN_INLINE void point_gradient(const Row& row, const TapList<Compute<T>>& list, const Window& window, int64_t u,
+                               int count, int64_t channel, int64_t channels,
                                typename TapList<Compute<T>>::V (&gradient)[3]) {
-  const Problem& p = item.p;
+  const Problem& p = row.item.p;
   typename TapList<Compute<T>>::V dots[TapList<Compute<T>>::kMost];
-  const T* image = static_cast<const T*>(p.input.data) + item.item / p.samples * p.input.batch;
-  const T* grad = static_cast<const T*>(p.grad_output.data) + output_offset(p, p.grad_output, item.item, row, u);
-  tap_dots<T>(p, list, image, p.input, grad, count, dots);
+  const T* image = row.item.template input<T>() + channel * p.input.channel;
+  const T* grad =
+      static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
+  tap_dots<T>(p, list, window, image, p.input.channel, grad, count, channels, dots);
   contract<Compute<T>>(list, p.dimensions, dots, gradient);
 }
 
-template <class A>
-STN_INLINE void store_grid_gradient(const Item& item, int64_t row, int64_t u, int64_t count,
+// Stores the gradient of points [begin, end), or adds it to that of other channels.
+template <class G, class A>
+STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int end, bool add,
                                     const typename TapList<A>::V (&gradient)[3]) {
+  const Item& item = row.item;
   const Problem& p = item.p;
   const int n = p.dimensions;
-  const int64_t point = (item.item * p.out_depth * p.out_height + row) * p.out_width + u;
+  G* to = static_cast<G*>(p.grad_grid) + ((item.item * p.out_depth * p.out_height + row.row) * p.out_width + u) * n;
   for (int a = 0; a < n; ++a) {
-    for (int64_t i = 0; i < count; ++i) {
-      const double value = double(gradient[a][i]) * item.axis[a].scale;
-      if (p.double_parameters) {
-        static_cast<double*>(p.grad_grid)[(point + i) * n + a] = value;
-      } else {
-        static_cast<float*>(p.grad_grid)[(point + i) * n + a] = float(value);
-      }
+    const A scale = A(item.axis[a].scale);
+    for (int i = begin; i < end; ++i) {
+      const G value = G(gradient[a][i] * scale);
+      to[i * n + a] = add ? to[i * n + a] + value : value;
     }
   }
 }
@@ -178,11 +207,14 @@ STN_INLINE void store_grid_gradient(const Item& item, int64_t row, int64_t u, in
 template <class T>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
-  over_points<T>(p, begin, end, Window(p, p.input), Nothing{},
-                 [&](const Item& item, int64_t row, const TapList<A>& list, int64_t u, int64_t count) STN_LAMBDA {
+  const Window window(p, p.input);
+  over_points<T>(p, begin, end, window, true, Nothing{},
+                 [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel,
+                     int64_t channels) STN_LAMBDA {
                    typename TapList<A>::V gradient[3];
-                   point_gradient<T>(item, list, row, u, count, gradient);
-                   store_grid_gradient<A>(item, row, u, count, gradient);
+                   point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
+                   p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
+                                       : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
                  });
 }
 
@@ -192,14 +224,18 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
   using V = typename TapList<A>::V;
+  using I = typename TapList<A>::I;
   using Wide = Vec<double, N>;
   const int n = p.dimensions;
+  const Window window(p, p.input);
   Wide lane, sum[3] = {}, moment[3] = {}, totals[3][4] = {};  // of a row; of a task, by entry of theta
-  for (int i = 0; i < N; ++i) lane[i] = i;
-  const auto end_line = [&](const Item& item, int64_t row, int64_t task, bool last) STN_LAMBDA {
+  I number;
+  for (int i = 0; i < N; ++i) lane[i] = i, number[i] = IndexOf<A>(i);
+  const auto end_line = [&](const Row& row, int64_t task, bool last) STN_LAMBDA {
+    const Item& item = row.item;
     for (int a = 0; a < n; ++a) {
       totals[a][0] += item.lattice[0].step * moment[a];
-      for (int b = 1; b < n; ++b) totals[a][b] += item.lattice[b].step * item.from_centre(b, row) * sum[a];
+      for (int b = 1; b < n; ++b) totals[a][b] += item.lattice[b].step * item.from_centre(b, row.row) * sum[a];
       totals[a][n] += sum[a];
       sum[a] = moment[a] = Wide{};
     }
@@ -213,14 +249,16 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       }
     }
   };
-  over_points<T>(p, begin, end, Window(p, p.input), end_line,
-                 [&](const Item& item, int64_t row, const TapList<A>& list, int64_t u, int64_t count) STN_LAMBDA {
+  over_points<T>(p, begin, end, window, true, end_line,
+                 [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel,
+                     int64_t channels) STN_LAMBDA {
                    if (list.outside) return;
                    V gradient[3];
-                   point_gradient<T>(item, list, row, u, count, gradient);
-                   const Wide at = lane + (double(u) - item.lattice[0].centre);
+                   point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
+                   const Wide at = lane + (double(u) - row.item.lattice[0].centre);
+                   const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
                    for (int a = 0; a < n; ++a) {
-                     const Wide g = __builtin_convertvector(gradient[a], Wide);
+                     const Wide g = __builtin_convertvector(masked(gradient[a], fresh), Wide);
                      sum[a] += g, moment[a] += g * at;
                    }
                  });
@@ -232,23 +270,28 @@ void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
   const Window window(p, p.input);
-  const Sampler<T> sampler(p);
+  const Sampler<T> sampler(p, true);
   const Lines lines(p);
+  const int64_t step = planes_at_once(p);
   over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number);
     const Source source(p, number);
     Sums total(p);
-    for (int64_t line = first; line < last; ++line) {
-      const int64_t row = line / lines.per_row, u = line % lines.per_row * Lines::kLine;
-      sampler.over(item, row, u, minimum(u + Lines::kLine, p.out_width), window,
-                   [&](const TapList<A>& list, int64_t point, int64_t count) STN_LAMBDA {
-                     if (list.outside) return;
-                     typename TapList<A>::V gradient[3];
-                     point_gradient<T>(item, list, row, point, count, gradient);
-                     A grad_x[kWhole] = {}, grad_y[kWhole] = {};
-                     for (int64_t i = 0; i < count; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
-                     total.add(source, Cotangents(row, point, count, grad_x, grad_y));
-                   });
+    for (int64_t channel = 0; channel < p.channels; channel += step) {
+      const int64_t channels = minimum(step, p.channels - channel);
+      for (int64_t line = first; line < last; ++line) {
+        const Row row(item, line / lines.per_row);
+        const int64_t u = line % lines.per_row * Lines::kLine;
+        sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.out_width), window,
+                     [&](const TapList<A>& list, int64_t point, int from, int to) STN_LAMBDA {
+                       if (list.outside) return;
+                       typename TapList<A>::V gradient[3];
+                       point_gradient<T>(row, list, window, point, to, channel, channels, gradient);
+                       A grad_x[kWhole] = {}, grad_y[kWhole] = {};
+                       for (int i = from; i < to; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
+                       total.add(source, Cotangents(row.row, point, to, grad_x, grad_y));
+                     });
+      }
     }
     total.finish(source, p.sums + task * p.parameter_count());
   });
@@ -261,7 +304,7 @@ struct Bands {
   STN_INLINE explicit Bands(const Problem& p)
       : slices(p.extent(p.dimensions - 1)),
         area(p.width * p.height * p.depth / slices),
-        block(p.channels_last ? p.channels : minimum(kPlanes, p.channels)),
+        block(p.channels_last ? p.channels : planes_at_once(p)),
         blocks((p.channels + block - 1) / block) {
     const int64_t tasks = p.batch * blocks;
     count = tasks >= p.threads ? 1 : minimum(slices, (p.threads + tasks - 1) / tasks);
@@ -269,39 +312,43 @@ struct Bands {
 };
 
 // Adds what the outputs of image b give to slices [window.first, window.last): `sums` starts with the first of them, in
-// planes or in pixels of the compute type. weights(list, item, row, u, count) gives the taps' weights.
+// planes or in pixels of the compute type. weights(row, list, u, from, to) gives the taps' weights.
 template <class T, class Weights>
 STN_INLINE void scatter_image(const Problem& p, int64_t b, int64_t channel, int64_t channels, const Window& window,
-                              Compute<T>* sums, int64_t plane_stride, Weights weights) {
+                              Compute<T>* sums, int64_t plane_stride, bool slopes, Weights weights) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
-  const Sampler<T> sampler(p);
+  const Sampler<T> sampler(p, slopes);
   A* origin = sums - window.first * window.stride[p.dimensions - 1];
   for (int64_t number = b * p.samples; number < (b + 1) * p.samples; ++number) {
     const Item item(p, number);
-    for (int64_t row = 0; row < p.out_depth * p.out_height; ++row) {
-      sampler.over(item, row, 0, p.out_width, window, [&](const TapList<A>& list, int64_t u, int64_t count) STN_LAMBDA {
-        if (list.outside) return;
-        const auto* weight = weights(list, item, row, u, count);
-        const T* grad = static_cast<const T*>(p.grad_output.data) + channel * p.grad_output.channel +
-                        output_offset(p, p.grad_output, number, row, u);
-        if (p.channels_last) {
-          for (int64_t i = 0; i < count; ++i, grad += p.grad_output.column) {
-            channels_scatter<T>(PointTaps<A>(list, weight, i), grad, origin, channels);
-          }
-          return;
-        }
-        A* plane = origin;
-        for (int64_t k = 0; k < channels; ++k, grad += p.grad_output.channel, plane += plane_stride) {
-          scatter_plane<A>(list, plane, count == N ? load_as<N>(grad) : load_part<N>(grad, count), weight, count);
-        }
-      });
+    for (int64_t r = 0; r < p.out_depth * p.out_height; ++r) {
+      const Row row(item, r);
+      sampler.over(
+          item, r, 0, p.out_width, window, [&](const TapList<A>& list, int64_t u, int from, int to) STN_LAMBDA {
+            if (list.outside) return;
+            const auto* weight = weights(row, list, u, from, to);
+            const T* grad =
+                static_cast<const T*>(p.grad_output.data) + channel * p.grad_output.channel + row.at(p.grad_output, u);
+            if (!lanes_are_points(p)) {
+              for (int i = from; i < to; ++i) {
+                const PointTaps<A> taps(list, weight, i);
+                channels_scatter<T>(taps, grad + i * p.grad_output.column, origin, channels);
+              }
+              return;
+            }
+            A* plane = origin;
+            for (int64_t k = 0; k < channels; ++k, grad += p.grad_output.channel, plane += plane_stride) {
+              const auto g = load_points_of<N>(grad, p.grad_output.column, to);
+              scatter_plane<A>(list, plane, g, weight, from, to);
+            }
+          });
     }
   }
 }
 
 template <class T, class Weights>
-STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, Weights weights) {
+STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool slopes, Weights weights) {
   using A = Compute<T>;
   const Bands bands(p);
   for (int64_t task = begin; task < end; ++task) {
@@ -314,12 +361,13 @@ STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, Weig
                 window.first * window.stride[p.dimensions - 1];
     const int64_t planes = p.channels_last ? 1 : channels, size = p.channels_last ? area * channels : area;
     if constexpr (sizeof(T) == sizeof(A)) {
+      const int64_t plane_stride = p.channels_last ? 1 : p.grad_input.channel;
       for (int64_t k = 0; k < planes; ++k)
         __builtin_memset(target + k * p.grad_input.channel, 0, size_t(size) * sizeof(T));
-      scatter_image<T>(p, b, c, channels, window, target, p.grad_input.channel, weights);
+      scatter_image<T>(p, b, c, channels, window, target, plane_stride, slopes, weights);
     } else {
       const Scratch<A> sums(area * channels);
-      scatter_image<T>(p, b, c, channels, window, sums.data, area, weights);
+      scatter_image<T>(p, b, c, channels, window, sums.data, p.channels_last ? 1 : area, slopes, weights);
       for (int64_t k = 0; k < planes; ++k)
         for (int64_t i = 0; i < size; ++i) store_one(target + k * p.grad_input.channel + i, sums.data[k * size + i]);
     }
@@ -328,8 +376,8 @@ STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, Weig
 
 template <class T>
 void taps_grad_input(const Problem& p, int64_t begin, int64_t end) {
-  scatter_tasks<T>(p, begin, end,
-                   [](const auto& list, const Item&, int64_t, int64_t, int64_t) STN_LAMBDA { return list.weight; });
+  scatter_tasks<T>(p, begin, end, false,
+                   [](const Row&, const auto& list, int64_t, int, int) STN_LAMBDA { return list.weight; });
 }
 
 }  // namespace stn::STN_LEVEL

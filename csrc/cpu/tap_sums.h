@@ -6,52 +6,83 @@
 
 namespace stn::STN_LEVEL {
 
-// The taps t and t + 1 of N points in one plane; kPairs: they are neighbours in memory and inside.
-template <bool kPairs, class T>
+// The pixels at N offsets, widened.
+template <int N, class T>
+STN_INLINE Vec<Compute<T>, N> gather(const T* plane, const int64_t* offset) {
+  return [&]<size_t... i>(std::index_sequence<i...>) STN_LAMBDA {
+    if constexpr (sizeof(T) == 2) {
+      return widen<N>(T{}, __builtin_convertvector((Vec<uint16_t, N>{plane[offset[i]].bits...}), Vec<uint32_t, N>));
+    } else {
+      return Vec<T, N>{plane[offset[i]]...};
+    }
+  }(std::make_index_sequence<size_t(N)>{});
+}
+
+// How taps are read: two by two as neighbours in memory, all inside or with the pairs moved inside; else one by one.
+enum class Reads { pairs, moved_pairs, single };
+
+template <class T>
+STN_INLINE Reads reads_of(const TapList<Compute<T>>& list, const Window& w, int64_t width) {
+  if (sizeof(T) == 8 || list.row == 1 || w.stride[0] != 1) return Reads::single;
+  if (list.interior) return Reads::pairs;
+  return list.row == 2 && width > 1 ? Reads::moved_pairs : Reads::single;
+}
+
+// The taps t and t + 1 of N points in one plane; 0 where they are outside.
+template <Reads kReads, class T>
 STN_INLINE void read_two(const TapList<Compute<T>>& list, const T* plane, int t, typename TapList<Compute<T>>::V& a,
                          typename TapList<Compute<T>>::V& b) {
-  constexpr int N = TapList<Compute<T>>::N;
-  using V = typename TapList<Compute<T>>::V;
-  if constexpr (kPairs) {
+  using List = TapList<Compute<T>>;
+  using V = typename List::V;
+  constexpr int N = List::N;
+  alignas(64) int64_t offset[N];
+  if constexpr (kReads == Reads::pairs) {
     load_pairs<T, true, N>(plane + list.step[t], list.offset, 1, a, b);
+  } else if constexpr (kReads == Reads::moved_pairs) {
+    const int r = t / 2;
+    store(offset, list.row_offset[r] + list.pair_offset);
+    asm volatile("" : "+m"(offset));
+    V first, second;
+    load_pairs<T, true, N>(plane, offset, 1, first, second);
+    a = masked(list.behind ? second : first, list.row_inside[r] & list.column_inside[0]);
+    b = masked(list.before ? first : second, list.row_inside[r] & list.column_inside[1]);
   } else {
     const auto one = [&](int k) STN_LAMBDA {
-      T lanes[N];
-      if (list.interior) {
-        for (int i = 0; i < N; ++i) lanes[i] = plane[list.offset[i] + list.step[k]];
-        return load_as<N>(lanes);
-      }
-      for (int i = 0; i < N; ++i) lanes[i] = plane[list.offsets[k][i]];
-      return masked(load_as<N>(lanes), list.inside[k]);
+      if (list.interior) return gather<N>(plane + list.step[k], list.offset);
+      store(offset, list.offsets(k));
+      asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
+      return masked(gather<N>(plane, offset), list.inside(k));
     };
     a = one(t);
     b = t + 1 < list.taps ? one(t + 1) : V{};
   }
 }
 
-// Whether the taps of a row can be read two by two.
-template <class T>
-STN_INLINE bool in_pairs(const TapList<Compute<T>>& list, int64_t column) {
-  return sizeof(T) < 8 && list.interior && column == 1 && list.row > 1;
+// Calls f(how taps are read as an integral constant).
+template <class F>
+STN_INLINE void with_reads(Reads reads, F f) {
+  if (reads == Reads::pairs) return f(std::integral_constant<Reads, Reads::pairs>{});
+  if (reads == Reads::moved_pairs) return f(std::integral_constant<Reads, Reads::moved_pairs>{});
+  f(std::integral_constant<Reads, Reads::single>{});
 }
 
 // sum_t weight[t] image[t] of N points in one plane.
-template <bool kPairs, class T>
+template <Reads kReads, class T>
 STN_INLINE typename TapList<Compute<T>>::V weighted_sum(const TapList<Compute<T>>& list, const T* plane,
                                                         const typename TapList<Compute<T>>::V* weight) {
   using V = typename TapList<Compute<T>>::V;
   V first{}, second{};
   for (int t = 0; t < list.taps; t += 2) {
     V a, b;
-    read_two<kPairs, T>(list, plane, t, a, b);
+    read_two<kReads, T>(list, plane, t, a, b);
     first += weight[t] * a;
-    if (kPairs || t + 1 < list.taps) second += weight[t + 1] * b;
+    if (kReads != Reads::single || t + 1 < list.taps) second += weight[t + 1] * b;
   }
   return first + second;
 }
 
 // dots[t] += sum_c grad[c] image[c][t] over planes.
-template <bool kPairs, class T>
+template <Reads kReads, class T>
 STN_INLINE void add_dots(const TapList<Compute<T>>& list, const T* image, int64_t plane_stride,
                          const typename TapList<Compute<T>>::V* grad, int64_t channels,
                          typename TapList<Compute<T>>::V* dots) {
@@ -60,7 +91,7 @@ STN_INLINE void add_dots(const TapList<Compute<T>>& list, const T* image, int64_
     V first{}, second{};
     for (int64_t c = 0; c < channels; ++c) {
       V a, b;
-      read_two<kPairs, T>(list, image + c * plane_stride, t, a, b);
+      read_two<kReads, T>(list, image + c * plane_stride, t, a, b);
       first += grad[c] * a, second += grad[c] * b;
     }
     dots[t] += first;
@@ -68,26 +99,31 @@ STN_INLINE void add_dots(const TapList<Compute<T>>& list, const T* image, int64_
   }
 }
 
-// target[t] += weight[t] grad of the first `count` points, in one plane in the compute type.
+// target[t] += weight[t] grad of points [begin, end), in one plane in the compute type. Pixels that are not read get 0.
 template <class A>
 STN_INLINE void scatter_plane(const TapList<A>& list, A* plane, typename TapList<A>::V grad,
-                              const typename TapList<A>::V* weight, int64_t count) {
+                              const typename TapList<A>::V* weight, int begin, int end) {
   constexpr int N = TapList<A>::N;
-  for (int t = 0; t < list.taps; ++t) {
-    A lanes[N];
-    store(lanes, weight[t] * grad);
-    if (list.interior) {
-      A* at = plane + list.step[t];
-      if (count == N) {
-        for (int i = 0; i < N; ++i) at[list.offset[i]] += lanes[i];
-      } else {
-        for (int64_t i = 0; i < count; ++i) at[list.offset[i]] += lanes[i];
-      }
+  const auto add = [&](A* target, const int64_t* offset, const A* lanes) STN_LAMBDA {
+    if (end - begin == N) {
+      for (int i = 0; i < N; ++i) target[offset[i]] += lanes[i];
     } else {
-      for (int64_t i = 0; i < count; ++i) {
-        if (list.inside[t][i]) plane[list.offsets[t][i]] += lanes[i];
-      }
+      for (int i = begin; i < end; ++i) target[offset[i]] += lanes[i];
     }
+  };
+  alignas(64) A lanes[N];
+  if (list.interior) {
+    for (int t = 0; t < list.taps; ++t) {
+      store(lanes, weight[t] * grad);
+      add(plane + list.step[t], list.offset, lanes);
+    }
+    return;
+  }
+  alignas(64) int64_t offset[N];
+  for (int t = 0; t < list.taps; ++t) {
+    store(lanes, masked(weight[t] * grad, list.inside(t))), store(offset, list.offsets(t));
+    asm volatile("" : "+m"(offset));
+    add(plane, offset, lanes);
   }
 }
 
@@ -101,8 +137,9 @@ struct PointTaps {
 
   STN_INLINE PointTaps(const TapList<A>& list, const typename TapList<A>::V* weights, int64_t i) {
     for (int t = 0; t < list.taps; ++t) {
-      if (!list.interior && !list.inside[t][i]) continue;
-      offset[count] = list.interior ? list.offset[i] + list.step[t] : list.offsets[t][i];
+      const int r = t / list.row, k = t % list.row;
+      if (!list.interior && !(list.row_inside[r][i] & list.column_inside[k][i])) continue;
+      offset[count] = list.interior ? list.offset[i] + list.step[t] : list.row_offset[r][i] + list.column_offset[k][i];
       weight[count] = weights[t][i], tap[count++] = t;
     }
   }

@@ -1,23 +1,47 @@
-"""The second backward of an operator: autograd through the reference's backward, plain differentiable torch."""
+"""The second backward of an operator: a kernel where there is one, else autograd through the reference's backward."""
+
+import functools
 
 import torch
 
+from .. import _library
 from .._library import MODE_NAMES, PADDING_NAMES
 
 
-def reference_double_backward(reference_backward, constants=0):
+def double_backward_at_grid(namespace, gg_input, gg_grid, grad_output, input, grid, options, needs):
+    """Gradients to grad_output, input and grid by `_grid_sample_double_backward`; a cotangent may be None."""
+    nothing = input.new_empty(0)
+    cotangents = (nothing if gg is None else gg for gg in (gg_input, gg_grid))
+    name = "_grid_sample_double_backward"
+    return _library.call_in(namespace, name, *cotangents, grad_output, input, grid, *options, *needs)
+
+
+def reference_double_backward(reference_backward, constants=0, kernel=None):
     """(setup_context, namespace -> backward) of a sampling op's backward.
 
     Its arguments: grad_output, input, coordinates, as many constant tensors, mode, padding_mode, align_corners, two
     needs, deterministic.
+
+    kernel: as `double_backward_at_grid`, for where `_library.SECOND_BACKWARD` has one and no third derivative is due.
     """
 
     def setup_context(ctx, inputs, output):
         mode, padding_mode, align_corners, *ctx.needed, _ = inputs[3 + constants :]
         ctx.options = PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
+        ctx.codes = mode, padding_mode, align_corners
         ctx.save_for_backward(*inputs[: 3 + constants])
 
-    def backward(ctx, *grads):
+    def with_kernel(ctx, namespace, grads):
+        grads = [grad if needed else None for grad, needed in zip(grads, ctx.needed, strict=True)]
+        needs = ctx.needs_input_grad[:3]
+        second = kernel(namespace, *grads, *ctx.saved_tensors, ctx.codes, needs)
+        second = (s if need else None for s, need in zip(second, needs, strict=True))
+        return (*second, *[None] * (6 + constants))
+
+    def backward(namespace, ctx, *grads):
+        device = ctx.saved_tensors[0].device.type
+        if kernel and not torch.is_grad_enabled() and _library.has_second_backward(namespace, device, ctx.options[-1]):
+            return with_kernel(ctx, namespace, grads)
         with torch.enable_grad():
             tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors[:3]]
             first = reference_backward(*tensors, *ctx.saved_tensors[3:], *ctx.options)
@@ -34,7 +58,7 @@ def reference_double_backward(reference_backward, constants=0):
         )
         return (*second, *[None] * (6 + constants))
 
-    return setup_context, lambda namespace: backward
+    return setup_context, lambda namespace: functools.partial(backward, namespace)
 
 
 def grid_double_backward(reference_backward, constants=0):

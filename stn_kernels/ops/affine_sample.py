@@ -5,8 +5,9 @@ import torch
 from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import affine as reference
+from ..reference.sampling import compute_dtype
 from ._broadcast import over_batch
-from ._double_backward import reference_double_backward
+from ._double_backward import double_backward_at_grid, reference_double_backward
 from ._outputs import empty_images, is_channels_last, store_images
 
 SCHEMA = "(Tensor input, Tensor theta, SymInt[] size, int mode, int padding_mode, bool align_corners) -> Tensor"
@@ -38,7 +39,7 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
 
     Returns:
         (B, C, *size), or (B, S, C, *size) if theta has a sample dimension; the dtype of input; channels_last if input
-        is. Differentiable in input and theta, twice (the second backward runs on the reference).
+        is. Differentiable in input and theta, twice.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
@@ -113,13 +114,29 @@ def _backward(namespace):
     return backward
 
 
+def _double_backward(namespace, gg_input, gg_theta, grad_output, input, theta, options, needs):
+    """At the grid of theta: the transform is linear, so that a cotangent of theta's gradient is transformed alike."""
+    size, dtype = grad_output.shape[theta.dim() - 1 :], compute_dtype(input, theta)
+
+    def grid_of(matrix):
+        return _library.call_in(namespace, "affine_grid", matrix.to(dtype), size, options[-1])
+
+    gg_grid = None if gg_theta is None else grid_of(gg_theta)
+    of_output, of_input, of_grid = double_backward_at_grid(
+        namespace, gg_input, gg_grid, grad_output, input, grid_of(theta), options, needs
+    )
+    if needs[2]:
+        of_grid = _library.call_in(namespace, "_affine_grid_backward", of_grid, options[-1]).to(theta.dtype)
+    return of_output, of_input, of_grid
+
+
 _library.declare(
     _library.Op(
         "_affine_sample_backward",
         BACKWARD_SCHEMA,
         _fake_backward,
         _reference_backward,
-        *reference_double_backward(reference.affine_sample_backward),
+        *reference_double_backward(reference.affine_sample_backward, kernel=_double_backward),
     )
 )
 _library.declare(_library.Op("affine_sample", SCHEMA, _fake, _reference, _setup_context, _backward))

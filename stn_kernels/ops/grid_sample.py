@@ -6,13 +6,18 @@ from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import sampling as reference
 from ._broadcast import over_batch
-from ._double_backward import reference_double_backward
+from ._double_backward import double_backward_at_grid, reference_double_backward
 from ._outputs import empty_images, is_channels_last, store_images
 
 SCHEMA = "(Tensor input, Tensor grid, int mode, int padding_mode, bool align_corners) -> Tensor"
 BACKWARD_SCHEMA = (
     "(Tensor grad_output, Tensor input, Tensor grid, int mode, int padding_mode, bool align_corners,"
     " bool need_input, bool need_grid, bool deterministic) -> (Tensor, Tensor)"
+)
+DOUBLE_BACKWARD_SCHEMA = (
+    "(Tensor grad_grad_input, Tensor grad_grad_grid, Tensor grad_output, Tensor input, Tensor grid, int mode,"
+    " int padding_mode, bool align_corners, bool need_grad_output, bool need_input, bool need_grid)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -32,7 +37,7 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
 
     Returns:
         (B, C, *out), or (B, S, C, *out) if grid has a sample dimension; the dtype of input; channels_last if input is.
-        Differentiable in input and grid, twice (the second backward runs on the reference).
+        Differentiable in input and grid, twice.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
@@ -104,13 +109,30 @@ def _backward(namespace):
     return backward
 
 
+# The second backward, bilinear and nearest; a cotangent without elements is none.
+def _fake_double_backward(gg_input, gg_grid, grad_output, input, grid, mode, padding_mode, align_corners, *needs):
+    return tuple(t.new_empty(t.shape if need else 0) for t, need in zip((grad_output, input, grid), needs, strict=True))
+
+
+def _reference_double_backward(gg_input, gg_grid, grad_output, input, grid, mode, padding_mode, align_corners, *needs):
+    cotangents = (None if gg.numel() == 0 else gg for gg in (gg_input, gg_grid))
+    options = PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
+    results = reference.grid_sample_double_backward(*cotangents, grad_output, input, grid, *options)
+    return tuple(t.contiguous() if need else t.new_empty(0) for t, need in zip(results, needs, strict=True))
+
+
+_library.declare(
+    _library.Op(
+        "_grid_sample_double_backward", DOUBLE_BACKWARD_SCHEMA, _fake_double_backward, _reference_double_backward
+    )
+)
 _library.declare(
     _library.Op(
         "_grid_sample_backward",
         BACKWARD_SCHEMA,
         _fake_backward,
         _reference_backward,
-        *reference_double_backward(reference.grid_sample_backward),
+        *reference_double_backward(reference.grid_sample_backward, kernel=double_backward_at_grid),
     )
 )
 _library.declare(_library.Op("grid_sample", SCHEMA, _fake, _reference, _setup_context, _backward))

@@ -187,3 +187,40 @@ def grid_sample_backward(grad_output, input, grid, padding_mode, align_corners, 
     grad_input = grad_values.reshape(input.shape).to(input.dtype)
     grad_grid = torch.stack(grad_points, dim=-1).reshape(grid.shape).to(grid.dtype)
     return grad_input, grad_grid
+
+
+def grid_sample_double_backward(gg_input, gg_grid, grad_output, input, grid, padding_mode, align_corners, mode):
+    """Gradients of <gg_input, grad_input> + <gg_grid, grad_grid> of the backward to grad_output, input and grid.
+
+    Bilinear and nearest, whose weights have no curvature along an axis; a cotangent may be None.
+    """
+    n = grid.shape[-1]
+    values, points = _flatten(input, grid)
+    dtype, has_samples = values.dtype, grid.dim() == n + 3
+    grad = (grad_output.movedim(1, 2) if has_samples else grad_output).flatten(2).to(dtype)
+    other = torch.zeros_like(values) if gg_input is None else gg_input.flatten(2).to(dtype)
+    along = torch.zeros_like(points) if gg_grid is None else gg_grid.flatten(1, -2).to(dtype)
+    of_grad, of_values, of_points = torch.zeros_like(grad), torch.zeros_like(values), torch.zeros_like(points)
+    axes = [
+        axis_taps(points[..., a], input.shape[1 + n - a], mode, padding_mode, align_corners) for a in range(n)
+    ]  # x, y, z
+    strides = [input.shape[2 + n - a :].numel() for a in range(n)]
+    for taps in itertools.product(*axes) if input.numel() > 0 else ():
+
+        def weight(*slopes, taps=taps):
+            """The product of the axes' weights, of their derivatives along some."""
+            return _product([tap.slope if a in slopes else tap.weight for a, tap in enumerate(taps)])
+
+        index = sum(tap.index * stride for tap, stride in zip(taps, strides, strict=True))
+        inside = _product([tap.inside for tap in taps])
+        directional = sum(along[..., a] * weight(a) for a in range(n)).unsqueeze(1)
+        image, cotangent = _read(values, index, inside), _read(other, index, inside)
+        of_grad += weight().unsqueeze(1) * cotangent + directional * image
+        tap_grad = torch.where(inside.unsqueeze(1), grad * directional, 0.0)
+        of_values.scatter_add_(2, index.unsqueeze(1).expand_as(tap_grad), tap_grad)
+        for a in range(n):
+            mixed = sum(along[..., b] * weight(a, b) for b in range(n) if b != a)
+            of_points[..., a] += (grad * cotangent).sum(1) * weight(a) + (grad * image).sum(1) * mixed
+    of_output = of_grad.unflatten(2, grid.shape[1:-1]).to(grad_output.dtype)
+    of_output = of_output.movedim(2, 1) if has_samples else of_output
+    return of_output, of_values.reshape(input.shape).to(input.dtype), of_points.reshape(grid.shape).to(grid.dtype)

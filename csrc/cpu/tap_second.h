@@ -1,0 +1,130 @@
+// The second backward of sampling at a grid: what the cotangents u of the image's gradient and q of the grid's give to
+// the output's gradient, the image and the grid. Nearest and bilinear modes; planar images of one layout.
+#pragma once
+#include "tap_passes.h"
+
+namespace stn::STN_LEVEL {
+
+// q of N points in source pixels, by axis; 0 if there is none.
+template <class A>
+STN_INLINE void load_directions(const Row& row, int64_t u, int count, typename TapList<A>::V (&q)[3]) {
+  const Item& item = row.item;
+  const Problem& p = item.p;
+  const int n = p.dimensions;
+  const int64_t first = (item.item * p.out_width + u) * n;
+  for (int a = 0; a < 3; ++a) q[a] = typename TapList<A>::V{};
+  if (!p.grad_grad_grid) return;
+  for (int a = 0; a < n; ++a) {
+    const A scale = A(item.axis[a].scale);
+    for (int i = 0; i < count; ++i) {
+      const int64_t at = first + i * n + a;
+      q[a][i] = scale * A(p.double_parameters ? static_cast<const double*>(p.grad_grad_grid)[at]
+                                              : double(static_cast<const float*>(p.grad_grad_grid)[at]));
+    }
+  }
+}
+
+// Calls f(tap, weights and slopes along x, y and z) for every tap.
+template <class A, class F>
+STN_INLINE void over_factors(const TapList<A>& list, int n, F f) {
+  using V = typename TapList<A>::V;
+  const V one = splat<V>(A(1)), none{};
+  int t = 0;
+  for (int c = 0; c < (n > 2 ? list.row : 1); ++c) {
+    for (int b = 0; b < (n > 1 ? list.row : 1); ++b) {
+      for (int a = 0; a < list.row; ++a, ++t) {
+        const V weight[3] = {list.axis_weight[0][a], n > 1 ? list.axis_weight[1][b] : one,
+                             n > 2 ? list.axis_weight[2][c] : one};
+        const V slope[3] = {list.axis_slope[0][a], n > 1 ? list.axis_slope[1][b] : none,
+                            n > 2 ? list.axis_slope[2][c] : none};
+        f(t, weight, slope);
+      }
+    }
+  }
+}
+
+// The derivative of every tap's weight along q.
+template <class A>
+STN_INLINE void directional_weights(const TapList<A>& list, int n, const typename TapList<A>::V (&q)[3],
+                                    typename TapList<A>::V* result) {
+  over_factors<A>(list, n, [&](int t, const auto& w, const auto& s) STN_LAMBDA {
+    result[t] = q[0] * s[0] * w[1] * w[2] + q[1] * w[0] * s[1] * w[2] + q[2] * w[0] * w[1] * s[2];
+  });
+}
+
+template <class T>
+void taps_second_output(const Problem& p, int64_t begin, int64_t end) {
+  using A = Compute<T>;
+  using V = typename TapList<A>::V;
+  constexpr int N = TapList<A>::N;
+  const Window window(p, p.input);
+  over_points<T>(p, begin, end, window, true, Nothing{},
+                 [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel,
+                     int64_t channels) STN_LAMBDA {
+                   V q[3], along[TapList<A>::kMost];
+                   load_directions<A>(row, u, count, q);
+                   directional_weights<A>(list, p.dimensions, q, along);
+                   const T* image = row.item.template input<T>() + channel * p.input.channel;
+                   const T* other = p.grad_grad_input ? static_cast<const T*>(p.grad_grad_input) +
+                                                            (image - static_cast<const T*>(p.input.data))
+                                                      : nullptr;
+                   T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
+                   with_reads(reads_of<T>(list, window, p.width), [&](auto reads) STN_LAMBDA {
+                     for (int64_t c = 0; c < channels; ++c, out += p.output.channel) {
+                       V value{};
+                       if (p.grad_grad_grid) value = weighted_sum<reads, T>(list, image + c * p.input.channel, along);
+                       if (other) value += weighted_sum<reads, T>(list, other + c * p.input.channel, list.weight);
+                       store_points_of<N>(out, p.output.column, value, count);
+                     }
+                   });
+                 });
+}
+
+template <class T>
+void taps_second_input(const Problem& p, int64_t begin, int64_t end) {
+  using A = Compute<T>;
+  typename TapList<A>::V along[TapList<A>::kMost];
+  scatter_tasks<T>(p, begin, end, true,
+                   [&](const Row& row, const TapList<A>& list, int64_t u, int, int count) STN_LAMBDA {
+                     typename TapList<A>::V q[3];
+                     load_directions<A>(row, u, count, q);
+                     directional_weights<A>(list, p.dimensions, q, along);
+                     return along;
+                   });
+}
+
+template <class T>
+void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
+  using A = Compute<T>;
+  using V = typename TapList<A>::V;
+  const Window window(p, p.input);
+  over_points<T>(
+      p, begin, end, window, true, Nothing{},
+      [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
+          STN_LAMBDA {
+            V gradient[3] = {}, dots[TapList<A>::kMost], q[3];
+            const T* image = row.item.template input<T>() + channel * p.input.channel;
+            const T* grad =
+                static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
+            if (p.grad_grad_input) {
+              const T* other = static_cast<const T*>(p.grad_grad_input) + (image - static_cast<const T*>(p.input.data));
+              tap_dots<T>(p, list, window, other, p.input.channel, grad, to, channels, dots);
+              contract<A>(list, p.dimensions, dots, gradient);
+            }
+            if (p.grad_grad_grid && p.dimensions > 1) {  // along one axis a linear weight has no curvature
+              tap_dots<T>(p, list, window, image, p.input.channel, grad, to, channels, dots);
+              load_directions<A>(row, u, to, q);
+              over_factors<A>(list, p.dimensions, [&](int t, const auto& w, const auto& s) STN_LAMBDA {
+                const V xy = dots[t] * s[0] * s[1] * w[2], xz = dots[t] * s[0] * w[1] * s[2],
+                        yz = dots[t] * w[0] * s[1] * s[2];
+                gradient[0] += q[1] * xy + q[2] * xz;
+                gradient[1] += q[0] * xy + q[2] * yz;
+                gradient[2] += q[0] * xz + q[1] * yz;
+              });
+            }
+            p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
+                                : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
+          });
+}
+
+}  // namespace stn::STN_LEVEL

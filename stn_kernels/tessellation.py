@@ -40,7 +40,7 @@ class Tessellation:
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
         self.zero_boundary, self.volume_preserving = zero_boundary, volume_preserving
         if isinstance(basis, torch.Tensor):
-            nodal = _nodal_of_basis(self.shape, basis)
+            nodal = _nodal_of_basis(self.shape, basis, zero_boundary)
             self.basis = basis.detach().double()
         elif isinstance(basis, str) and basis in BASES:
             nodal, self.basis = _standard_basis(self.shape, zero_boundary, volume_preserving, basis)
@@ -335,7 +335,7 @@ def _continuable(shape):
     return torch.cat([torch.eye(len(y), dtype=torch.float64)[:, ~bound], columns], 1)
 
 
-def _nodal_of_basis(shape, basis):
+def _nodal_of_basis(shape, basis, zero_boundary):
     """The vertex velocities (vertices * n, d) of a given basis (D, d)."""
     complex_ = _complex(shape)
     n, count = complex_.n, complex_.cells.shape[0]
@@ -354,4 +354,11 @@ def _nodal_of_basis(shape, basis):
     scale = max(1.0, values.abs().max().item()) if basis.shape[1] else 1.0
     if gap > 1e-4 * scale:
         raise ValueError(f"basis must consist of continuous fields: its cells differ at a shared vertex by {gap:.2g}")
+    if zero_boundary:
+        y = complex_.vertices
+        on_wall = (y == 0) | (y == torch.tensor(shape, dtype=torch.float64))
+        through = nodal[on_wall].abs().max().item() if basis.shape[1] else 0.0
+        if through > 1e-4 * scale:
+            raise ValueError(f"basis must not cross the boundary, or zero_boundary be False: it does by {through:.2g}")
+        nodal[on_wall] = 0  # exactly, so that no rounding carries a path through
     return nodal.flatten(0, 1)

@@ -121,6 +121,8 @@ def test_given_basis_must_be_continuous():
     broken[3] += 1
     with pytest.raises(ValueError, match=r"basis must consist of continuous fields.*differ at a shared vertex"):
         Tessellation((2, 2), basis=broken)
+    with pytest.raises(ValueError, match=r"basis must not cross the boundary"):
+        Tessellation((2, 2), basis=Tessellation((2, 2), zero_boundary=False).basis)
     with pytest.raises(ValueError, match=r"basis must be \(96, d\).*\(95, 14\)"):
         Tessellation((2, 2), basis=own.basis[1:])
 

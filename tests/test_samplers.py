@@ -13,6 +13,7 @@ from stn_kernels import _library
 from stn_kernels._tolerances import REORDERED
 from stn_kernels.op_cases import DTYPES, LAYOUTS, OP_CASES, Inputs, Sample, grad_output, image
 from stn_kernels.reference.affine import affine_grid as reference_grid
+from stn_kernels.reference.sampling import grid_sample_backward as reference_backward
 
 from .op_tests import FLAGS
 from .tolerances import assert_close, assert_like_reference
@@ -238,6 +239,30 @@ def test_reference_grid_is_what_is_sampled(backend, sampler):
     grid = reference_grid(inputs.tensors["theta"], inputs.options["size"], False)
     expected = backend.op("grid_sample")(inputs.tensors["input"], grid, mode)
     assert_close(backend.call(OP_CASES["affine_sample"], inputs), expected)
+
+
+@pytest.mark.parametrize("padding", range(3))
+@pytest.mark.parametrize("samples", [None, 2])
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("namespace", ["stn_kernels", "stn_kernels_reference"])
+def test_second_backward_equals_autograd_through_the_reference(namespace, mode, n, samples, padding):
+    sample = sample_of((mode, n), dtype=torch.float64, samples=samples, padding_mode=PADDINGS[padding])
+    image, grid = OP_CASES["grid_sample"].draw(sample).requires_grad().tensors.values()
+    reference = torch.ops.stn_kernels_reference
+    code = _library.MODES[mode]
+    cotangent = torch.randn_like(reference.grid_sample(image, grid, code, padding, False)).requires_grad_()
+    options = (PADDINGS[padding], False, mode)
+    first = reference_backward(cotangent, image, grid, *options)
+    seconds = [torch.randn_like(t) for t in (image, grid)]
+    total = sum((f * s).sum() for f, s in zip(first, seconds, strict=True))
+    leaves = (cotangent, image, grid)
+    expected = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    operator = getattr(torch.ops, namespace)._grid_sample_double_backward
+    with torch.no_grad():
+        actual = operator(*seconds, *leaves, code, padding, False, True, True, True)
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b, "coords")
 
 
 # Which samplers exist where; a kernel that is added or lost changes this table.

@@ -34,6 +34,8 @@ def reference_double_backward(reference_backward, constants=0, kernel=None):
     def with_kernel(ctx, namespace, grads):
         grads = [grad if needed else None for grad, needed in zip(grads, ctx.needed, strict=True)]
         needs = ctx.needs_input_grad[:3]
+        if ctx.options[-1] == "nearest":  # linear in the image, constant in the coordinates
+            needs = (needs[0], False, False)
         second = kernel(namespace, *grads, *ctx.saved_tensors, ctx.codes, needs)
         second = (s if need else None for s, need in zip(second, needs, strict=True))
         return (*second, *[None] * (6 + constants))

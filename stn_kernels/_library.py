@@ -47,7 +47,7 @@ DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 # Operators that a backend has no kernels for so far. Asked for by name it raises; the automatic choice passes on.
 _FAMILIES = {"homography_sample", "homography_grid", "tps_sample", "tps_grid"}
 _CPAB = {"cpab_transform", "cpab_sample", "cpab_jacobian"}
-LACKING = {"cpu": {"cpab_sample", "cpab_jacobian"}, "cuda": _FAMILIES | _CPAB, "triton": _FAMILIES | _CPAB}
+LACKING = {"cpu": {"cpab_sample", "cpab_jacobian"}, "cuda": _FAMILIES | _CPAB, "triton": _CPAB}
 
 _DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
 _forced = threading.local()  # .backend: what `use_backend` asks for in this thread

@@ -8,11 +8,13 @@ from ..ops._outputs import empty_images, is_channels_last, store_images
 from ..reference.sampling import compute_dtype
 from . import affine, fixed_point
 from .gather import affine_gather
+from .lattice import lattice_backward, lattice_forward
 from .launch import COMPUTE, block_shape, has_channels_last, launch, memory_constants
 from .warp import warp_backward, warp_forward
 
 CHUNK_BACKWARD = 32  # channels a program of the backward
 GRID_BLOCK = 1024  # numbers a program writes
+LATTICE_BLOCK = 512  # points a program of the coordinates alone
 PARTS_BLOCK = 128  # partial sums added at a time
 
 
@@ -95,6 +97,68 @@ def affine_grid_backward(grad_output, align_corners):
     return grad_theta
 
 
+def homography_sample(input, matrix, size, mode, padding_mode, align_corners):
+    output = empty_images(input, (*matrix.shape[:-2], input.shape[1], *size), is_channels_last(input))
+    return _forward("homography", input, matrix, output, padding_mode, align_corners)
+
+
+def homography_sample_backward(
+    grad_output, input, matrix, mode, padding_mode, align_corners, need_input, need_matrix, deterministic
+):
+    needs = need_input, need_matrix, deterministic
+    grad_input, grad_grid = _backward(
+        "homography", _like_input(grad_output, input), input, matrix, padding_mode, align_corners, *needs
+    )
+    if not need_matrix:
+        return grad_input, matrix.new_empty(0)
+    return grad_input, _lattice_backward("homography", grad_grid, matrix, None, align_corners).to(matrix.dtype)
+
+
+def tps_sample(input, coefficients, control_points, size, mode, padding_mode, align_corners):
+    output = empty_images(input, (*coefficients.shape[:-2], input.shape[1], *size), is_channels_last(input))
+    narrow = coefficients.to(compute_dtype(input))  # float64 for the CPU's sake
+    return _forward("tps", input, narrow, output, padding_mode, align_corners, control_points)
+
+
+def tps_sample_backward(
+    grad_output,
+    input,
+    coefficients,
+    control_points,
+    mode,
+    padding_mode,
+    align_corners,
+    need_input,
+    need_coefficients,
+    deterministic,
+):
+    narrow = coefficients.to(compute_dtype(input))
+    needs = need_input, need_coefficients, deterministic
+    grad_input, grad_grid = _backward(
+        "tps", _like_input(grad_output, input), input, narrow, padding_mode, align_corners, *needs, control_points
+    )
+    if not need_coefficients:
+        return grad_input, coefficients.new_empty(0)
+    gradient = _lattice_backward("tps", grad_grid, narrow, control_points, align_corners)
+    return grad_input, gradient.to(coefficients.dtype)
+
+
+def homography_grid(matrix, size, align_corners):
+    return _lattice("homography", matrix, None, size, align_corners)
+
+
+def homography_grid_backward(grad_output, matrix, align_corners):
+    return _lattice_backward("homography", grad_output, matrix, None, align_corners)
+
+
+def tps_grid(coefficients, control_points, size, align_corners):
+    return _lattice("tps", coefficients, control_points, size, align_corners)
+
+
+def tps_grid_backward(grad_output, coefficients, control_points, align_corners):
+    return _lattice_backward("tps", grad_output, coefficients, control_points, align_corners)
+
+
 def implementations():
     """Operator name -> kernel, for `_library.add_namespace`."""
     return {
@@ -104,6 +168,14 @@ def implementations():
         "_grid_sample_backward": grid_sample_backward,
         "affine_grid": affine_grid,
         "_affine_grid_backward": affine_grid_backward,
+        "homography_sample": homography_sample,
+        "_homography_sample_backward": homography_sample_backward,
+        "homography_grid": homography_grid,
+        "_homography_grid_backward": homography_grid_backward,
+        "tps_sample": tps_sample,
+        "_tps_sample_backward": tps_sample_backward,
+        "tps_grid": tps_grid,
+        "_tps_grid_backward": tps_grid_backward,
     }
 
 
@@ -135,7 +207,7 @@ def _like_input(grad_output, input):
     return grad_output
 
 
-def _forward(transform, input, params, output, padding_mode, align_corners):
+def _forward(transform, input, params, output, padding_mode, align_corners, control_points=None):
     if output.numel() == 0:
         return output
     sizes = _sizes(input, output)
@@ -149,6 +221,7 @@ def _forward(transform, input, params, output, padding_mode, align_corners):
     arguments = {
         "input_ptr": input,
         "params_ptr": params.contiguous(),
+        **_controls(control_points),
         "output_ptr": images,
         **_strides("input", input, "bcyx"),
         **_strides("output", images, "ncyx"),
@@ -165,9 +238,21 @@ def _forward(transform, input, params, output, padding_mode, align_corners):
 
 
 def _backward(
-    transform, grad_output, input, params, padding_mode, align_corners, need_input, need_params, deterministic
+    transform,
+    grad_output,
+    input,
+    params,
+    padding_mode,
+    align_corners,
+    need_input,
+    need_params,
+    deterministic,
+    control_points=None,
 ):
-    """Gradients to the input, by scattering, and to the parameters; those of theta as moments (N, 6, parts)."""
+    """Gradients to the input, by scattering, and to the parameters.
+
+    Those of theta are moments (N, 6, parts), those of a matrix or a spline the coordinates' (B[, S], Ho, Wo, 2).
+    """
     compute = compute_dtype(input, params)
     sizes = _sizes(input, grad_output)
     channels = sizes["channels"]
@@ -178,7 +263,7 @@ def _backward(
     itemsize = max(input.element_size(), accumulator.itemsize * need_input)
     block = block_shape(max(channels, 1), channels_last, itemsize, backward=True)
     chunk = triton.cdiv(max(channels, 1), block.CHUNK) * block.CHUNK
-    if not (transform == "grid" and need_params):  # the gradient of a grid is one program's sum over channels
+    if transform == "affine" or not need_params:  # else the gradient of a grid is one program's sum over channels
         chunk = min(chunk, max(CHUNK_BACKWARD, block.CHUNK))
     count, chunks, (height, width) = grads.shape[0] * grads.shape[1], triton.cdiv(channels, chunk), grads.shape[-2:]
     rows = block.rows(count * chunks * height * width, height)
@@ -187,6 +272,8 @@ def _backward(
     grad_params = params.new_empty(params.shape if need_params else 0)
     if transform == "affine" and need_params:
         grad_params = params.new_empty((count, 6, parts), dtype=compute)
+    elif transform != "grid" and need_params:
+        grad_params = params.new_empty((*params.shape[:-2], *grads.shape[-2:], 2), dtype=compute)
     if empty:
         grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
         return grad_input.zero_(), grad_params.zero_()
@@ -201,6 +288,7 @@ def _backward(
         "grad_output_ptr": grads,
         "input_ptr": input,
         "params_ptr": params.contiguous(),
+        **_controls(control_points),
         "grad_input_ptr": sums,
         "grad_params_ptr": grad_params if need_params else None,
         "fixed_scale_ptr": scale,
@@ -220,6 +308,50 @@ def _backward(
     if not need_input:
         return input.new_empty(0), grad_params
     return (fixed_point.to_float(sums, scale) if deterministic else sums).to(input.dtype), grad_params
+
+
+def _controls(control_points):
+    return {
+        "control_ptr": None if control_points is None else control_points.contiguous(),
+        "controls": 0 if control_points is None else control_points.shape[0],
+    }
+
+
+def _lattice_arguments(transform, params, control_points, size, align_corners):
+    return {
+        "params_ptr": params.contiguous(),
+        **_controls(control_points),
+        "count": params.shape[-2] * params.shape[-1],
+        "out_height": size[0],
+        "out_width": size[1],
+        "TRANSFORM": transform,
+        "ALIGN": int(align_corners),
+        "BLOCK": LATTICE_BLOCK,
+    }
+
+
+def _lattice(transform, params, control_points, size, align_corners):
+    """The coordinates alone: (B[, S], Ho, Wo, 2)."""
+    grid = params.new_empty((*params.shape[:-2], *size, 2), dtype=compute_dtype(params))
+    if grid.numel() > 0:
+        arguments = _lattice_arguments(transform, params, control_points, size, align_corners) | {"grid_ptr": grid}
+        programs = params.shape[:-2].numel() * triton.cdiv(size[0] * size[1], LATTICE_BLOCK)
+        launch(lattice_forward, programs, arguments)
+    return grid
+
+
+def _lattice_backward(transform, grad_grid, params, control_points, align_corners):
+    """The gradient of the parameters from that of the coordinates: a program's sums, then their total."""
+    size = grad_grid.shape[-3:-1]
+    images, parts = params.shape[:-2].numel(), triton.cdiv(size[0] * size[1], LATTICE_BLOCK)
+    if images == 0:
+        return grad_grid.new_empty(params.shape)
+    count = params.shape[-2] * params.shape[-1]
+    partial = grad_grid.new_empty((images, parts, count))
+    arguments = _lattice_arguments(transform, params, control_points, size, align_corners)
+    arguments |= {"grad_grid_ptr": grad_grid.contiguous(), "partial_ptr": partial}
+    launch(lattice_backward, images * parts, arguments)
+    return partial.sum(1).reshape(params.shape)
 
 
 def _gather(grad_output, input, theta, align_corners):

@@ -3,13 +3,35 @@
 import triton
 import triton.language as tl
 
-from . import affine, grid
-from .coords import centred
+from . import affine, grid, homography, tps
+from .coords import centred, lattice_intervals, quotient
+
+
+@triton.jit
+def lattice_points(u, v, out_height, out_width, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
+    """Normalized (x, y) of the outputs (u, v)."""
+    two = tl.full([], 2, COMPUTE)
+    x = centred(u, out_width, COMPUTE) * quotient(two, lattice_intervals(out_width, ALIGN, COMPUTE))
+    y = centred(v, out_height, COMPUTE) * quotient(two, lattice_intervals(out_height, ALIGN, COMPUTE))
+    return x, y
+
+
+@triton.jit
+def source_normalized(params_ptr, control_ptr, controls, x, y, TRANSFORM: tl.constexpr):
+    """The normalized source of normalized points, under one image's matrix or spline."""
+    if TRANSFORM == "homography":
+        source_x, source_y, _reciprocal = homography.project(params_ptr, x, y)
+    else:
+        tl.static_assert(TRANSFORM == "tps")
+        source_x, source_y = tps.apply(params_ptr, control_ptr, controls, x, y)
+    return source_x, source_y
 
 
 @triton.jit
 def source_pixels(
-    params_ptr,  # affine: theta (N, 2, 3); grid: (N, Ho, Wo, 2)
+    params_ptr,  # affine: theta (N, 2, 3); homography: (N, 3, 3); tps: (N, controls + 3, 2); grid: (N, Ho, Wo, 2)
+    control_ptr,  # tps: (controls, 2)
+    controls,
     n,
     u,
     v,
@@ -30,6 +52,12 @@ def source_pixels(
         x = affine.apply_row(p, q, r, u, v)
         p, q, r = affine.pixel_row(params_ptr + n * 6 + 3, height, out_height, out_width, ALIGN, COMPUTE)
         y = affine.apply_row(p, q, r, u, v)
+    elif TRANSFORM == "homography" or TRANSFORM == "tps":
+        u, v = lattice_points(u, v, out_height, out_width, ALIGN, COMPUTE)
+        count = 9 if TRANSFORM == "homography" else 2 * (controls + 3)
+        x, y = source_normalized(params_ptr + n * count, control_ptr, controls, u, v, TRANSFORM)
+        x = x * ((width - ALIGN).to(COMPUTE) * 0.5) + (width - 1).to(COMPUTE) * 0.5
+        y = y * ((height - ALIGN).to(COMPUTE) * 0.5) + (height - 1).to(COMPUTE) * 0.5
     else:
         tl.static_assert(TRANSFORM == "grid")
         x, y = grid.load_points(params_ptr, n, u, v, exists, out_height, out_width)
@@ -47,7 +75,7 @@ def no_sums(shape: tl.constexpr, TRANSFORM: tl.constexpr, COMPUTE: tl.constexpr)
 
 @triton.jit
 def add_parameter_gradient(
-    grad_ptr,  # grid: the gradient of the grid
+    grad_ptr,  # grid, homography, tps: the gradient of the normalized coordinates, for lattice_backward
     sums,
     n,
     u,
@@ -68,7 +96,6 @@ def add_parameter_gradient(
         v = centred(v, out_height, gx.dtype)
         sums = affine.add_moments(sums, gx, gy, u, v)
     else:
-        tl.static_assert(TRANSFORM == "grid")
         grid.store_gradient(grad_ptr, n, u, v, exists, gx, gy, height, width, out_height, out_width, ALIGN)
     return sums
 

@@ -11,6 +11,7 @@ from .transforms import add_parameter_gradient, no_sums, source_pixels, store_su
 def warp_forward(
     input_ptr,  # (B, C, H, W)
     params_ptr,
+    control_ptr,  # of a spline, else None
     output_ptr,  # (B * S, C, Ho, Wo)
     input_b: tl.int64,  # strides
     input_c: tl.int64,
@@ -27,6 +28,7 @@ def warp_forward(
     out_height: tl.int32,
     out_width: tl.int32,
     tile_rows: tl.int32,  # rows of a program, TILE_H at a time
+    controls: tl.int32,
     TRANSFORM: tl.constexpr,
     PADDING: tl.constexpr,
     ALIGN: tl.constexpr,
@@ -58,8 +60,9 @@ def warp_forward(
         v = first_v + row
         exists = (u < out_width) & (v < out_height)
         x, y = source_pixels(
-            params_ptr, n, u, v, exists, height, width, out_height, out_width, TRANSFORM, ALIGN, COMPUTE
-        )
+            params_ptr, control_ptr, controls, n, u, v, exists,
+            height, width, out_height, out_width, TRANSFORM, ALIGN, COMPUTE,
+        )  # fmt: skip
         x0, y0, fx, fy, left, right, top, bottom, _slope_x, _slope_y = bilinear.corner(
             x, y, exists, height, width, PADDING, ALIGN
         )
@@ -81,6 +84,7 @@ def warp_backward(
     grad_output_ptr,  # (B, S, C, Ho, Wo)
     input_ptr,  # (B, C, H, W)
     params_ptr,
+    control_ptr,
     grad_input_ptr,  # (B, C, H, W) accumulators, zero before; None: not needed
     grad_params_ptr,  # see transforms.py; None: not needed
     fixed_scale_ptr,  # (B,) for int64 accumulators, else None
@@ -104,6 +108,7 @@ def warp_backward(
     out_height: tl.int32,
     out_width: tl.int32,
     tile_rows: tl.int32,
+    controls: tl.int32,
     chunk_size: tl.int32,  # channels a program
     TRANSFORM: tl.constexpr,
     PADDING: tl.constexpr,
@@ -148,8 +153,9 @@ def warp_backward(
         v = first_v + row
         exists = (u < out_width) & (v < out_height)
         x, y = source_pixels(
-            params_ptr, n, u, v, exists, height, width, out_height, out_width, TRANSFORM, ALIGN, COMPUTE
-        )
+            params_ptr, control_ptr, controls, n, u, v, exists,
+            height, width, out_height, out_width, TRANSFORM, ALIGN, COMPUTE,
+        )  # fmt: skip
         x0, y0, fx, fy, left, right, top, bottom, slope_x, slope_y = bilinear.corner(
             x, y, exists, height, width, PADDING, ALIGN
         )

@@ -40,13 +40,13 @@ def affine_grid_backward(grad_output, align_corners):
 
 def affine_sample(input, theta, size, padding_mode, align_corners, mode="bilinear"):
     """input (B, C, *in), theta (B[, S], n, n+1) -> (B[, S], C, *size)."""
-    grid = affine_grid(theta.to(sampling.compute_dtype(input, theta)), size, align_corners)
+    grid = affine_grid(theta.double(), size, align_corners).to(sampling.compute_dtype(input, theta))
     return sampling.grid_sample(input, grid, padding_mode, align_corners, mode)
 
 
 def affine_sample_backward(grad_output, input, theta, padding_mode, align_corners, mode="bilinear"):
     """Gradients of `affine_sample` to input and theta."""
     size = grad_output.shape[theta.dim() - 1 :]
-    grid = affine_grid(theta.to(sampling.compute_dtype(input, theta)), size, align_corners)
+    grid = affine_grid(theta.double(), size, align_corners).to(sampling.compute_dtype(input, theta))
     grad_input, grad_grid = sampling.grid_sample_backward(grad_output, input, grid, padding_mode, align_corners, mode)
     return grad_input, affine_grid_backward(grad_grid, align_corners).to(theta.dtype)

@@ -44,13 +44,13 @@ def homography_grid_backward(grad_output, matrix, align_corners):
 
 def homography_sample(input, matrix, size, padding_mode, align_corners, mode="bilinear"):
     """input (B, C, H, W), matrix (B[, S], 3, 3) -> (B[, S], C, *size)."""
-    grid = homography_grid(matrix.to(sampling.compute_dtype(input, matrix)), size, align_corners)
+    grid = homography_grid(matrix.double(), size, align_corners).to(sampling.compute_dtype(input, matrix))
     return sampling.grid_sample(input, grid, padding_mode, align_corners, mode)
 
 
 def homography_sample_backward(grad_output, input, matrix, padding_mode, align_corners, mode="bilinear"):
     """Gradients of `homography_sample` to input and matrix."""
     wide = matrix.to(sampling.compute_dtype(input, matrix))
-    grid = homography_grid(wide, grad_output.shape[-2:], align_corners)
+    grid = homography_grid(matrix.double(), grad_output.shape[-2:], align_corners).to(wide.dtype)
     grad_input, grad_grid = sampling.grid_sample_backward(grad_output, input, grid, padding_mode, align_corners, mode)
     return grad_input, homography_grid_backward(grad_grid, wide, align_corners).to(matrix.dtype)

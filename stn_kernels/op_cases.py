@@ -223,24 +223,34 @@ def _options(sample: Sample, **more):
     return {**more, "padding_mode": sample.padding_mode, "align_corners": sample.align_corners}
 
 
-def draw_affine_sample(sample: Sample) -> Inputs:
-    generator = torch.Generator().manual_seed(sample.seed)
-    theta = strided(smooth_theta(sample, generator), sample.layout)
-    options = _options(sample, size=sample.out_size, mode=sample.mode)
-    return Inputs({"input": image(sample, generator), "theta": theta}, options)
+def sample_inputs(argument: str, draw_params: Callable[[Sample, torch.Generator], torch.Tensor]):
+    """Sample -> Inputs of an operator that samples an image at what the parameter `argument` says."""
+
+    def draw(sample: Sample) -> Inputs:
+        generator = torch.Generator().manual_seed(sample.seed)
+        params = strided(draw_params(sample, generator), sample.layout)
+        size = {} if argument == "grid" else {"size": sample.out_size}
+        options = _options(sample, mode=sample.mode, **size)
+        return Inputs({"input": image(sample, generator), argument: params}, options)
+
+    return draw
 
 
-def draw_grid_sample(sample: Sample) -> Inputs:
-    generator = torch.Generator().manual_seed(sample.seed)
-    grid = strided(smooth_grid(sample, generator), sample.layout)
-    return Inputs({"input": image(sample, generator), "grid": grid}, _options(sample, mode=sample.mode))
+def grid_inputs(argument: str, draw_params: Callable[[Sample, torch.Generator], torch.Tensor]):
+    """Sample -> Inputs of an operator that turns the parameter `argument` into coordinates of the sample's dtype."""
+
+    def draw(sample: Sample) -> Inputs:
+        generator = torch.Generator().manual_seed(sample.seed)
+        params = strided(draw_params(replace(sample, coords_dtype=sample.dtype), generator), sample.layout)
+        return Inputs({argument: params}, {"size": sample.out_size, "align_corners": sample.align_corners})
+
+    return draw
 
 
-def draw_affine_grid(sample: Sample) -> Inputs:
-    generator = torch.Generator().manual_seed(sample.seed)
+def any_theta(sample: Sample, generator: torch.Generator) -> torch.Tensor:
+    """(B[, S], n, n + 1)."""
     shape = (*sample.lead, sample.n, sample.n + 1)
-    theta = strided(torch.randn(shape, generator=generator, dtype=torch.float64).to(sample.dtype), sample.layout)
-    return Inputs({"theta": theta}, {"size": sample.out_size, "align_corners": sample.align_corners})
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(sample.dtype)
 
 
 CPAB_SHAPES = {1: (5,), 2: (3, 2), 3: (2, 1, 2)}
@@ -288,42 +298,16 @@ def draw_cpab_sample(sample: Sample) -> Inputs:
     return Inputs(tensors, _options(sample, size=sample.out_size, mode=sample.mode, tessellation=tessellation))
 
 
-def draw_homography_sample(sample: Sample) -> Inputs:
-    generator = torch.Generator().manual_seed(sample.seed)
-    matrix = strided(smooth_homography(sample, generator), sample.layout)
-    options = _options(sample, size=sample.out_size, mode=sample.mode)
-    return Inputs({"input": image(sample, generator), "matrix": matrix}, options)
-
-
-def draw_homography_grid(sample: Sample) -> Inputs:
-    generator = torch.Generator().manual_seed(sample.seed)
-    matrix = strided(smooth_homography(replace(sample, coords_dtype=sample.dtype), generator), sample.layout)
-    return Inputs({"matrix": matrix}, {"size": sample.out_size, "align_corners": sample.align_corners})
-
-
-def draw_tps_sample(sample: Sample) -> Inputs:
-    generator = torch.Generator().manual_seed(sample.seed)
-    points = strided(smooth_points(sample, generator), sample.layout)
-    options = _options(sample, size=sample.out_size, mode=sample.mode)
-    return Inputs({"input": image(sample, generator), "points": points}, options)
-
-
-def draw_tps_grid(sample: Sample) -> Inputs:
-    generator = torch.Generator().manual_seed(sample.seed)
-    points = strided(smooth_points(replace(sample, coords_dtype=sample.dtype), generator), sample.layout)
-    return Inputs({"points": points}, {"size": sample.out_size, "align_corners": sample.align_corners})
-
-
 OP_CASES = {
     case.name: case
     for case in (
-        OpCase("affine_sample", {"input": "image", "theta": "coords"}, draw_affine_sample),
-        OpCase("grid_sample", {"input": "image", "grid": "coords"}, draw_grid_sample),
-        OpCase("affine_grid", {"theta": "coords"}, draw_affine_grid, paddings=("none",)),
-        OpCase("homography_sample", {"input": "image", "matrix": "coords"}, draw_homography_sample),
-        OpCase("homography_grid", {"matrix": "coords"}, draw_homography_grid, paddings=("none",)),
-        OpCase("tps_sample", {"input": "image", "points": "coords"}, draw_tps_sample),
-        OpCase("tps_grid", {"points": "coords"}, draw_tps_grid, paddings=("none",)),
+        OpCase("affine_sample", {"input": "image", "theta": "coords"}, sample_inputs("theta", smooth_theta)),
+        OpCase("grid_sample", {"input": "image", "grid": "coords"}, sample_inputs("grid", smooth_grid)),
+        OpCase("affine_grid", {"theta": "coords"}, grid_inputs("theta", any_theta), paddings=("none",)),
+        OpCase("homography_sample", {"input": "image", "matrix": "coords"}, sample_inputs("matrix", smooth_homography)),
+        OpCase("homography_grid", {"matrix": "coords"}, grid_inputs("matrix", smooth_homography), paddings=("none",)),
+        OpCase("tps_sample", {"input": "image", "points": "coords"}, sample_inputs("points", smooth_points)),
+        OpCase("tps_grid", {"points": "coords"}, grid_inputs("points", smooth_points), paddings=("none",)),
     )
 }
 

@@ -20,6 +20,7 @@ import torch
 
 import stn_kernels
 from stn_kernels import _library, op_cases, verify
+from stn_kernels._tolerances import nondeterminism
 
 NAMES = ("reference", "cpu", "simt", "triton", "cuda")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -35,6 +36,10 @@ class Backend:
     @property
     def slow(self) -> bool:
         return verify.is_slow(self.name)
+
+    @property
+    def nondeterminism(self) -> float:
+        return nondeterminism(self.device)
 
     def op(self, name: str):
         """The public function `name`, insisting on this backend."""
@@ -108,7 +113,6 @@ def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         case = getattr(metafunc.cls, "case", None)
         runs = [name for name, reason in metafunc.config.reasons.items() if not reason]
-        case = getattr(metafunc.cls, "case", None)
         runs = [name for name in runs if case is None or case.runs_on(name)]  # tests/test_layout.py lists what lacks
         if metafunc.definition.get_closest_marker("on_gpu"):
             runs = [name for name in runs if _library.device_of(name) == "cuda"]

@@ -59,7 +59,9 @@ def test_runs_on_the_current_stream(backend, case, layout, channels):
     assert_near(actual, expected)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="one GPU: that kernels run on the device of their tensors is not shown"
+)
 def test_runs_on_the_device_of_its_tensors(backend, case):
     inputs = case.draw(Sample(samples=2))
     expected = call(case, inputs.to(device="cuda:0"), backend)

@@ -1,5 +1,6 @@
-"""Operators of a transform with parameters (B[, S], rows, columns): the sampling one and the one of coordinates alone.
+"""Operators of a transform: the one that samples, and the one of coordinates alone.
 
+Their parameters are (B[, S], rows, columns), or a grid (B[, S], *out, n).
 `constants` names tensors that follow the parameters and are not differentiated, such as control points.
 """
 
@@ -12,36 +13,40 @@ from ._double_backward import grid_double_backward, reference_double_backward
 from ._outputs import empty_images, is_channels_last, store_images
 
 
-def declare_sample(name, parameters, reference, reference_backward, constants=()):
+def declare_sample(name, parameters, reference, reference_backward, constants=(), *, double_backward=None, sized=True):
     """Declares `name` and `_name_backward`.
 
     Args:
         parameters: the name of the differentiable parameters in the schema.
-        reference: (input, parameters, *constants, size, padding_mode, align_corners, mode) -> output.
+        reference: (input, parameters, *constants[, size], padding_mode, align_corners, mode) -> output.
         reference_backward: (grad_output, input, parameters, *constants, padding_mode, align_corners, mode) -> both
             gradients.
         constants: names of further tensors.
+        double_backward: as `double_backward_at_grid`, for where there are kernels of the second backward.
+        sized: whether the output's size is an argument; else the parameters are a grid and have it.
     """
     count = len(constants)
     tensors = ", ".join(f"Tensor {t}" for t in ("input", parameters, *constants))
     options = "int mode, int padding_mode, bool align_corners"
-    schema = f"({tensors}, SymInt[] size, {options}) -> Tensor"
+    schema = f"({tensors}, {'SymInt[] size, ' if sized else ''}{options}) -> Tensor"
     needs = f"bool need_input, bool need_{parameters}, bool deterministic"
     backward_schema = f"(Tensor grad_output, {tensors}, {options}, {needs}) -> (Tensor, Tensor)"
 
     def fake(input, values, *rest):
-        size = rest[count]
-        return empty_images(input, (*values.shape[:-2], input.shape[1], *size), is_channels_last(input))
+        n = input.dim() - 2
+        lead, size = (values.shape[:-2], rest[count]) if sized else (values.shape[: -n - 1], values.shape[-n - 1 : -1])
+        return empty_images(input, (*lead, input.shape[1], *size), is_channels_last(input), n)
 
     def forward(input, values, *rest):
-        size, mode, padding_mode, align_corners = rest[count:]
-        options = size, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
-        output = reference(input, values, *rest[:count], *options)
-        return store_images(output, is_channels_last(input))
+        *first, mode, padding_mode, align_corners = rest
+        output = reference(input, values, *first, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode])
+        return store_images(output, is_channels_last(input), input.dim() - 2)
 
     def fake_backward(grad_output, input, values, *rest):
         need_input, need_values, _ = rest[-3:]
-        grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
+        grad_input = input.new_empty(0)
+        if need_input:
+            grad_input = empty_images(input, input.shape, is_channels_last(input), input.dim() - 2)
         return grad_input, values.new_empty(values.shape if need_values else 0)
 
     def backward(grad_output, input, values, *rest):
@@ -49,13 +54,13 @@ def declare_sample(name, parameters, reference, reference_backward, constants=()
         options = PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
         grad_input, grad_values = reference_backward(grad_output, input, values, *rest[:count], *options)
         return (
-            store_images(grad_input, is_channels_last(input)) if need_input else input.new_empty(0),
+            store_images(grad_input, is_channels_last(input), input.dim() - 2) if need_input else input.new_empty(0),
             grad_values.contiguous() if need_values else values.new_empty(0),
         )
 
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*inputs[: 2 + count])
-        ctx.options = inputs[3 + count :]
+        ctx.options = inputs[-3:]
 
     def formula(namespace):
         def gradient(ctx, grad_output):
@@ -64,12 +69,12 @@ def declare_sample(name, parameters, reference, reference_backward, constants=()
             arguments = (*ctx.saved_tensors, *ctx.options, need_input, need_values, deterministic)
             grad_input, grad_values = _library.call_in(namespace, f"_{name}_backward", grad_output, *arguments)
             given = grad_input if need_input else None, grad_values if need_values else None
-            return (*given, *[None] * (count + 4))
+            return (*given, *[None] * (count + sized + 3))
 
         return gradient
 
-    double_backward = reference_double_backward(reference_backward, count)
-    _library.declare(_library.Op(f"_{name}_backward", backward_schema, fake_backward, backward, *double_backward))
+    second = reference_double_backward(reference_backward, count, double_backward)
+    _library.declare(_library.Op(f"_{name}_backward", backward_schema, fake_backward, backward, *second))
     _library.declare(_library.Op(name, schema, fake, forward, setup_context, formula))
 
 

@@ -1,20 +1,12 @@
 """Fused affine transformation and sampling: no coordinate grid, S transformations an image without copies of it."""
 
-import torch
-
 from .. import _checks, _library
-from .._library import MODE_NAMES, PADDING_NAMES
+from .._library import MODE_NAMES
 from ..reference import affine as reference
 from ..reference.sampling import compute_dtype
 from ._broadcast import over_batch
-from ._double_backward import double_backward_at_grid, reference_double_backward
-from ._outputs import empty_images, is_channels_last, store_images
-
-SCHEMA = "(Tensor input, Tensor theta, SymInt[] size, int mode, int padding_mode, bool align_corners) -> Tensor"
-BACKWARD_SCHEMA = (
-    "(Tensor grad_output, Tensor input, Tensor theta, int mode, int padding_mode, bool align_corners,"
-    " bool need_input, bool need_theta, bool deterministic) -> (Tensor, Tensor)"
-)
+from ._double_backward import double_backward_at_grid
+from ._warp import declare_sample
 
 
 def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", align_corners=False, *, backend=None):
@@ -58,62 +50,6 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
     return over_batch(run, input, theta, 2)
 
 
-def _output_shape(input, theta, size):
-    return (*theta.shape[:-2], input.shape[1], *size)
-
-
-def _fake(input, theta, size, mode, padding_mode, align_corners):
-    return empty_images(input, _output_shape(input, theta, size), is_channels_last(input), input.dim() - 2)
-
-
-def _reference(input, theta, size, mode, padding_mode, align_corners):
-    output = reference.affine_sample(input, theta, size, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode])
-    return store_images(output, is_channels_last(input), input.dim() - 2)
-
-
-def _fake_backward(grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic):
-    grad_input = input.new_empty(0)
-    if need_input:
-        grad_input = empty_images(input, input.shape, is_channels_last(input), input.dim() - 2)
-    return grad_input, theta.new_empty(theta.shape if need_theta else 0)
-
-
-def _reference_backward(
-    grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic
-):
-    grad_input, grad_theta = reference.affine_sample_backward(
-        grad_output, input, theta, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
-    )
-    return (
-        store_images(grad_input, is_channels_last(input), input.dim() - 2) if need_input else input.new_empty(0),
-        grad_theta.contiguous() if need_theta else theta.new_empty(0),
-    )
-
-
-def _setup_context(ctx, inputs, output):
-    input, theta, _, *ctx.options = inputs
-    ctx.save_for_backward(input, theta)
-
-
-def _backward(namespace):
-    def backward(ctx, grad_output):
-        need_input, need_theta = ctx.needs_input_grad[:2]
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        grad_input, grad_theta = _library.call_in(
-            namespace,
-            "_affine_sample_backward",
-            grad_output,
-            *ctx.saved_tensors,
-            *ctx.options,
-            need_input,
-            need_theta,
-            deterministic,
-        )
-        return grad_input if need_input else None, grad_theta if need_theta else None, None, None, None, None
-
-    return backward
-
-
 def _double_backward(namespace, gg_input, gg_theta, grad_output, input, theta, options, needs):
     """At the grid of theta: the transform is linear, so that a cotangent of theta's gradient is transformed alike."""
     size, dtype = grad_output.shape[theta.dim() - 1 :], compute_dtype(input, theta)
@@ -130,13 +66,10 @@ def _double_backward(namespace, gg_input, gg_theta, grad_output, input, theta, o
     return of_output, of_input, of_grid
 
 
-_library.declare(
-    _library.Op(
-        "_affine_sample_backward",
-        BACKWARD_SCHEMA,
-        _fake_backward,
-        _reference_backward,
-        *reference_double_backward(reference.affine_sample_backward, kernel=_double_backward),
-    )
+declare_sample(
+    "affine_sample",
+    "theta",
+    reference.affine_sample,
+    reference.affine_sample_backward,
+    double_backward=_double_backward,
 )
-_library.declare(_library.Op("affine_sample", SCHEMA, _fake, _reference, _setup_context, _backward))

@@ -1,19 +1,12 @@
 """Sampling at coordinates that the user already has."""
 
-import torch
-
 from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import sampling as reference
 from ._broadcast import over_batch
-from ._double_backward import double_backward_at_grid, reference_double_backward
-from ._outputs import empty_images, is_channels_last, store_images
+from ._double_backward import double_backward_at_grid
+from ._warp import declare_sample
 
-SCHEMA = "(Tensor input, Tensor grid, int mode, int padding_mode, bool align_corners) -> Tensor"
-BACKWARD_SCHEMA = (
-    "(Tensor grad_output, Tensor input, Tensor grid, int mode, int padding_mode, bool align_corners,"
-    " bool need_input, bool need_grid, bool deterministic) -> (Tensor, Tensor)"
-)
 DOUBLE_BACKWARD_SCHEMA = (
     "(Tensor grad_grad_input, Tensor grad_grad_grid, Tensor grad_output, Tensor input, Tensor grid, int mode,"
     " int padding_mode, bool align_corners, bool need_grad_output, bool need_input, bool need_grid)"
@@ -55,60 +48,6 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
     return over_batch(run, input, grid, n + 1)
 
 
-def _fake(input, grid, mode, padding_mode, align_corners):
-    n = input.dim() - 2
-    shape = (*grid.shape[: -n - 1], input.shape[1], *grid.shape[-n - 1 : -1])
-    return empty_images(input, shape, is_channels_last(input), n)
-
-
-def _reference(input, grid, mode, padding_mode, align_corners):
-    output = reference.grid_sample(input, grid, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode])
-    return store_images(output, is_channels_last(input), input.dim() - 2)
-
-
-def _fake_backward(grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic):
-    grad_input = input.new_empty(0)
-    if need_input:
-        grad_input = empty_images(input, input.shape, is_channels_last(input), input.dim() - 2)
-    return grad_input, grid.new_empty(grid.shape if need_grid else 0)
-
-
-def _reference_backward(
-    grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic
-):
-    grad_input, grad_grid = reference.grid_sample_backward(
-        grad_output, input, grid, PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
-    )
-    return (
-        store_images(grad_input, is_channels_last(input), input.dim() - 2) if need_input else input.new_empty(0),
-        grad_grid.contiguous() if need_grid else grid.new_empty(0),
-    )
-
-
-def _setup_context(ctx, inputs, output):
-    input, grid, *ctx.options = inputs
-    ctx.save_for_backward(input, grid)
-
-
-def _backward(namespace):
-    def backward(ctx, grad_output):
-        need_input, need_grid = ctx.needs_input_grad[:2]
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        grad_input, grad_grid = _library.call_in(
-            namespace,
-            "_grid_sample_backward",
-            grad_output,
-            *ctx.saved_tensors,
-            *ctx.options,
-            need_input,
-            need_grid,
-            deterministic,
-        )
-        return grad_input if need_input else None, grad_grid if need_grid else None, None, None, None
-
-    return backward
-
-
 # The second backward, bilinear and nearest; a cotangent without elements is none.
 def _fake_double_backward(gg_input, gg_grid, grad_output, input, grid, mode, padding_mode, align_corners, *needs):
     return tuple(t.new_empty(t.shape if need else 0) for t, need in zip((grad_output, input, grid), needs, strict=True))
@@ -126,13 +65,11 @@ _library.declare(
         "_grid_sample_double_backward", DOUBLE_BACKWARD_SCHEMA, _fake_double_backward, _reference_double_backward
     )
 )
-_library.declare(
-    _library.Op(
-        "_grid_sample_backward",
-        BACKWARD_SCHEMA,
-        _fake_backward,
-        _reference_backward,
-        *reference_double_backward(reference.grid_sample_backward, kernel=double_backward_at_grid),
-    )
+declare_sample(
+    "grid_sample",
+    "grid",
+    reference.grid_sample,
+    reference.grid_sample_backward,
+    double_backward=double_backward_at_grid,
+    sized=False,
 )
-_library.declare(_library.Op("grid_sample", SCHEMA, _fake, _reference, _setup_context, _backward))

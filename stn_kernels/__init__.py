@@ -10,12 +10,14 @@ from .ops.cpab_transform import cpab_transform
 from .ops.grid_sample import grid_sample
 from .ops.homography_grid import homography_grid
 from .ops.homography_sample import homography_sample
+from .ops.linearized import Linearized
 from .ops.tps_grid import tps_grid
 from .ops.tps_sample import tps_sample
 from .tessellation import Tessellation
 
 __version__ = "0.1.0"
 __all__ = [
+    "Linearized",
     "Tessellation",
     "affine_grid",
     "affine_sample",

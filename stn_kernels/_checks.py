@@ -82,7 +82,7 @@ def same_batch_and_device(name: str, value, input, broadcast: bool = False) -> N
 
 def mode(value, known: tuple[str, ...] = ("bilinear",)) -> int:
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"mode must be {' or '.join(map(repr, known))}, got {value!r}")
+        raise ValueError(f"mode must be {' or '.join(map(repr, known))} or 'linearized' or a Linearized, got {value!r}")
     return MODES[value]
 
 

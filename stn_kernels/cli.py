@@ -34,6 +34,12 @@ def _ops():
     return OP_CASES
 
 
+def _verified():
+    from .op_cases import VERIFIED
+
+    return VERIFIED
+
+
 def _backends():
     from ._library import NAMESPACES
 
@@ -41,6 +47,9 @@ def _backends():
 
 
 op_option = click.option("--op", "ops", multiple=True, callback=_names("op", _ops), help="An operator (default: all).")
+case_option = click.option(
+    "--op", "ops", multiple=True, callback=_names("op", _verified), help="An operator or a sampler (default: all)."
+)
 backend_option = click.option(
     "--backend", "backends", multiple=True, callback=_names("backend", _backends), help="A backend (default: all here)."
 )
@@ -95,7 +104,7 @@ def info(json_file):
 
 
 @main.command()
-@op_option
+@case_option
 @backend_option
 @json_option
 def verify(ops, backends, json_file):

@@ -10,11 +10,13 @@ import torch
 
 import stn_kernels
 
-from ._library import LACKING, MODES, PADDING_MODES
+from ._library import MODES, PADDING_MODES, hole
 from .ops._tps_system import default_control_points
+from .ops.linearized import Linearized
 from .reference import tps
 from .reference.affine import affine_grid
 from .reference.homography import homography_grid
+from .reference.linearized import WEIGHTINGS, solve
 from .tessellation import Tessellation
 
 LAYOUTS = ("contiguous", "channels_last", "rows", "expanded")
@@ -62,7 +64,11 @@ class Inputs:
     options: dict[str, object] = field(default_factory=dict)
 
     def to(self, device=None, dtype=None) -> "Inputs":
-        return Inputs({k: moved(t.detach(), device).to(dtype=dtype) for k, t in self.tensors.items()}, self.options)
+        tensors = {k: moved(t.detach(), device).to(dtype=dtype) for k, t in self.tensors.items()}
+        options = dict(self.options)
+        if getattr(options.get("mode"), "offsets", None) is not None:
+            options["mode"] = replace(options["mode"], offsets=moved(options["mode"].offsets, device))
+        return Inputs(tensors, options)
 
     def requires_grad(self, *names: str) -> "Inputs":
         """The same tensors as leaves that require a gradient (all, or those named), strides kept."""
@@ -87,13 +93,16 @@ class OpCase:
     draw: Callable[[Sample], Inputs]
     paddings: tuple[str, ...] = tuple(PADDING_MODES)
     twice_differentiable: bool = True
+    function: str = ""  # the public one; "": `name`
+    sampler: tuple | None = None  # the entry of _library.SAMPLERS that it needs
+    surrogates: tuple[str, ...] = ()  # tensors whose gradient is not meant to be the value's derivative
 
     def runs_on(self, backend: str) -> bool:
         """Whether a backend has kernels for it."""
-        return self.name not in LACKING.get(backend, ())
+        return not hole(backend, self.sampler, self.function or self.name)
 
     def call(self, inputs: Inputs, backend: str | None = None) -> torch.Tensor:
-        return getattr(stn_kernels, self.name)(**inputs.tensors, **inputs.options, backend=backend)
+        return getattr(stn_kernels, self.function or self.name)(**inputs.tensors, **inputs.options, backend=backend)
 
 
 def image(sample: Sample, generator: torch.Generator) -> torch.Tensor:
@@ -298,6 +307,46 @@ def draw_cpab_sample(sample: Sample) -> Inputs:
     return Inputs(tensors, _options(sample, size=sample.out_size, mode=sample.mode, tessellation=tessellation))
 
 
+def spanning_offsets(sample: Sample, count: int, generator: torch.Generator, spread: float = 1.2) -> torch.Tensor:
+    """Offsets (B[, S], count, *out, n) of about `spread` pixels, a few of them beyond [-1, 1], of well-posed fits."""
+    n, points = sample.n, torch.Size(sample.out_size).numel()
+    scale = torch.tensor(sample.size[::-1], dtype=torch.float64) / 2
+    offsets = torch.zeros((torch.Size(sample.lead).numel(), count, points, n), dtype=torch.float64)
+    todo = torch.ones(offsets.shape[0], points, dtype=torch.bool)
+    for _ in range(1000):
+        if not todo.any():
+            break
+        drawn = spread / scale * torch.randn((int(todo.sum()), count - 1, n), generator=generator, dtype=torch.float64)
+        offsets.movedim(1, 2)[todo] = torch.cat([torch.zeros_like(drawn[:, :1]), drawn.float().double()], 1)
+        others = offsets[:, 1:]
+        counts = (others.abs() <= 1).all(-1)
+        slopes, *_ = solve(torch.where(counts.unsqueeze(-1), others * scale, 0.0), counts.double(), 0.0)
+        strength = slopes.square().sum((1, 3))  # 0 where there is no fit
+        todo = (strength > 4) | (strength == 0)
+    return offsets.reshape(*sample.lead, count, *sample.out_size, n).to(sample.parameter_dtype)
+
+
+def linearized_inputs(draw_inputs: Callable[[Sample], Inputs], given: bool):
+    """Inputs of another case, sampled by a `Linearized` whose options go round with the seed."""
+
+    def draw(sample: Sample) -> Inputs:
+        inputs = draw_inputs(replace(sample, mode="bilinear"))
+        turn, count = sample.seed, sample.n + 6
+        generator = torch.Generator().manual_seed(turn)
+        mode = Linearized(
+            samples=count,
+            fixed_bias=turn % 4 == 1,
+            weighting=WEIGHTINGS[turn % 3],
+            ridge=0.0 if given else 0.5,  # keeps what the generator draws well-posed
+            seed=turn,
+            offsets=spanning_offsets(sample, count, generator) if given else None,
+            through_samples=turn % 2 == 0,
+        )
+        return Inputs(inputs.tensors, {**inputs.options, "mode": mode})
+
+    return draw
+
+
 OP_CASES = {
     case.name: case
     for case in (
@@ -318,3 +367,20 @@ CPAB_CASES = {
         OpCase("cpab_sample", {"input": "image", "theta": "coords", "affine": "coords"}, draw_cpab_sample),
     )
 }
+
+# Sampling by `Linearized`: at a transform with given offsets, at a grid with drawn ones.
+LINEARIZED_CASES = {
+    name: replace(
+        OP_CASES[function],
+        name=name,
+        function=function,
+        draw=linearized_inputs(OP_CASES[function].draw, given),
+        sampler=("linearized", 2),
+        surrogates=(next(k for k in OP_CASES[function].quantities if k != "input"),),
+    )
+    for name, function, given in (
+        ("linearized_given", "affine_sample", True),
+        ("linearized_drawn", "grid_sample", False),
+    )
+}
+VERIFIED = {**OP_CASES, **LINEARIZED_CASES}

@@ -122,7 +122,7 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(("backend", "sampler"), pairs, indirect=["backend"], ids=ids)
         else:
             metafunc.parametrize("backend", runs, indirect=True)
-    if "padding" in metafunc.fixturenames and metafunc.cls is not None:
+    if "padding" in metafunc.fixturenames and hasattr(metafunc.cls, "case"):
         metafunc.parametrize("padding", metafunc.cls.case.paddings)
 
 

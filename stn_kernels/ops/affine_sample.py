@@ -4,6 +4,7 @@ from .. import _checks, _library
 from .._library import MODE_NAMES
 from ..reference import affine as reference
 from ..reference.sampling import compute_dtype
+from . import linearized
 from ._broadcast import over_batch
 from ._double_backward import double_backward_at_grid
 from ._warp import declare_sample
@@ -24,7 +25,8 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
             (first row) or y (second), both in [-1, 1]. Any floating dtype; coordinates are computed in float32 or
             better whatever the image's dtype.
         size: spatial size of the output: (Wo,), (Ho, Wo) or (Do, Ho, Wo).
-        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest" or "bicubic" (cubic, tricubic; a = -0.75).
+        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest", "bicubic" (cubic, tricubic; a = -0.75), or
+            "linearized", which is `Linearized()`, or another `Linearized`.
         padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
@@ -41,8 +43,11 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
     _checks.matrix("theta", theta, n, n + 1)
     _checks.same_batch_and_device("theta", theta, input, broadcast=True)
     size = _checks.spatial_size(size, n)
-    options = _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
+    padding = _checks.padding_mode(padding_mode)
     _checks.flag("align_corners", align_corners)
+    if linearized.chosen(mode):
+        return linearized.sample(mode, "affine", input, theta, 2, size, padding, align_corners, backend)
+    options = _checks.mode(mode, MODE_NAMES), padding, align_corners
 
     def run(theta):
         return _library.call("affine_sample", backend, input, theta, size, *options, sampler=(mode, n))

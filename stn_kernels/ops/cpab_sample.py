@@ -5,7 +5,7 @@ import torch
 from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import cpab as reference
-from . import _cpab
+from . import _cpab, linearized
 from ._outputs import empty_images, is_channels_last, store_images
 from .cpab_grid import cpab_grid
 from .grid_sample import grid_sample
@@ -43,7 +43,8 @@ def cpab_sample(
         theta: parameters (B, d), or (B, S, d) for S transformations an image, d = tessellation.dim.
         size: spatial size of the output, (Wo,), (Ho, Wo) or (Do, Ho, Wo).
         tessellation: the cells and the basis, a `Tessellation`; its shape is in the order of coordinates, x first.
-        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest" or "bicubic", as in `grid_sample`.
+        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest", "bicubic", "linearized" or a `Linearized`, as in
+            `grid_sample`.
         padding_mode: "zeros", "border" or "reflection", as in `grid_sample`.
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         affine: matrices (B, n, n + 1), or (B, S, n, n + 1) if theta has S, on normalized coordinates; None for none.
@@ -65,10 +66,11 @@ def cpab_sample(
     _cpab.check_theta(theta, tessellation)
     _checks.same_batch_and_device("theta", theta, input)
     size = _checks.spatial_size(size, n)
-    options = _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
+    several = linearized.chosen(mode)
+    options = None if several else _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
     _checks.flag("align_corners", align_corners)
     _cpab.check_affine(affine, theta, n)
-    if _library.requested(backend) != "reference":  # no backend has it in one kernel so far: two of its own
+    if several or _library.requested(backend) != "reference":  # no backend has it in one kernel so far: two of its own
         grid = cpab_grid(
             theta, size, tessellation, align_corners, affine=affine, method=method, steps=steps, backend=backend
         )

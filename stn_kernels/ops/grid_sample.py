@@ -3,6 +3,7 @@
 from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import sampling as reference
+from . import linearized
 from ._broadcast import over_batch
 from ._double_backward import double_backward_at_grid
 from ._warp import declare_sample
@@ -23,7 +24,8 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
         grid: normalized coordinates (B, *out, n), or (B, S, *out, n) for S grids an image; the last dimension is
             (x,), (x, y) or (x, y, z), and [-1, 1] spans the image. Any floating dtype; a float32 grid keeps its
             precision whatever the image's dtype.
-        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest" or "bicubic" (cubic, tricubic; a = -0.75).
+        mode: "bilinear" (linear in 1-D, trilinear in 3-D), "nearest", "bicubic" (cubic, tricubic; a = -0.75), or
+            "linearized", which is `Linearized()`, or another `Linearized`.
         padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
@@ -39,8 +41,12 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
     n = _checks.image(input, (1, 2, 3))
     _checks.grid(grid, n)
     _checks.same_batch_and_device("grid", grid, input, broadcast=True)
-    options = _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
+    padding = _checks.padding_mode(padding_mode)
     _checks.flag("align_corners", align_corners)
+    if linearized.chosen(mode):
+        size = grid.shape[-n - 1 : -1]
+        return linearized.sample(mode, "grid", input, grid, n + 1, size, padding, align_corners, backend)
+    options = _checks.mode(mode, MODE_NAMES), padding, align_corners
 
     def run(grid):
         return _library.call("grid_sample", backend, input, grid, *options, sampler=(mode, n))

@@ -3,6 +3,7 @@
 from .. import _checks, _library
 from .._library import MODE_NAMES
 from ..reference import homography as reference
+from . import linearized
 from ._broadcast import over_batch
 from ._warp import declare_sample
 
@@ -20,7 +21,7 @@ def homography_sample(input, matrix, size, mode="bilinear", padding_mode="zeros"
         matrix: (B, 3, 3), or (B, S, 3, 3) for S transformations of each image, which is never copied. Any floating
             dtype; coordinates are computed in float32 or better whatever the image's dtype.
         size: spatial size (Ho, Wo) of the output.
-        mode: "bilinear", "nearest" or "bicubic" (a = -0.75).
+        mode: "bilinear", "nearest", "bicubic" (a = -0.75) or "linearized", which is `Linearized()`, or another one.
         padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         backend: "reference", "cpu", "cuda" or "triton" to insist on one; None chooses.
@@ -37,8 +38,11 @@ def homography_sample(input, matrix, size, mode="bilinear", padding_mode="zeros"
     _checks.matrix("matrix", matrix, 3, 3)
     _checks.same_batch_and_device("matrix", matrix, input, broadcast=True)
     size = _checks.spatial_size(size)
-    options = size, _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
+    padding = _checks.padding_mode(padding_mode)
     _checks.flag("align_corners", align_corners)
+    if linearized.chosen(mode):
+        return linearized.sample(mode, "homography", input, matrix, 2, size, padding, align_corners, backend)
+    options = size, _checks.mode(mode, MODE_NAMES), padding, align_corners
 
     def run(matrix):
         return _library.call("homography_sample", backend, input, matrix, *options, sampler=(mode, 2))

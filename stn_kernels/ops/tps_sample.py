@@ -3,7 +3,7 @@
 from .. import _checks, _library
 from .._library import MODE_NAMES
 from ..reference import tps as reference
-from . import _tps_system
+from . import _tps_system, linearized
 from ._broadcast import over_batch
 from ._warp import declare_sample
 
@@ -33,7 +33,7 @@ def tps_sample(
         points: normalized source positions (x, y) of the control points: (B, K, 2), or (B, S, K, 2) for S splines an
             image, which is never copied. Any floating dtype.
         size: spatial size (Ho, Wo) of the output.
-        mode: "bilinear", "nearest" or "bicubic" (a = -0.75).
+        mode: "bilinear", "nearest", "bicubic" (a = -0.75) or "linearized", which is `Linearized()`, or another one.
         padding_mode: "zeros", "border" or "reflection": what lies outside the image (`reference/sampling.py`).
         align_corners: whether -1 and 1 are the centres of the border pixels (True) or their outer edges (False).
         control_points: normalized output positions (x, y): (K, 2), K >= 3, not all on a line; constant. None: the
@@ -54,9 +54,14 @@ def tps_sample(
     _tps_system.check(points, control_points, affine)
     _checks.same_batch_and_device("points", points, input, broadcast=True)
     size = _checks.spatial_size(size)
-    options = size, _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
+    padding = _checks.padding_mode(padding_mode)
     _checks.flag("align_corners", align_corners)
     values, control_points = _tps_system.coefficients(points, control_points, affine)
+    if linearized.chosen(mode):
+        return linearized.sample(
+            mode, "tps", input, values, 2, size, padding, align_corners, backend, control_points=control_points
+        )
+    options = size, _checks.mode(mode, MODE_NAMES), padding, align_corners
 
     def run(values):
         return _library.call("tps_sample", backend, input, values, control_points, *options, sampler=(mode, 2))

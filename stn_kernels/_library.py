@@ -34,20 +34,19 @@ NAMESPACES = {
 # rest a backend asked for by name raises, and the automatic choice takes the next one, in the end the reference.
 SAMPLERS = {
     "cpu": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
-    "cuda": {("bilinear", 2), (None, 2)},
+    "cuda": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
     "triton": {("bilinear", 2), (None, 2)},
 }
 
 # Modes whose second backward is a kernel, where else it is autograd through the reference. Of the third it always is.
-SECOND_BACKWARD = {"cpu": ("bilinear", "nearest")}
+SECOND_BACKWARD = {"cpu": ("bilinear", "nearest"), "cuda": ("bilinear", "nearest")}
 
 # Where a backend runs; Triton also on CPU tensors, in its interpreter.
 DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 # Operators that a backend has no kernels for so far. Asked for by name it raises; the automatic choice passes on.
-_FAMILIES = {"homography_sample", "homography_grid", "tps_sample", "tps_grid"}
 _CPAB = {"cpab_transform", "cpab_sample", "cpab_jacobian"}
-LACKING = {"cpu": {"cpab_sample", "cpab_jacobian"}, "cuda": _FAMILIES | _CPAB, "triton": _CPAB}
+LACKING = {"cpu": {"cpab_sample", "cpab_jacobian"}, "cuda": _CPAB, "triton": _CPAB}
 
 _DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
 _forced = threading.local()  # .backend: what `use_backend` asks for in this thread
@@ -187,7 +186,8 @@ def hole(backend: str, sampler: tuple | None, op: str | None = None) -> str:
 
 def has_second_backward(namespace: str, device_type: str, mode: str) -> bool:
     """Whether SECOND_BACKWARD has a kernel for the operators of a namespace."""
-    return namespace == NAMESPACES["cpu"] and mode in SECOND_BACKWARD.get(device_type, ()) and "cpu" not in _load_errors
+    there = (b for b, name in NAMESPACES.items() if name == namespace and DEVICES[b] == device_type)
+    return any(mode in SECOND_BACKWARD.get(b, ()) and b not in _load_errors for b in there)
 
 
 def why_not(backend: str, device_type: str, sampler: tuple | None = None, op: str | None = None) -> str:

@@ -61,11 +61,11 @@ def test_compiles_for_every_architecture(tmp_path, monkeypatch):
     """Registration, a kernel file and the link; all files and their spills: `make check-cu`."""
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     monkeypatch.setattr(check_cu, "OUTPUT", tmp_path)
-    usages = check_cu.parse(check_cu.compile_verbosely(_build.SOURCES / "cuda" / "affine_grid.cu"))
+    usages = check_cu.parse(check_cu.compile_verbosely(_build.SOURCES / "cuda" / "lattice.cu"))
     assert {u.arch for u in usages} == {f"sm_{arch}" for arch in _build.DEFAULT_CUDA_ARCHS}
     assert not any(u.faulty for u in usages)
     if shutil.which("cuobjdump"):
         listed = subprocess.run(
-            ["cuobjdump", "-lelf", tmp_path / "affine_grid.o"], capture_output=True, text=True, check=True
+            ["cuobjdump", "-lelf", tmp_path / "lattice.o"], capture_output=True, text=True, check=True
         )
         assert all(f"sm_{arch}" in listed.stdout for arch in _build.DEFAULT_CUDA_ARCHS)

@@ -140,7 +140,7 @@ def test_coordinates_that_are_no_numbers(namespace, value, padding):
 def test_deterministic_gradients_have_equal_bits(namespace, op, layout, dtype, monkeypatch):
     """Under any schedule; also where every output adds to one pixel."""
     for padding, crowded in itertools.product(PADDINGS, (False, True)):
-        image, params, grad, options = Case(
+        image, (params,), grad, options = Case(
             op, dtype, torch.float32, padding, layout=layout, samples=2, channels=8
         ).draw()
         params = params * 0 if crowded else params
@@ -182,7 +182,7 @@ def test_fixed_point_shows_gradients_that_are_not_finite(namespace):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_only_what_is_needed(namespace, op, padding):
-    image, params, grad, options = Case(op, padding=padding).draw()
+    image, (params,), grad, options = Case(op, padding=padding).draw()
     backward = getattr(namespace, f"_{op}_backward")
     both = backward(grad, image, params, *options, True, True, True)
     same_blocks = op == "grid_sample" or padding == 0  # theta's sums: the scatter of the input's gradient has others
@@ -200,9 +200,8 @@ def test_only_what_is_needed(namespace, op, padding):
 @pytest.mark.parametrize("empty", ["batch", "channels", "samples"])
 def test_empty(namespace, op, empty):
     case = Case(op, **{empty: 0}) if empty != "samples" else Case(op, samples=0)
-    image, params, grad, options = case.draw()
-    size = (list(case.out_size),) if op == "affine_sample" else ()
-    assert getattr(namespace, op)(image, params, *size, *options).shape == grad.shape
+    image, (params,), grad, options = case.draw()
+    assert getattr(namespace, op)(image, params, *case.forward_size, *options).shape == grad.shape
     grad_input, grad_params = getattr(namespace, f"_{op}_backward")(grad, image, params, *options, True, True, False)
     assert torch.equal(grad_input, torch.zeros_like(image))
     assert torch.equal(grad_params, torch.zeros_like(params))
@@ -212,8 +211,9 @@ def test_empty(namespace, op, empty):
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("samples", [None, 2])
 def test_gradcheck_and_opcheck(namespace, schedule, op, padding, samples):
-    image, params, _, options = Case(op, torch.float64, torch.float64, padding, samples=samples, out_size=(3, 4)).draw()
-    size = ([3, 4],) if op == "affine_sample" else ()
+    case = Case(op, torch.float64, torch.float64, padding, samples=samples, out_size=(3, 4))
+    image, (params,), _, options = case.draw()
+    size = case.forward_size
     tensors = image.requires_grad_(), params.requires_grad_()
     overload = getattr(namespace, op).default
     assert torch.autograd.gradcheck(lambda x, p: overload(x, p, *size, *options), tensors)

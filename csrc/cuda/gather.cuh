@@ -3,8 +3,8 @@
 #pragma once
 #include <limits>
 
+#include "affine.cuh"
 #include "common/bilinear.h"
-#include "transforms.cuh"
 
 namespace stn {
 
@@ -34,9 +34,8 @@ struct Footprint {
   bool finite;  // otherwise every source is outside
 
   __device__ __forceinline__ Footprint(const AffineTransform<T>& transform, int64_t n, const Work& work)
-      : image(transform.image(n)), origin(image.source(0, 0)) {
-    const CentredMap<T>& m = image.map;
-    const T xu = m.xu, xv = m.xv, yu = m.yu, yv = m.yv;
+      : image(transform.image(n)), origin(image.source({0, 0})) {
+    const T xu = image.map[0][0], xv = image.map[0][1], yu = image.map[1][0], yv = image.map[1][1];
     const T r = 1 / (xu * yv - xv * yu);
     ux = yv * r;
     uy = -xv * r;
@@ -45,8 +44,8 @@ struct Footprint {
     // Rounding errors of a source coordinate, and by how much the determinant's cancellation enlarges them.
     constexpr T kUnit = 4 * std::numeric_limits<T>::epsilon();
     const T u = T(work.out_width), v = T(work.out_height);
-    const T slack_x = kUnit * (std::fabs(xu) * u + std::fabs(xv) * v + std::fabs(origin.x) + T(work.width));
-    const T slack_y = kUnit * (std::fabs(yu) * u + std::fabs(yv) * v + std::fabs(origin.y) + T(work.height));
+    const T slack_x = kUnit * (std::fabs(xu) * u + std::fabs(xv) * v + std::fabs(origin.at[0]) + T(work.width));
+    const T slack_y = kUnit * (std::fabs(yu) * u + std::fabs(yv) * v + std::fabs(origin.at[1]) + T(work.height));
     const T condition = 1 + (std::fabs(xu * yv) + std::fabs(xv * yu)) * std::fabs(r);
     x = {xu, 1 / xu, 1 + slack_x};
     y = {yu, 1 / yu, 1 + slack_y};
@@ -57,14 +56,14 @@ struct Footprint {
     const bool precise = slack_u < T(1) / 64 && slack_v < T(1) / 64;
     const bool two = half_u <= 1 && half_v <= 1, three = half_u <= T(1.5) && half_v <= T(1.5);
     window = precise && two ? 2 : precise && three ? 3 : 0;
-    finite = std::isfinite(xu) && std::isfinite(xv) && std::isfinite(m.x0) && std::isfinite(yu) && std::isfinite(yv) &&
-             std::isfinite(m.y0);
+    finite = std::isfinite(xu) && std::isfinite(xv) && std::isfinite(image.map[0][2]) && std::isfinite(yu) &&
+             std::isfinite(yv) && std::isfinite(image.map[1][2]);
   }
 
   // The weight of output (u, v) for input pixel (px, py), from the very coordinates of the forward.
   __device__ __forceinline__ T weight(int u, int v, int px, int py) const {
-    const Source<T> source = image.source(u, v);
-    return hat(source.x - T(px)) * hat(source.y - T(py));
+    const Source<T> source = image.source({u, v});
+    return hat(source.at[0] - T(px)) * hat(source.at[1] - T(py));
   }
 };
 
@@ -74,7 +73,7 @@ struct Footprint {
 template <int kSize, class T, class F>
 __device__ __forceinline__ void visit_window(const Footprint<T>& f, const Work& work, const Strides& out, int px,
                                              int py, F&& visit) {
-  const T dx = T(px) - f.origin.x, dy = T(py) - f.origin.y;
+  const T dx = T(px) - f.origin.at[0], dy = T(py) - f.origin.at[1];
   const auto first = [](T centre, int size) {
     return int(std::ceil(minimum(maximum(T(-kSize), centre - T(0.5) * kSize), T(size))));
   };
@@ -95,15 +94,15 @@ template <class T, class F>
 __device__ __forceinline__ void visit_rows(const Footprint<T>& f, const Work& work, const Strides& out, int px, int py,
                                            F&& visit) {
   const T last_u = T(work.out_width - 1), last_v = T(work.out_height - 1);
-  const T centre = f.vx * (T(px) - f.origin.x) + f.vy * (T(py) - f.origin.y);
+  const T centre = f.vx * (T(px) - f.origin.at[0]) + f.vy * (T(py) - f.origin.at[1]);
   const int v0 = int(std::ceil(minimum(maximum(T(0), centre - f.reach_v), last_v + 1)));
   const int v1 = int(std::floor(maximum(T(-1), minimum(centre + f.reach_v, last_v))));
 #pragma unroll 1
   for (int v = v0; v <= v1; ++v) {
     T low = 0, high = last_u;
-    const Source<T> start = f.image.source(0, v);
-    f.x.clip(start.x - T(px), low, high);
-    f.y.clip(start.y - T(py), low, high);
+    const Source<T> start = f.image.source({0, v});
+    f.x.clip(start.at[0] - T(px), low, high);
+    f.y.clip(start.at[1] - T(py), low, high);
     const int u0 = int(std::ceil(minimum(low, last_u + 1))), u1 = int(std::floor(maximum(T(-1), high)));
 #pragma unroll 1
     for (int u = u0; u <= u1; ++u) {

@@ -7,10 +7,11 @@
 
 namespace stn {
 
-// Strides of (image, channel, y, x) in elements.
+// Strides of (image, channel, z, y, x) in elements.
 struct Strides {
   int64_t image, channel;
   int row, pixel;
+  int64_t slice;
 };
 
 // kPixel: the pixel stride, 0 if known at run time only. kVector: adjacent channels a thread handles at once.
@@ -55,6 +56,26 @@ __device__ __forceinline__ void store(I* address, const T (&value)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) pack.value[i] = I(value[i]);
   *reinterpret_cast<Pack<I, N>*>(address) = pack;
+}
+
+// All N numbers at address, kTogether at a time.
+template <int kTogether, class T, int N>
+__device__ __forceinline__ void load_all(const T* address, T (&value)[N]) {
+  if constexpr (kTogether == N) {
+    load(address, true, value);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) value[i] = address[i];
+  }
+}
+template <int kTogether, class T, int N>
+__device__ __forceinline__ void store_all(T* address, const T (&value)[N]) {
+  if constexpr (kTogether == N) {
+    store(address, value);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) address[i] = value[i];
+  }
 }
 
 }  // namespace stn

@@ -5,7 +5,6 @@
 namespace stn {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kSums = 6;  // numbers summed together: the entries of an affine matrix
 
 // Adds value over aligned groups of 2^log2_lanes lanes; every lane of the warp calls it.
 template <class T>
@@ -31,43 +30,47 @@ __device__ __forceinline__ T sum_eight(T (&value)[8]) {
   return sum_lanes(value[0], 2);
 }
 
-// Writes the block's six sums to partial[block][6]; every thread of the block calls it, once.
-template <class T>
-__device__ __forceinline__ void sum_block(const T (&value)[kSums], T* partial) {
-  constexpr int kWarps = kThreads / 32;
-  __shared__ T sums[kWarps][8];
+// write(k, the block's sum of value[k]); every thread of the block calls it, once.
+template <int N, class T, class F>
+__device__ __forceinline__ void sum_block(const T (&value)[N], F&& write) {
+  constexpr int kWarps = kThreads / 32, kEights = (N + 7) / 8;
+  __shared__ T sums[kWarps][8 * kEights];
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  T all[8] = {value[0], value[1], value[2], value[3], value[4], value[5], 0, 0};
-  const T sum = sum_eight(all);
-  if (lane % 4 == 0) sums[warp][lane / 4] = sum;
+#pragma unroll
+  for (int e = 0; e < kEights; ++e) {
+    T eight[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) eight[i] = 8 * e + i < N ? value[8 * e + i < N ? 8 * e + i : 0] : T(0);
+    const T sum = sum_eight(eight);
+    if (lane % 4 == 0) sums[warp][8 * e + lane / 4] = sum;
+  }
   __syncthreads();
-  if (threadIdx.x < kSums) {
+  if (threadIdx.x < N) {
     T total = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) total += sums[w][threadIdx.x];
-    partial[threadIdx.x] = total;
+    write(int(threadIdx.x), total);
   }
 }
 
-// Blocks of a launch that write partial sums of one image, and which of them this block is.
+// Blocks of a launch that write partial sums of one image, and where this block's sum k of `count` goes: (images,
+// count, blocks).
 inline int64_t blocks_of_image(dim3 grid, const Work& work) { return int64_t(grid.x) * grid.y * work.splits; }
-__device__ __forceinline__ int64_t partial_index(const Work& work, const Share& share) {
+__device__ __forceinline__ int64_t partial_index(const Work& work, const Share& share, int count, int k) {
   const int64_t blocks = int64_t(gridDim.x) * gridDim.y;
-  return (share.image * work.splits + share.split) * blocks + blockIdx.y * gridDim.x + blockIdx.x;
+  return ((share.image * count + k) * work.splits + share.split) * blocks + blockIdx.y * gridDim.x + blockIdx.x;
 }
 
-// result[n][k] = row_scale[k / 3] * the sum of partial[n][block][k]: one warp an image, in float64 and a fixed order.
-template <class T>
-__global__ void __launch_bounds__(32)
-    sum_partials_kernel(const T* __restrict__ partial, T* __restrict__ result, int64_t blocks, T x_scale, T y_scale) {
-  const T* of_image = partial + blockIdx.x * blocks * kSums;
-  double value[8] = {};
-  for (int64_t block = threadIdx.x; block < blocks; block += 32)
-#pragma unroll
-    for (int k = 0; k < kSums; ++k) value[k] += double(of_image[block * kSums + k]);
-  const double sum = sum_eight(value);
-  const int k = int(threadIdx.x) / 4;
-  if (threadIdx.x % 4 == 0 && k < kSums) result[blockIdx.x * kSums + k] = T(sum * double(k < 3 ? x_scale : y_scale));
+// result[i] = the sum of partial[i][block]: a warp each, in float64 and a fixed order.
+template <class T, class R>
+__global__ void __launch_bounds__(kThreads)
+    sum_partials_kernel(const T* __restrict__ partial, R* __restrict__ result, int64_t count, int64_t blocks) {
+  const int64_t i = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  if (i >= count) return;  // the whole warp
+  double value = 0;
+  for (int64_t block = threadIdx.x % 32; block < blocks; block += 32) value += double(partial[i * blocks + block]);
+  value = sum_lanes(value, 5);
+  if (threadIdx.x % 32 == 0) result[i] = R(value);
 }
 
 }  // namespace stn

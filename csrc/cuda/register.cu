@@ -1,7 +1,7 @@
 // The operators of ops/*.py for CUDA tensors; in the test runner (tests/simt) for CPU tensors of its own namespace.
 #include <torch/csrc/stable/library.h>
 
-#include "affine_grid.h"
+#include "lattice.h"
 #include "warp.h"
 
 #if defined(SIMT_HOST)
@@ -17,7 +17,8 @@ namespace stn {
 std::vector<int64_t> Call::output_shape() const {
   std::vector<int64_t> shape = {input.size(0)};
   if (has_samples()) shape.push_back(samples());
-  shape.insert(shape.end(), {input.size(1), size[0], size[1]});
+  shape.push_back(input.size(1));
+  shape.insert(shape.end(), size.begin(), size.end());
   return shape;
 }
 
@@ -39,59 +40,175 @@ void with_image_type(const Tensor& input, F&& f) {
   }
 }
 
-Call checked(Call call, int64_t mode) {
-  STD_TORCH_CHECK(mode == int64_t(Mode::bilinear), "this sampling mode has no CUDA kernel");
-  const int64_t channels = call.input.size(1);
-  STD_TORCH_CHECK(std::max({channels, call.input.size(2), call.input.size(3), call.size[0], call.size[1],
-                            channels * call.input.size(3), channels * call.size[1], call.images()}) <= kLargestExtent,
-                  "images, channels, height, width and the elements of a row must each be at most 2^30");
+// Whether coordinates are float64; a spline's are made in float64 and rounded to the image's type.
+bool is_wide(const Call& call) { return call.kind != Kind::tps && call.params.scalar_type() == ScalarType::Double; }
+
+Tensor converted(const Tensor& tensor, ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+}
+
+// The call as the kernels take it: float64 coordinates of other images in float64 throughout.
+Call checked(Call call) {
+  const int n = call.n();
+  const auto in = call.input.sizes();
+  int64_t in_rows = 1, out_rows = 1;
+  for (int a = 1; a < n; ++a) in_rows *= in[in.size() - 1 - a], out_rows *= call.size[n - 1 - a];
+  const int64_t channels = in[1];
+  STD_TORCH_CHECK(
+      std::max({channels, in[in.size() - 1], in_rows, call.size[n - 1], out_rows, channels * in[in.size() - 1],
+                channels * call.size[n - 1], call.images()}) <= kLargestExtent,
+      "images, channels, rows, columns and the elements of a row must each be at most 2^30");
+  call.channels_last = is_channels_last(call.input, n);
+  if (is_wide(call)) call.input = converted(call.input, ScalarType::Double);
   return call;
 }
 
 Tensor forward(const Call& call) {
+  const ScalarType dtype = call.input.scalar_type();
+  const Call wide = checked(call);
   Tensor output;
-  with_image_type(call.input, [&](auto type) { output = warp_forward<decltype(type)>(call); });
-  return output;
+  with_image_type(wide.input, [&](auto type) { output = warp_forward<decltype(type)>(wide); });
+  return converted(output, dtype);
 }
 
 std::tuple<Tensor, Tensor> backward(const Call& call, const Tensor& grad_output, Needs needs) {
+  const ScalarType dtype = call.input.scalar_type();
+  const Call wide = checked(call);
+  const Tensor grad = converted(grad_output, wide.input.scalar_type());
   std::tuple<Tensor, Tensor> gradients;
-  with_image_type(call.input, [&](auto type) { gradients = warp_backward<decltype(type)>(call, grad_output, needs); });
-  return gradients;
+  with_image_type(wide.input, [&](auto type) { gradients = warp_backward<decltype(type)>(wide, grad, needs); });
+  return {converted(std::get<0>(gradients), dtype), std::get<1>(gradients)};
 }
 
-std::vector<int64_t> spatial_size(const Tensor& tensor, int64_t height_dim) {
-  return {tensor.size(height_dim), tensor.size(height_dim + 1)};
+// The n sizes of a tensor whose last one is dimension `end` - 1.
+std::vector<int64_t> spatial_size(const Tensor& tensor, int64_t end, int64_t n) {
+  return {tensor.sizes().begin() + (end - n), tensor.sizes().begin() + end};
 }
 
-Tensor affine_sample(const Tensor& input, const Tensor& theta, std::vector<int64_t> size, int64_t mode,
-                     int64_t padding_mode, bool align_corners) {
-  return forward(checked({Kind::affine, input, theta, size, Padding(padding_mode), align_corners}, mode));
+// A call of a transform with parameters, forward (its output's size is given) and backward (grad_output has it).
+Call sampling(Kind kind, const Tensor& input, const Tensor& params, std::vector<int64_t> size, int64_t mode,
+              int64_t padding, bool align_corners, const Tensor& control_points = {}) {
+  return {kind, input, params, size, Mode(mode), Padding(padding), align_corners, control_points};
+}
+std::vector<int64_t> output_size(const Tensor& grad_output, const Tensor& input) {
+  return spatial_size(grad_output, grad_output.dim(), input.dim() - 2);
+}
+
+Tensor affine_sample(const Tensor& input, const Tensor& theta, std::vector<int64_t> size, int64_t mode, int64_t padding,
+                     bool align_corners) {
+  return forward(sampling(Kind::affine, input, theta, size, mode, padding, align_corners));
 }
 
 std::tuple<Tensor, Tensor> affine_sample_backward(const Tensor& grad_output, const Tensor& input, const Tensor& theta,
-                                                  int64_t mode, int64_t padding_mode, bool align_corners,
-                                                  bool need_input, bool need_theta, bool deterministic) {
-  const std::vector<int64_t> size = spatial_size(grad_output, grad_output.dim() - 2);
-  return backward(checked({Kind::affine, input, theta, size, Padding(padding_mode), align_corners}, mode), grad_output,
-                  {need_input, need_theta, deterministic});
+                                                  int64_t mode, int64_t padding, bool align_corners, bool need_input,
+                                                  bool need_theta, bool deterministic) {
+  return backward(sampling(Kind::affine, input, theta, output_size(grad_output, input), mode, padding, align_corners),
+                  grad_output, {need_input, need_theta, deterministic});
 }
 
-Tensor grid_sample(const Tensor& input, const Tensor& grid, int64_t mode, int64_t padding_mode, bool align_corners) {
-  const std::vector<int64_t> size = spatial_size(grid, grid.dim() - 3);
-  return forward(checked({Kind::grid, input, grid, size, Padding(padding_mode), align_corners}, mode));
+Call at_grid(const Tensor& input, const Tensor& grid, int64_t mode, int64_t padding, bool align_corners) {
+  return sampling(Kind::grid, input, grid, spatial_size(grid, grid.dim() - 1, input.dim() - 2), mode, padding,
+                  align_corners);
+}
+
+Tensor grid_sample(const Tensor& input, const Tensor& grid, int64_t mode, int64_t padding, bool align_corners) {
+  return forward(at_grid(input, grid, mode, padding, align_corners));
 }
 
 std::tuple<Tensor, Tensor> grid_sample_backward(const Tensor& grad_output, const Tensor& input, const Tensor& grid,
-                                                int64_t mode, int64_t padding_mode, bool align_corners, bool need_input,
+                                                int64_t mode, int64_t padding, bool align_corners, bool need_input,
                                                 bool need_grid, bool deterministic) {
-  const std::vector<int64_t> size = spatial_size(grid, grid.dim() - 3);
-  return backward(checked({Kind::grid, input, grid, size, Padding(padding_mode), align_corners}, mode), grad_output,
+  return backward(at_grid(input, grid, mode, padding, align_corners), grad_output,
                   {need_input, need_grid, deterministic});
 }
 
-Tensor affine_grid_sized(const Tensor& theta, std::vector<int64_t> size, bool align_corners) {
-  return affine_grid(theta, size, align_corners);
+std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& grad_grad_input,
+                                                               const Tensor& grad_grad_grid, const Tensor& grad_output,
+                                                               const Tensor& input, const Tensor& grid, int64_t mode,
+                                                               int64_t padding, bool align_corners, bool need_output,
+                                                               bool need_input, bool need_grid) {
+  STD_TORCH_CHECK(mode != int64_t(Mode::bicubic), "the second backward has no CUDA kernel for bicubic");
+  const Call call = checked(at_grid(input, grid, mode, padding, align_corners));
+  const ScalarType wide = call.input.scalar_type(), dtype = input.scalar_type();
+  const bool needs[] = {need_output, need_input, need_grid};
+  std::tuple<Tensor, Tensor, Tensor> gradients;
+  with_image_type(call.input, [&](auto type) {
+    gradients = warp_second<decltype(type)>(call, converted(grad_grad_input, wide), grad_grad_grid,
+                                            converted(grad_output, wide), needs);
+  });
+  return {converted(std::get<0>(gradients), dtype), converted(std::get<1>(gradients), dtype), std::get<2>(gradients)};
+}
+
+Tensor homography_sample(const Tensor& input, const Tensor& matrix, std::vector<int64_t> size, int64_t mode,
+                         int64_t padding, bool align_corners) {
+  return forward(sampling(Kind::homography, input, matrix, size, mode, padding, align_corners));
+}
+
+std::tuple<Tensor, Tensor> homography_sample_backward(const Tensor& grad_output, const Tensor& input,
+                                                      const Tensor& matrix, int64_t mode, int64_t padding,
+                                                      bool align_corners, bool need_input, bool need_matrix,
+                                                      bool deterministic) {
+  return backward(
+      sampling(Kind::homography, input, matrix, output_size(grad_output, input), mode, padding, align_corners),
+      grad_output, {need_input, need_matrix, deterministic});
+}
+
+Tensor tps_sample(const Tensor& input, const Tensor& coefficients, const Tensor& control_points,
+                  std::vector<int64_t> size, int64_t mode, int64_t padding, bool align_corners) {
+  return forward(sampling(Kind::tps, input, coefficients, size, mode, padding, align_corners, control_points));
+}
+
+std::tuple<Tensor, Tensor> tps_sample_backward(const Tensor& grad_output, const Tensor& input,
+                                               const Tensor& coefficients, const Tensor& control_points, int64_t mode,
+                                               int64_t padding, bool align_corners, bool need_input,
+                                               bool need_coefficients, bool deterministic) {
+  return backward(sampling(Kind::tps, input, coefficients, output_size(grad_output, input), mode, padding,
+                           align_corners, control_points),
+                  grad_output, {need_input, need_coefficients, deterministic});
+}
+
+// A call for coordinates alone: no input.
+Call lattice_call(Kind kind, const Tensor& params, std::vector<int64_t> size, bool align_corners,
+                  const Tensor& control_points = {}) {
+  return {kind, {}, params, size, Mode::bilinear, Padding::zeros, align_corners, control_points};
+}
+std::vector<int64_t> lattice_size(const Tensor& grad_output) {
+  return spatial_size(grad_output, grad_output.dim() - 1, grad_output.size(grad_output.dim() - 1));
+}
+
+Tensor affine_grid(const Tensor& theta, std::vector<int64_t> size, bool align_corners) {
+  return lattice(lattice_call(Kind::affine, theta, size, align_corners));
+}
+
+Tensor affine_grid_backward(const Tensor& grad_output, bool align_corners) {
+  const std::vector<int64_t> size = lattice_size(grad_output);
+  const int64_t n = int64_t(size.size());
+  std::vector<int64_t> shape = shape_of(grad_output);
+  shape.resize(shape.size() - n - 1);
+  shape.insert(shape.end(), {n, n + 1});
+  // Its values do not matter: the map is linear.
+  const Tensor theta = torch::stable::new_empty(grad_output, shape);
+  return lattice_backward(lattice_call(Kind::affine, theta, size, align_corners), grad_output);
+}
+
+Tensor homography_grid(const Tensor& matrix, std::vector<int64_t> size, bool align_corners) {
+  return lattice(lattice_call(Kind::homography, matrix, size, align_corners));
+}
+
+Tensor homography_grid_backward(const Tensor& grad_output, const Tensor& matrix, bool align_corners) {
+  return lattice_backward(lattice_call(Kind::homography, matrix, lattice_size(grad_output), align_corners),
+                          grad_output);
+}
+
+Tensor tps_grid(const Tensor& coefficients, const Tensor& control_points, std::vector<int64_t> size,
+                bool align_corners) {
+  return lattice(lattice_call(Kind::tps, coefficients, size, align_corners, control_points));
+}
+
+Tensor tps_grid_backward(const Tensor& grad_output, const Tensor& coefficients, const Tensor& control_points,
+                         bool align_corners) {
+  return lattice_backward(
+      lattice_call(Kind::tps, coefficients, lattice_size(grad_output), align_corners, control_points), grad_output);
 }
 
 }  // namespace
@@ -101,8 +218,17 @@ STABLE_TORCH_LIBRARY_IMPL(STN_NAMESPACE, STN_DISPATCH_KEY, m) {
   m.impl("_affine_sample_backward", TORCH_BOX(&affine_sample_backward));
   m.impl("grid_sample", TORCH_BOX(&grid_sample));
   m.impl("_grid_sample_backward", TORCH_BOX(&grid_sample_backward));
-  m.impl("affine_grid", TORCH_BOX(&affine_grid_sized));
+  m.impl("_grid_sample_double_backward", TORCH_BOX(&grid_sample_double_backward));
+  m.impl("homography_sample", TORCH_BOX(&homography_sample));
+  m.impl("_homography_sample_backward", TORCH_BOX(&homography_sample_backward));
+  m.impl("tps_sample", TORCH_BOX(&tps_sample));
+  m.impl("_tps_sample_backward", TORCH_BOX(&tps_sample_backward));
+  m.impl("affine_grid", TORCH_BOX(&affine_grid));
   m.impl("_affine_grid_backward", TORCH_BOX(&affine_grid_backward));
+  m.impl("homography_grid", TORCH_BOX(&homography_grid));
+  m.impl("_homography_grid_backward", TORCH_BOX(&homography_grid_backward));
+  m.impl("tps_grid", TORCH_BOX(&tps_grid));
+  m.impl("_tps_grid_backward", TORCH_BOX(&tps_grid_backward));
 }
 
 }  // namespace stn

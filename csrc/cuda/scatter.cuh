@@ -84,6 +84,34 @@ struct FixedScatter {
   }
 };
 
+// Any of the three, chosen at run time.
+template <class T>
+struct AnyScatter {
+  AtomicScatter<T> atomic;
+  FixedScatter<T> fixed;  // where atomic.data is null
+  bool active;
+
+  AnyScatter(const NoScatter&) : atomic{}, fixed{}, active(false) {}
+  AnyScatter(const AtomicScatter<T>& scatter) : atomic(scatter), fixed{}, active(true) {}
+  AnyScatter(const FixedScatter<T>& scatter) : atomic{}, fixed(scatter), active(true) {}
+
+  struct Adder {
+    typename AtomicScatter<T>::Adder atomic;
+    typename FixedScatter<T>::Adder fixed;
+    __device__ __forceinline__ void operator()(int64_t offset, T weight, const T (&value)[1]) const {
+      if (atomic.data)
+        atomic(offset, weight, value);
+      else
+        fixed(offset, weight, value);
+    }
+  };
+  __device__ __forceinline__ Adder adder() const {
+    Adder result{atomic.adder(), {}};
+    if (active && !atomic.data) result.fixed = fixed.adder();
+    return result;
+  }
+};
+
 // largest = max(largest, bits of |value[i]|): positive floats order as their bits do, NaN above all.
 template <class I>
 __global__ void __launch_bounds__(kThreads)

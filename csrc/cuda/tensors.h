@@ -7,6 +7,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "memory.cuh"
@@ -58,58 +59,64 @@ inline Tensor coordinates(const Tensor& tensor, ScalarType dtype) {
   return is_aligned(result, 2 * result.element_size()) ? result : torch::stable::clone(result);
 }
 
-inline Tensor pixels_before_channels(const Tensor& images) {  // (..., C, H, W) -> (..., H, W, C)
-  return torch::stable::transpose(torch::stable::transpose(images, -3, -2), -2, -1);
+// images (..., C, *in) with n spatial dimensions <-> (..., *in, C).
+inline Tensor pixels_before_channels(Tensor images, int n) {
+  for (int64_t a = -n - 1; a < -1; ++a) images = torch::stable::transpose(images, a, a + 1);
+  return images;
 }
-inline Tensor channels_before_pixels(const Tensor& images) {  // (..., H, W, C) -> (..., C, H, W)
-  return torch::stable::transpose(torch::stable::transpose(images, -2, -1), -3, -2);
-}
-
-// Whether the pixels of (..., C, H, W) are stored channel by channel inside a dense pixel: ops/_outputs.py.
-inline bool is_channels_last(const Tensor& images) {
-  const int64_t n = images.dim(), channels = images.size(n - 3);
-  return channels > 1 && images.stride(n - 3) == 1 && images.stride(n - 1) == channels &&
-         images.stride(n - 2) == channels * images.size(n - 1);
+inline Tensor channels_before_pixels(Tensor images, int n) {
+  for (int64_t a = -1; a > -n - 1; --a) images = torch::stable::transpose(images, a, a - 1);
+  return images;
 }
 
-inline Tensor new_images(const Tensor& like, std::vector<int64_t> shape, bool channels_last, ScalarType dtype,
-                         bool zeros = false) {
-  const size_t n = shape.size();
-  if (channels_last) {
-    const int64_t channels = shape[n - 3];
-    shape.erase(shape.end() - 3);
-    shape.push_back(channels);
+// Whether the pixels of (..., C, *in) are stored channel by channel inside a dense pixel: ops/_outputs.py.
+inline bool is_channels_last(const Tensor& images, int n) {
+  const int64_t channel = images.dim() - n - 1;
+  int64_t pixel = images.size(channel);
+  if (pixel <= 1 || images.stride(channel) != 1) return false;
+  for (int64_t a = images.dim() - 1; a > channel; --a) {
+    if (images.stride(a) != pixel) return false;
+    pixel *= images.size(a);
   }
+  return true;
+}
+
+inline Tensor new_images(const Tensor& like, std::vector<int64_t> shape, bool channels_last, ScalarType dtype, int n,
+                         bool zeros = false) {
+  if (channels_last) std::rotate(shape.end() - n - 1, shape.end() - n, shape.end());
   const Tensor images =
       zeros ? torch::stable::new_zeros(like, shape, dtype) : torch::stable::new_empty(like, shape, dtype);
-  return channels_last ? channels_before_pixels(images) : images;
+  return channels_last ? channels_before_pixels(images, n) : images;
 }
 
-// images (B[, S], C, H, W) in a layout that the kernels read: itself where possible, else a copy.
-inline Tensor readable(const Tensor& images, bool channels_last, bool dense = false) {
-  const int64_t n = images.dim();
-  const bool one_batch =
-      n == 4 || images.size(0) <= 1 || images.size(1) <= 1 || images.stride(0) == images.size(1) * images.stride(1);
+// images (B[, S], C, *in) in a layout that the kernels read: itself where possible, else a copy.
+inline Tensor readable(const Tensor& images, bool channels_last, int n, bool dense = false) {
+  const bool one_batch = images.dim() == n + 2 || images.size(0) <= 1 || images.size(1) <= 1 ||
+                         images.stride(0) == images.size(1) * images.stride(1);
   if (channels_last) {
-    if (is_channels_last(images) && one_batch && !dense) return images;
-    return channels_before_pixels(torch::stable::contiguous(pixels_before_channels(images)));
+    if (is_channels_last(images, n) && one_batch && !dense) return images;
+    return channels_before_pixels(torch::stable::contiguous(pixels_before_channels(images, n)), n);
   }
-  const bool planar = (images.size(n - 1) == 1 || images.stride(n - 1) == 1) && images.stride(n - 2) <= kLargestExtent;
-  return planar && one_batch && !dense ? images : torch::stable::contiguous(images);
+  const int64_t last = images.dim() - 1;
+  const bool steps =
+      n != 2 ? images.stride(last) <= kLargestExtent : images.size(last) == 1 || images.stride(last) == 1;
+  const bool read = steps && (n == 1 || images.stride(last - 1) <= kLargestExtent);
+  return read && one_batch && !dense ? images : torch::stable::contiguous(images);
 }
 
-inline Strides strides_of(const Tensor& images) {
-  const int64_t n = images.dim();
-  const int64_t image = n == 5 && images.size(1) > 1 ? images.stride(1) : images.stride(0);
+inline Strides strides_of(const Tensor& images, int n) {
+  const int64_t last = images.dim() - 1, channel = last - n;
+  const int64_t image = channel == 2 && images.size(1) > 1 ? images.stride(1) : images.stride(0);
   // A single image's stride may be anything: with S = 1 images are B apart, with B = 1 they are S apart.
-  return {image, images.stride(n - 3), int(images.stride(n - 2)), int(images.stride(n - 1))};
+  return {image, images.stride(channel), int(n > 1 ? images.stride(last - 1) : 0), int(images.stride(last)),
+          n > 2 ? images.stride(last - 2) : 0};
 }
 
-// Whether channels can be read and written 16 bytes at a time.
+// Whether channels can be read and written 16 bytes at a time, in two dimensions.
 inline bool is_packed(const Tensor& images) {
   const int64_t bytes = int64_t(images.element_size());
-  return is_channels_last(images) && is_aligned(images, 16) && images.size(images.dim() - 3) * bytes % 16 == 0 &&
-         strides_of(images).image * bytes % 16 == 0;
+  return is_channels_last(images, 2) && is_aligned(images, 16) && images.size(images.dim() - 3) * bytes % 16 == 0 &&
+         strides_of(images, 2).image * bytes % 16 == 0;
 }
 
 }  // namespace stn

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "common/coords.h"
 #include "memory.cuh"
 
 namespace stn {
@@ -37,14 +38,28 @@ constexpr int64_t kEnoughBlocks = 8 * 132;  // eight blocks on each multiprocess
 
 // What one launch works on. Points are those of the output, or of the input where a kernel gathers its gradient.
 struct Work {
-  int height, width, out_height, out_width;
-  int channels, samples;  // samples: transformations an image
+  int width, height, depth;
+  int out_width, out_height, out_rows;  // rows: of all slices, which lie below each other
+  int channels, samples;                // samples: transformations an image
   bool align_corners;
+  Padding padding;
   int rows;           // tiles a thread walks down
   int chunk, splits;  // channels a block takes, blocks that share an image's channels
   int log2_lanes;     // threads that share a point's channels
   int64_t first;      // image of blockIdx.z = 0
 };
+
+// A padding mode that is known at run time only: Work::padding.
+constexpr Padding kAnyPadding = Padding(3);
+
+// The coordinate x of an axis of `size` pixels after padding.
+template <Padding kPadding, class T>
+__device__ __forceinline__ Padded<T> pad_by(const Work& work, T x, int size) {
+  if constexpr (kPadding != kAnyPadding) return pad<kPadding>(x, size, work.align_corners);
+  if (work.padding == Padding::reflection) return pad<Padding::reflection>(x, size, work.align_corners);
+  if (work.padding == Padding::border) return pad<Padding::border>(x, size, work.align_corners);
+  return pad<Padding::zeros>(x, size, work.align_corners);
+}
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -79,24 +94,35 @@ struct Points {
   __device__ __forceinline__ int y(int row) const { return first_y + row * step; }
 };
 
-template <class A>
+template <class A, int n = 2>
 __device__ __forceinline__ Points points_of(const Work& work) {
   constexpr int kWarpWidth = Tile<A>::kWarpWidth, kWidth = Tile<A>::kWidth, kAcross = kWidth / kWarpWidth;
   const int lanes = log2_lanes<A>(work), step = (kThreads / kWidth) >> lanes;
   const int point = int(threadIdx.x) >> lanes, warp = point / 32, place = point % 32;
+  if constexpr (n == 1)  // a block is a line
+    return {int(blockIdx.x) * (kThreads >> lanes) + point, int(blockIdx.y), 1, int(threadIdx.x) & ((1 << lanes) - 1)};
   return {int(blockIdx.x) * kWidth + warp % kAcross * kWarpWidth + place % kWarpWidth,
           int(blockIdx.y) * step * work.rows + warp / kAcross * (32 / kWarpWidth) + place / kWarpWidth, step,
           int(threadIdx.x) & ((1 << lanes) - 1)};
 }
 
+// A block's width and height after one step.
+template <class A, int n>
+int64_t tile_width(const Work& work) {
+  return n == 1 ? kThreads >> work.log2_lanes : Tile<A>::kWidth;
+}
+template <class A, int n>
+int64_t tile_height(const Work& work) {
+  return n == 1 ? 1 : (kThreads / Tile<A>::kWidth) >> work.log2_lanes;
+}
+
 // Launches over (width, height) points of `images` images: launch(grid, work), as often as the grid's limits need.
-template <class A, class F>
+template <class A, int n = 2, class F>
 void launch_tiles(Work work, int64_t images, int width, int height, F&& launch) {
   constexpr int64_t kLimit = 65535;  // of gridDim.y and gridDim.z
-  const int64_t tile_height = (kThreads / Tile<A>::kWidth) >> work.log2_lanes;
-  const int64_t columns = ceil_div(width, Tile<A>::kWidth);
+  const int64_t tile_height = stn::tile_height<A, n>(work), columns = ceil_div(width, tile_width<A, n>(work));
   const auto blocks = [&](int64_t rows) { return columns * ceil_div(height, tile_height * rows) * images; };
-  const int64_t rows = blocks(Tile<A>::kRows) * work.splits >= kEnoughBlocks ? Tile<A>::kRows : 1;
+  const int64_t rows = n > 1 && blocks(Tile<A>::kRows) * work.splits >= kEnoughBlocks ? Tile<A>::kRows : 1;
   work.rows = int(std::max(rows, ceil_div(height, tile_height * kLimit)));
   const unsigned tile_rows = unsigned(ceil_div(height, tile_height * work.rows));
   const int64_t step = kLimit / work.splits;
@@ -107,7 +133,7 @@ void launch_tiles(Work work, int64_t images, int width, int height, F&& launch) 
 }
 
 // Shares the channels out: over the lanes of a point where they are adjacent, else over blocks while those are too few.
-template <class A>
+template <class A, int n = 2>
 void share_channels(Work& work, int64_t images, int width, int height, bool adjacent, bool splittable) {
   constexpr int kMinimum = 8;  // channels that pay for a point's coordinates
   work.log2_lanes = 0;
@@ -115,7 +141,7 @@ void share_channels(Work& work, int64_t images, int width, int height, bool adja
   if (adjacent) {
     while (work.log2_lanes < 4 && (A::kVector << work.log2_lanes) < work.channels) ++work.log2_lanes;
   } else if (A::kChannels == 0 && splittable) {
-    const int64_t blocks = ceil_div(width, Tile<A>::kWidth) * ceil_div(height, kThreads / Tile<A>::kWidth) * images;
+    const int64_t blocks = ceil_div(width, tile_width<A, n>(work)) * ceil_div(height, tile_height<A, n>(work)) * images;
     const int64_t wanted =
         std::min<int64_t>(work.channels / kMinimum, ceil_div(kEnoughBlocks, std::max<int64_t>(blocks, 1)));
     work.splits = int(std::min<int64_t>(std::max<int64_t>(wanted, 1), 65535));

@@ -8,19 +8,26 @@
 
 namespace stn {
 
-enum class Kind { affine, grid };
+enum class Kind { affine, grid, homography, tps };
 
 struct Call {
   Kind kind;
-  Tensor input;               // (B, C, H, W)
-  Tensor params;              // theta (B[, S], 2, 3) or grid (B[, S], Ho, Wo, 2)
-  std::vector<int64_t> size;  // of the output: Ho, Wo
+  Tensor input;  // (B, C, *in)
+  // theta (B[, S], n, n + 1), grid (B[, S], *out, n), matrix (B[, S], 3, 3) or coefficients (B[, S], controls + 3, 2)
+  Tensor params;
+  std::vector<int64_t> size;  // of the output
+  Mode mode;
   Padding padding;
   bool align_corners;
+  Tensor control_points;       // of a thin-plate spline: (controls, 2)
+  bool channels_last = false;  // how images, outputs and gradients are stored
 
-  bool has_samples() const { return params.dim() == (kind == Kind::affine ? 4 : 5); }
+  int n() const { return int(size.size()); }
+  bool has_samples() const { return params.dim() == (kind == Kind::grid ? n() + 3 : 4); }
   int64_t samples() const { return has_samples() ? params.size(1) : 1; }
   int64_t images() const { return input.size(0) * samples(); }
+  // Bilinear in two dimensions: warp_*.cuh. Every other sampler: sampler_*.cuh.
+  bool is_plain() const { return mode == Mode::bilinear && n() == 2; }
   std::vector<int64_t> output_shape() const;
 };
 
@@ -28,11 +35,19 @@ struct Needs {
   bool input, params, deterministic;
 };
 
-// I: the image's element type. Instantiated in warp_forward_*.cu and warp_backward_*.cu.
+// I: the image's element type; coordinates and sums are float64 for float64 images, else float32. Instantiated in
+// warp_forward_*.cu, warp_backward_*.cu and sampler_second_*.cu.
 template <class I>
 Tensor warp_forward(const Call& call);
 template <class I>
 std::tuple<Tensor, Tensor> warp_backward(const Call& call, const Tensor& grad_output, Needs needs);
+
+// The second backward at a grid, bilinear and nearest: the gradients to grad_output, input and grid of
+// <grad_grad_input, grad_input> + <grad_grad_grid, grad_grid>, where a cotangent may be empty for none.
+template <class I>
+std::tuple<Tensor, Tensor, Tensor> warp_second(const Call& call, const Tensor& grad_grad_input,
+                                               const Tensor& grad_grad_grid, const Tensor& grad_output,
+                                               const bool (&needs)[3]);
 
 template <class T>
 constexpr ScalarType scalar_type = std::is_same_v<T, double>      ? ScalarType::Double
@@ -40,44 +55,7 @@ constexpr ScalarType scalar_type = std::is_same_v<T, double>      ? ScalarType::
                                    : std::is_same_v<T, c10::Half> ? ScalarType::Half
                                                                   : ScalarType::BFloat16;
 
-// f(T{}) with the type of coordinates and sums: float64 if image or parameters are, else float32.
-template <class I, class F>
-void with_scalar(const Call& call, F&& f) {
-  if constexpr (std::is_same_v<I, double>) {
-    f(double{});
-  } else if (call.params.scalar_type() == ScalarType::Double) {
-    f(double{});
-  } else {
-    f(float{});
-  }
-}
-
-template <class F>
-void with_padding(Padding padding, F&& f) {
-  if (padding == Padding::zeros) f(std::integral_constant<Padding, Padding::zeros>{});
-  if (padding == Padding::border) f(std::integral_constant<Padding, Padding::border>{});
-  if (padding == Padding::reflection) f(std::integral_constant<Padding, Padding::reflection>{});
-}
-
-// How the kernels access images of this layout. Float64 sums are for checking: one way for all layouts.
-template <class I, class T, bool kFixedChannels, class F>
-void with_access(bool channels_last, bool packed, int64_t channels, F&& f) {
-  if constexpr (std::is_same_v<T, double>) {
-    f(Strided{});
-  } else if (packed) {
-    f(Packed<I>{});
-  } else if (channels_last) {
-    f(Strided{});
-  } else if constexpr (kFixedChannels) {
-    if (channels == 1)
-      f(Planar<1>{});
-    else if (channels == 3)
-      f(Planar<3>{});
-    else
-      f(Planar<0>{});
-  } else {
-    f(Planar<0>{});
-  }
-}
+template <class I>
+using ScalarOf = std::conditional_t<std::is_same_v<I, double>, double, float>;
 
 }  // namespace stn

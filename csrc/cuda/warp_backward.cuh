@@ -3,7 +3,7 @@
 #include "common/bilinear.h"
 #include "common/coords.h"
 #include "scatter.cuh"
-#include "transforms.cuh"
+#include "transform.cuh"
 
 namespace stn {
 
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::
   const Points points = points_of<A>(work);
   const auto image = transform.image(share.image);
   const auto add = scatter.adder();
-  typename Transform::Gradient gradient;
+  typename Transform::Gradient gradient(transform);
   const int64_t b = input_image(work, share.image);
   const int channel = share.first_channel + points.lane * A::kVector, step = A::kVector << log2_lanes<A>(work);
 #pragma unroll 1
@@ -40,9 +40,9 @@ __global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::
     const bool valid = u < work.out_width && v < work.out_height;
     Source<T> grad = {0, 0};
     if (valid) {
-      const Source<T> s = image.source(u, v);
-      const Padded<T> x = pad<kPadding>(s.x, work.width, work.align_corners);
-      const Padded<T> y = pad<kPadding>(s.y, work.height, work.align_corners);
+      const Source<T> s = image.source({u, v});
+      const Padded<T> x = pad_by<kPadding>(work, s.at[0], work.width);
+      const Padded<T> y = pad_by<kPadding>(work, s.at[1], work.height);
       const Taps<T> t = taps_around(x.x, y.x, work.width, work.height);
       const Four<T> weight = weights(t);
       const bool upper_left = t.upper && t.left, upper_right = t.upper && t.right;
@@ -77,9 +77,9 @@ __global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::
       }
       grad = {x.slope * slope_x(t, product), y.slope * slope_y(t, product)};
     }
-    if (with_params) gradient.add(transform, work, share.image, u, v, valid, points.lane, grad, grad_params);
+    if (with_params) gradient.add(transform, work, share.image, {u, v}, valid, points.lane, grad, grad_params);
   }
-  if (with_params) gradient.finish(work, share, grad_params);
+  if (with_params) gradient.finish(transform, work, share, grad_params);
 }
 
 }  // namespace stn

@@ -2,6 +2,7 @@
 #pragma once
 #include "common/bilinear.h"
 #include "common/coords.h"
+#include "sampler.h"
 #include "warp_launch.cuh"
 
 namespace stn {
@@ -11,7 +12,7 @@ template <bool kInterior, class A, class T, class I>
 __device__ __forceinline__ void interpolate_channels(const I* __restrict__ source, I* __restrict__ target,
                                                      const Taps<T>& t, const Strides& in, int64_t out_channel,
                                                      int channels, int step) {
-  constexpr int kUnroll = A::kChannels ? A::kChannels : A::kVector > 1 ? 1 : 4;
+  [[maybe_unused]] constexpr int kUnroll = A::kChannels ? A::kChannels : A::kVector > 1 ? 1 : 4;
   const Four<T> weight = weights(t);
   const int count = A::kChannels ? A::kChannels : channels;
 #pragma unroll(kUnroll)
@@ -47,9 +48,9 @@ __global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::
   I* target = output + share.image * out.image + channel * out.channel;
   const int channels = share.last_channel - channel;
   const auto taps_at = [&](int v) {
-    const Source<T> s = image.source(points.x, v);
-    const T x = pad<kPadding>(s.x, work.width, work.align_corners).x;
-    const T y = pad<kPadding>(s.y, work.height, work.align_corners).x;
+    const Source<T> s = image.source({points.x, v});
+    const T x = pad_by<kPadding>(work, s.at[0], work.width).x;
+    const T y = pad_by<kPadding>(work, s.at[1], work.height).x;
     return taps_around(x, y, work.width, work.height);
   };
   const auto write = [&](auto interior, const Taps<T>& t, int v) {
@@ -82,26 +83,28 @@ __global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::
 
 template <class I>
 Tensor warp_forward(const Call& call) {
-  const bool channels_last = is_channels_last(call.input);
-  const Tensor output = new_images(call.input, call.output_shape(), channels_last, scalar_type<I>);
+  using T = ScalarOf<I>;
+  const int n = call.n();
+  const Tensor output = new_images(call.input, call.output_shape(), call.channels_last, scalar_type<I>, n);
   if (output.numel() == 0) return output;
-  const Tensor input = readable(call.input, channels_last);
+  const Tensor input = readable(call.input, call.channels_last, n);
   const Device device(input);
-  with_scalar<I>(call, [&](auto scalar) {
-    using T = decltype(scalar);
-    const Tensor params = coordinates(call.params, scalar_type<T>);
-    with_transform<T>(call, params, [&](auto transform) {
-      using Transform = decltype(transform);
-      with_padding(call.padding, [&](auto padding) {
-        constexpr Padding kPadding = decltype(padding)::value;
-        with_access<I, T, true>(channels_last, is_packed(input), input.size(1), [&](auto access) {
-          using A = decltype(access);
-          Work work = work_of(call);
-          share_channels<A>(work, call.images(), work.out_width, work.out_height, channels_last, true);
-          launch_tiles<A>(work, call.images(), work.out_width, work.out_height, [&](dim3 grid, const Work& now) {
-            simt::launch(warp_forward_kernel<Transform, kPadding, A, I>, grid, dim3(kThreads), 0, device.stream,
-                         data<I>(input), data<I>(output), transform, strides_of(input), strides_of(output), now);
-          });
+  const Tensor params = readable_params<T>(call);
+  if (!call.is_plain()) {
+    sampler_forward<I>(call, device, input, params, output);
+    return output;
+  }
+  with_transform<T, 2, false>(call, params, [&](auto transform) {
+    using Transform = decltype(transform);
+    with_padding<Transform>(call.padding, [&](auto padding) {
+      constexpr Padding kPadding = decltype(padding)::value;
+      with_access<I, true>(call.channels_last, is_packed(input), input.size(1), [&](auto access) {
+        using A = decltype(access);
+        Work work = work_of(call);
+        share_channels<A>(work, call.images(), work.out_width, work.out_height, call.channels_last, true);
+        launch_tiles<A>(work, call.images(), work.out_width, work.out_height, [&](dim3 grid, const Work& now) {
+          simt::launch(warp_forward_kernel<Transform, kPadding, A, I>, grid, dim3(kThreads), 0, device.stream,
+                       data<I>(input), data<I>(output), transform, strides_of(input, n), strides_of(output, n), now);
         });
       });
     });

@@ -55,8 +55,8 @@ def load(variant: str = "plain") -> str:
 def register() -> None:
     """Makes the kernels the backend "simt" of this process."""
     _library.register_backend("simt", load())
-    _library.SAMPLERS["simt"] = _library.SAMPLERS["cuda"]
-    _library.LACKING["simt"] = _library.LACKING["cuda"]
+    for table in (_library.SAMPLERS, _library.SECOND_BACKWARD, _library.LACKING):
+        table["simt"] = table["cuda"]
 
 
 @functools.cache

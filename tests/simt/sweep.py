@@ -12,6 +12,8 @@ import torch
 import stn_kernels  # noqa: F401  declares the operators
 from stn_kernels._tolerances import TOLERANCES, relative_error
 from stn_kernels.ops._outputs import empty_images, is_channels_last
+from stn_kernels.ops._tps_system import default_control_points
+from stn_kernels.reference import tps
 
 from .build import NAMESPACE, load
 
@@ -24,7 +26,7 @@ PADDINGS = (0, 1, 2)
 class Case:
     """One call of a sampling operator and of its backward."""
 
-    op: str  # "affine_sample" or "grid_sample"
+    op: str  # "affine_sample", "grid_sample", "homography_sample" or "tps_sample"
     dtype: torch.dtype = torch.float32
     coords_dtype: torch.dtype = torch.float32
     padding: int = 0
@@ -33,31 +35,53 @@ class Case:
     samples: int | None = None
     batch: int = 2
     channels: int = 3
-    size: tuple[int, int] = (7, 9)
-    out_size: tuple[int, int] = (6, 18)
+    size: tuple[int, ...] = (7, 9)
+    out_size: tuple[int, ...] = (6, 18)
     zoom: float = 1.0  # of the affine matrices: above 1 outputs are sparse, below 1 dense
+    mode: int = 0
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        return (self.batch,) if self.samples is None else (self.batch, self.samples)
 
     def image(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Random numbers (..., C, H, W) in the case's layout."""
-        *lead, channels, height, width = shape
+        """Random numbers (..., C, *in) in the case's layout."""
+        n = len(self.size)
+        *lead, width = shape
         if self.layout == "expanded":
             return torch.randn(1, *shape[1:]).to(self.dtype).expand(shape)
         if self.layout == "rows":
-            return torch.randn(*lead, channels, height, width + 3).to(self.dtype)[..., 1 : width + 1]
-        if self.layout == "transposed":
-            return torch.randn(*lead, channels, width, height).to(self.dtype).transpose(-1, -2)
+            return torch.randn(*lead, width + 3).to(self.dtype)[..., 1 : width + 1]
+        if self.layout == "transposed" and n > 1:
+            return torch.randn(*lead[:-1], width, lead[-1]).to(self.dtype).transpose(-1, -2)
         if self.layout == "channels_last":
-            return torch.randn(*lead, height, width, channels).to(self.dtype).movedim(-1, -3)
+            return torch.randn(*shape[: -n - 1], *shape[-n:], shape[-n - 1]).to(self.dtype).movedim(-1, -n - 1)
         return torch.randn(shape).to(self.dtype)
 
-    def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple]:
-        """(input, theta or grid, grad_output, the options after them)."""
-        lead = (self.batch,) if self.samples is None else (self.batch, self.samples)
-        theta = (self.zoom * torch.eye(2, 3) + 0.4 * self.zoom * torch.randn(*lead, 2, 3)).to(self.coords_dtype)
-        params = theta if self.op == "affine_sample" else (1.3 * torch.randn(*lead, *self.out_size, 2)).to(theta.dtype)
+    def parameters(self) -> tuple[torch.Tensor, ...]:
+        """What the operator takes after the image: theta, a grid, matrices, or coefficients and control points."""
+        lead, n = self.lead, len(self.size)
+        if self.op == "grid_sample":
+            return ((1.3 * torch.randn(*lead, *self.out_size, n)).to(self.coords_dtype),)
+        if self.op == "tps_sample":
+            control = default_control_points()
+            points = control + 0.2 * torch.randn(*lead, *control.shape, dtype=torch.float64)
+            return tps.solver(control) @ points, control
+        spread, rows = (0.4, n) if self.op == "affine_sample" else (0.1, n + 1)
+        matrix = self.zoom * torch.eye(rows, n + 1) + spread * self.zoom * torch.randn(*lead, rows, n + 1)
+        return (matrix.to(self.coords_dtype),)
+
+    def draw(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, tuple]:
+        """(input, its parameters, grad_output, the options after them)."""
+        params = self.parameters()
         image = self.image((self.batch, self.channels, *self.size))
-        grad_output = self.image((*lead, self.channels, *self.out_size))
-        return image, params, grad_output, (0, self.padding, self.align_corners)
+        grad_output = self.image((*self.lead, self.channels, *self.out_size))
+        return image, params, grad_output, (self.mode, self.padding, self.align_corners)
+
+    @property
+    def forward_size(self) -> tuple:
+        """The argument that only a forward takes, and not at a grid."""
+        return () if self.op == "grid_sample" else (list(self.out_size),)
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, quantity: str) -> None:
@@ -65,32 +89,86 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, quantity: str) ->
     assert error <= allowed, f"{quantity}: relative error {error:.2e} > {allowed:.2e} ({actual.dtype})"
 
 
+def double(tensors) -> list[torch.Tensor]:
+    return [t.double() for t in tensors]
+
+
 def check(case: Case) -> None:
     """Value, layout and gradients, the latter with and without the demand for determinism."""
     namespace, reference = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels_reference
     forward, backward = getattr(namespace, case.op), getattr(namespace, f"_{case.op}_backward")
     image, params, grad_output, options = case.draw()
-    size = (list(case.out_size),) if case.op == "affine_sample" else ()
 
-    output = forward(image, params, *size, *options)
-    assert_close(output, getattr(reference, case.op)(image.double(), params.double(), *size, *options), "value")
-    promised = empty_images(image, output.shape, is_channels_last(image))
+    output = forward(image, *params, *case.forward_size, *options)
+    true_output = getattr(reference, case.op)(image.double(), *double(params), *case.forward_size, *options)
+    assert_close(output, true_output, "value")
+    promised = empty_images(image, output.shape, is_channels_last(image), len(case.size))
     assert (output.dtype, output.stride()) == (promised.dtype, promised.stride())
 
     truth = getattr(reference, f"_{case.op}_backward")(
-        grad_output.double(), image.double(), params.double(), *options, True, True, False
+        grad_output.double(), image.double(), *double(params), *options, True, True, False
     )
     for deterministic in (False, True):
-        gradients = backward(grad_output, image, params, *options, True, True, deterministic)
+        gradients = backward(grad_output, image, *params, *options, True, True, deterministic)
         for gradient, expected, of, quantity in zip(
-            gradients, truth, (image, params), ("image", "coords"), strict=True
+            gradients, truth, (image, params[0]), ("image", "coords"), strict=True
         ):
             assert gradient.dtype == of.dtype
-            assert_close(gradient, expected, quantity)
+            # The coefficients of a spline are float64 for every type of image.
+            exact = gradient if quantity == "image" else gradient.to(case.coords_dtype)
+            assert_close(exact, expected, quantity)
+
+
+def check_second(case: Case) -> None:
+    """The second backward at a grid, with both cotangents and with either."""
+    image, (grid,), grad_output, options = case.draw()
+    cotangents = torch.randn_like(image), torch.randn_like(grid)
+    name = "_grid_sample_double_backward"
+    for present in ((True, True), (True, False), (False, True)):
+        given = [t if there else t.new_empty(0) for t, there in zip(cotangents, present, strict=True)]
+        tensors = (*given, grad_output, image, grid)
+        results = getattr(getattr(torch.ops, NAMESPACE), name)(*tensors, *options, True, True, True)
+        truth = getattr(torch.ops.stn_kernels_reference, name)(*double(tensors), *options, True, True, True)
+        for result, expected, of in zip(results, truth, (grad_output, image, grid), strict=True):
+            assert result.dtype == of.dtype
+            assert_close(result, expected, "coords")
+
+
+def check_lattice(case: Case) -> None:
+    """The coordinates of a sampling operator's transform alone, and their gradient."""
+    name = case.op.replace("sample", "grid")
+    namespace, reference = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels_reference
+    params, size = case.parameters(), list(case.out_size)
+    grid = getattr(namespace, name)(*params, size, case.align_corners)
+    assert_close(grid, getattr(reference, name)(*double(params), size, case.align_corners), "value")
+    grad = torch.randn(grid.shape, dtype=case.coords_dtype)
+    rest = () if case.op == "affine_sample" else params
+    result = getattr(namespace, f"_{name}_backward")(grad, *rest, case.align_corners)
+    expected = getattr(reference, f"_{name}_backward")(grad.double(), *double(rest), case.align_corners)
+    assert_close(result.to(case.coords_dtype), expected, "coords")
+
+
+SIZES = {1: ((9,), (300,)), 2: ((4, 5), (3, 17)), 3: ((3, 4, 5), (3, 2, 17))}
+
+
+def each_sampler() -> list[Case]:
+    """Every mode, dimension and transform but the plain ones; types, paddings and layouts in turn."""
+    cases = []
+    turns = itertools.cycle(itertools.product(PADDINGS, ("planar", "channels_last"), (False, True)))
+    for mode, n, dtype in itertools.product((0, 1, 2), (1, 2, 3), DTYPES):
+        for op in ("affine_sample", "grid_sample", "homography_sample", "tps_sample")[: 4 if n == 2 else 2]:
+            if (mode, n) != (0, 2) or op not in ("affine_sample", "grid_sample"):
+                padding, layout, align_corners = next(turns)
+                size, out_size = SIZES[n]
+                coords_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+                cases.append(
+                    Case(op, dtype, coords_dtype, padding, align_corners, layout, 2, 1, 3, size, out_size, 1.0, mode)
+                )
+    return cases
 
 
 def each_kernel() -> list[Case]:
-    """A few small cases that between them run every kernel template."""
+    """A few small cases that between them run every plain kernel template."""
     cases = []
     for op, padding, dtype in itertools.product(("affine_sample", "grid_sample"), PADDINGS, DTYPES):
         for layout, channels in (
@@ -107,21 +185,32 @@ def each_kernel() -> list[Case]:
         for z in (0.3, 3.0)
         for c, y in ((3, "planar"), (8, "channels_last"))
     ]
+    cases += [
+        Case(op, channels=c, layout=y, padding=p)
+        for op in ("homography_sample", "tps_sample")
+        for p, (c, y) in zip(PADDINGS, ((1, "planar"), (3, "planar"), (8, "channels_last")), strict=True)
+    ]
     return cases
 
 
 def main() -> None:
     load(sys.argv[1])
     torch.manual_seed(0)
-    cases = each_kernel()
+    cases = each_kernel() + each_sampler()
     for case in cases:
         check(case)
-    theta = torch.randn(2, 2, 2, 3)
-    grid = getattr(torch.ops, NAMESPACE).affine_grid(theta, [3, 17], False)
-    grad = torch.randn_like(grid)
-    assert_close(grid, torch.ops.stn_kernels_reference.affine_grid(theta.double(), [3, 17], False), "value")
-    back = getattr(torch.ops, NAMESPACE)._affine_grid_backward(grad, False)
-    assert_close(back, torch.ops.stn_kernels_reference._affine_grid_backward(grad.double(), False), "coords")
+    seconds = [c for c in each_sampler() if c.op == "grid_sample" and c.mode < 2]
+    seconds += [dataclasses.replace(c, mode=0, size=SIZES[2][0], out_size=SIZES[2][1]) for c in seconds[:4]]
+    for case in seconds:
+        check_second(case)
+    for op, n in (
+        ("affine_sample", 1),
+        ("affine_sample", 2),
+        ("affine_sample", 3),
+        ("homography_sample", 2),
+        ("tps_sample", 2),
+    ):
+        check_lattice(Case(op, size=SIZES[n][0], out_size=SIZES[n][1], samples=2))
     print(f"{len(cases)} cases on {sys.argv[1]}: as the reference")
 
 

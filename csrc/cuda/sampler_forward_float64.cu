@@ -1,0 +1,3 @@
+#include "sampler_forward.cuh"
+
+template void stn::sampler_forward<double>(const Call&, const Device&, const Tensor&, const Tensor&, const Tensor&);

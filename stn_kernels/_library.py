@@ -46,7 +46,7 @@ DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 # Operators that a backend has no kernels for so far. Asked for by name it raises; the automatic choice passes on.
 _CPAB = {"cpab_transform", "cpab_sample", "cpab_jacobian"}
-LACKING = {"cpu": {"cpab_sample", "cpab_jacobian"}, "cuda": _CPAB, "triton": _CPAB}
+LACKING = {"cuda": _CPAB, "triton": _CPAB}
 
 _DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
 _forced = threading.local()  # .backend: what `use_backend` asks for in this thread

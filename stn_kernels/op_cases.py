@@ -51,6 +51,11 @@ class Sample:
     def n(self) -> int:
         return len(self.size)
 
+    def in_dimension(self, n: int) -> "Sample":
+        """The same in n dimensions: of 2-D sizes the last one, or with a small one before them."""
+        sizes = {name: ((3, *getattr(self, name)))[3 - n :] for name in ("size", "out_size")}
+        return replace(self, **sizes)
+
     @property
     def lead(self) -> tuple[int, ...]:
         return (self.batch,) if self.samples is None else (self.batch, self.samples)
@@ -96,6 +101,8 @@ class OpCase:
     function: str = ""  # the public one; "": `name`
     sampler: tuple | None = None  # the entry of _library.SAMPLERS that it needs
     surrogates: tuple[str, ...] = ()  # tensors whose gradient is not meant to be the value's derivative
+    dimensions: tuple[int, ...] = (2,)  # in which `verify` draws, in turn
+    slow_reference: bool = False  # `verify` draws fewer samples then
 
     def runs_on(self, backend: str) -> bool:
         """Whether a backend has kernels for it."""
@@ -291,20 +298,22 @@ def draw_cpab_sample(sample: Sample) -> Inputs:
     """Transformations that put no output pixel on a lattice line of the input."""
     generator = torch.Generator().manual_seed(sample.seed)
     tessellation = cpab_tessellation(sample)
-    dtype, n = sample.parameter_dtype, sample.n
-    values = image(sample, generator)
-    margin = min(MARGIN, 0.05 / torch.Size(sample.out_size).numel())
-    for _ in range(100):
-        theta = _cpab_theta(sample, tessellation, generator, dtype)
-        affine = torch.eye(n, n + 1) + 0.1 * torch.randn((*sample.lead, n, n + 1), generator=generator)
-        affine = affine.to(dtype)
-        grid = stn_kernels.cpab_grid(
-            theta.double(), sample.out_size, tessellation, sample.align_corners, affine=affine.double()
-        )
-        if (lattice_distance(grid, sample.size, sample.align_corners, sample.mode) >= margin).all():
-            break
-    tensors = {"input": values, "theta": strided(theta, sample.layout), "affine": strided(affine, sample.layout)}
-    return Inputs(tensors, _options(sample, size=sample.out_size, mode=sample.mode, tessellation=tessellation))
+    n, d = sample.n, tessellation.dim
+
+    def draw(count):
+        affine = torch.eye(n, n + 1) + 0.1 * torch.randn(count, n, n + 1, generator=generator, dtype=torch.float64)
+        theta = torch.randn(count, d, generator=generator, dtype=torch.float64)
+        return torch.cat([theta, affine.flatten(1)], 1)
+
+    def grid_of(values):
+        affine = values[:, d:].unflatten(1, (n, n + 1))
+        return stn_kernels.cpab_grid(values[:, :d], sample.out_size, tessellation, sample.align_corners, affine=affine)
+
+    theta, affine = smooth_parameters(sample, draw, grid_of).split([d, n * (n + 1)], -1)
+    tensors = {"theta": theta.contiguous(), "affine": affine.unflatten(-1, (n, n + 1)).contiguous()}
+    tensors = {name: strided(t, sample.layout) for name, t in tensors.items()}
+    options = _options(sample, size=sample.out_size, mode=sample.mode, tessellation=tessellation)
+    return Inputs({"input": image(sample, generator), **tensors}, options)
 
 
 def spanning_offsets(sample: Sample, count: int, generator: torch.Generator, spread: float = 1.2) -> torch.Tensor:
@@ -357,14 +366,22 @@ OP_CASES = {
         OpCase("homography_grid", {"matrix": "coords"}, grid_inputs("matrix", smooth_homography), paddings=("none",)),
         OpCase("tps_sample", {"input": "image", "points": "coords"}, sample_inputs("points", smooth_points)),
         OpCase("tps_grid", {"points": "coords"}, grid_inputs("points", smooth_points), paddings=("none",)),
-    )
-}
-
-CPAB_CASES = {
-    case.name: case
-    for case in (
-        OpCase("cpab_transform", {"points": "coords", "theta": "coords"}, draw_cpab_points, paddings=("none",)),
-        OpCase("cpab_sample", {"input": "image", "theta": "coords", "affine": "coords"}, draw_cpab_sample),
+        OpCase(
+            "cpab_transform",
+            {"points": "coords", "theta": "coords"},
+            draw_cpab_points,
+            paddings=("none",),
+            dimensions=(1, 2, 3),
+            slow_reference=True,
+        ),
+        OpCase(
+            "cpab_sample",
+            {"input": "image", "theta": "coords", "affine": "coords"},
+            draw_cpab_sample,
+            dimensions=(1, 2, 3),
+            slow_reference=True,
+        ),
+        OpCase("cpab_jacobian", {}, draw_cpab_points, paddings=("none",), dimensions=(1, 2, 3), slow_reference=True),
     )
 }
 

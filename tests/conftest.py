@@ -111,7 +111,7 @@ def poison() -> None:
 
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
-        case = getattr(metafunc.cls, "case", None)
+        case = getattr(metafunc.cls, "case", None) or getattr(metafunc.module, "CASE", None)
         runs = [name for name, reason in metafunc.config.reasons.items() if not reason]
         runs = [name for name in runs if case is None or case.runs_on(name)]  # tests/test_layout.py lists what lacks
         if metafunc.definition.get_closest_marker("on_gpu"):

@@ -4,19 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_kernels import Tessellation, _library, cpab_grid, cpab_sample, cpab_transform
-from stn_kernels.op_cases import CPAB_CASES, Sample
+from stn_kernels import Tessellation, cpab_grid, cpab_sample, cpab_transform
+from stn_kernels.op_cases import OP_CASES, Inputs, Sample, grad_output
 
 from .tolerances import assert_close, assert_like_reference
 
-CASE = CPAB_CASES["cpab_sample"]
-
-
-@pytest.fixture(autouse=True)
-def _only_where_there_are_kernels(request):
-    backend = request.node.callspec.params.get("backend") if hasattr(request.node, "callspec") else None
-    if backend and _library.hole(backend, None, "cpab_transform"):
-        pytest.skip(f"{backend} has no kernels for cpab_transform (_library.LACKING)")
+CASE = OP_CASES["cpab_sample"]
 
 
 @pytest.mark.parametrize("samples", [None, 2])
@@ -119,3 +112,70 @@ def test_second_gradients(backend_name):
         return cpab_sample(image, theta, affine=affine, backend=backend_name, **inputs.options)
 
     assert torch.autograd.gradgradcheck(function, tuple(inputs.tensors.values()), fast_mode=True)
+
+
+def test_fixed_steps(backend):
+    """As the transformation in fixed steps and the sampler apart."""
+    tessellation = Tessellation((2, 3), False)
+    theta, image = tessellation.sample(2, dtype=torch.float64), torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    theta, image = (t.to(backend.device).requires_grad_() for t in (theta, image))
+    options = {"method": "fixed", "steps": 7}
+    grid = cpab_grid(theta, (6, 7), tessellation, backend="reference", **options)
+    expected = F.grid_sample(image, grid, align_corners=False)
+    value = backend.op("cpab_sample")(image, theta, (6, 7), tessellation, **options)
+    assert_close(value, expected)
+    cotangent = torch.randn_like(value)
+    for a, b in zip(*(torch.autograd.grad(v, (image, theta), cotangent) for v in (value, expected)), strict=True):
+        assert_close(a, b, "coords")
+
+
+def test_many_points(backend):
+    """More than are handed on at a time, of items in several tasks."""
+    sample = Sample(size=(30, 31), out_size=(41, 43), channels=9, dtype=torch.float64)
+    assert_like_reference(backend, CASE, CASE.draw(sample))
+
+
+def test_gradients_alone_and_together(backend):
+    inputs = CASE.draw(Sample(samples=2))
+    together = gradients(backend, inputs, *inputs.tensors)
+    for name, expected in together.items():
+        assert torch.equal(gradients(backend, inputs, name)[name], expected)
+
+
+def gradients(backend, inputs: Inputs, *names) -> dict[str, torch.Tensor]:
+    """Of those tensors alone."""
+    leaves = inputs.to(device=backend.device).requires_grad(*names)
+    value = CASE.call(leaves, backend.name)
+    wanted = {name: leaves.tensors[name] for name in names}
+    cotangent = grad_output(value.detach(), "contiguous")
+    return dict(zip(wanted, torch.autograd.grad(value, list(wanted.values()), cotangent), strict=True))
+
+
+def test_operator_is_well_formed():
+    from torch.library import opcheck
+
+    inputs = CASE.draw(Sample(dtype=torch.float64, size=(4, 5), out_size=(3, 4), channels=2, batch=1))
+    tessellation = inputs.options["tessellation"]
+    image, theta, affine = inputs.tensors.values()
+    leaves = [t.detach().requires_grad_() for t in (image, tessellation.vertex_velocities(theta), affine)]
+    constants = *tessellation.tables("cpu"), list(tessellation.shape), 0, [3, 4], 0, 0, False
+    opcheck(torch.ops.stn_kernels.cpab_sample, (*leaves, *constants))
+    first = [t.detach() for t in leaves]
+    opcheck(
+        torch.ops.stn_kernels._cpab_sample_backward,
+        (torch.rand(1, 2, 3, 4, dtype=torch.float64), *first, *constants, True, True, True, False),
+    )
+
+
+def test_compiles():
+    torch._dynamo.reset()
+    tessellation = Tessellation((2, 2))
+    theta, image = tessellation.sample(2).requires_grad_(), torch.rand(2, 1, 5, 6)
+
+    def function(theta):
+        return cpab_sample(image, theta, (4, 4), tessellation).sin()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(theta), function(theta))
+    first, second = (torch.autograd.grad(f(theta).sum(), theta)[0] for f in (compiled, function))
+    assert torch.equal(first, second)

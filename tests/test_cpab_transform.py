@@ -1,6 +1,5 @@
 """cpab_transform: flows against SciPy's, gradients against differences, and what a diffeomorphism has to be."""
 
-import itertools
 import math
 import warnings
 
@@ -10,7 +9,7 @@ import torch
 from scipy import linalg
 
 from stn_kernels import Tessellation, _library, cpab_jacobian, cpab_transform
-from stn_kernels.op_cases import CPAB_CASES, Sample, grad_output
+from stn_kernels.op_cases import OP_CASES, Sample, grad_output
 
 from . import cpab_oracle
 from .tolerances import assert_like_reference
@@ -18,16 +17,7 @@ from .tolerances import assert_like_reference
 FLAGS = (True, False)
 SHAPES = ((4,), (2, 2), (3, 1), (2, 1, 2))
 OP = "cpab_transform"
-
-
-@pytest.fixture(autouse=True)
-def _only_where_there_are_kernels(request):
-    """LACKING states which backends have none; tests/test_layout.py holds it to the sources."""
-    backend = request.node.callspec.params.get("backend") if hasattr(request.node, "callspec") else None
-    if backend and _library.hole(backend, None, OP):
-        with pytest.raises(RuntimeError, match="no kernels for cpab_transform"):
-            cpab_transform(torch.zeros(1, 2), torch.zeros(1, 14), Tessellation((2, 2)), backend=backend)
-        pytest.skip(f"{backend} has no kernels for {OP} (_library.LACKING)")
+CASE = OP_CASES["cpab_transform"]
 
 
 def lattice(shape, per_cell=4, outside=0.0):
@@ -102,12 +92,11 @@ def test_fixed_steps_are_exponentials(backend, shape, steps):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_like_reference(backend, n, dtype, samples):
-    case = CPAB_CASES[OP]
     for seed, layout in enumerate(("contiguous", "channels_last", "rows", "contiguous")):
         sample = Sample(
             dtype=dtype, layout=layout, samples=samples, size=(2,) * n, out_size=(3, 7, 2)[:n], batch=2, seed=seed
         )
-        assert_like_reference(backend, case, case.draw(sample), layout)
+        assert_like_reference(backend, CASE, CASE.draw(sample), layout)
 
 
 @pytest.mark.parametrize("method", ["exact", "fixed"])
@@ -289,22 +278,6 @@ def test_empty(backend, n):
         assert value.shape == (*lead, *points[-2:])
         assert grads[0].shape == points
         assert not any(g.any() for g in grads)
-
-
-@pytest.mark.parametrize("own", FLAGS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_jacobian_is_the_gradient_of_every_point(shape, own):
-    tessellation = Tessellation(shape, False)
-    n = len(shape)
-    theta = tessellation.sample(2, dtype=torch.float64).reshape(2, 1, -1).repeat(1, 2, 1)
-    points = torch.rand(*((2,) if own else ()), 3, n, dtype=torch.float64)
-    jacobian = cpab_jacobian(points, theta, tessellation)
-    assert jacobian.shape == (2, 2, 3, n, tessellation.dim)
-    leaf = theta.clone().requires_grad_()
-    value = cpab_transform(points, leaf, tessellation)
-    for p, i in itertools.product(range(3), range(n)):
-        (row,) = torch.autograd.grad(value[..., p, i].sum(), leaf, retain_graph=True)
-        torch.testing.assert_close(jacobian[..., p, i, :], row, rtol=0, atol=1e-12)
 
 
 BAD = [

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from stn_kernels import _build, _library
-from stn_kernels.op_cases import OP_CASES, SAMPLERS, Sample, grad_output
+from stn_kernels import _build, _library, verify
+from stn_kernels.op_cases import OP_CASES, SAMPLERS, Sample
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LARGE = {"channels": 6, "size": (150, 140), "out_size": (160, 170), "batch": 3}
@@ -23,9 +23,7 @@ def _needs_the_library(request):
 
 
 def results(case, sample):
-    inputs = case.draw(sample).requires_grad()
-    output = case.call(inputs, "cpu")
-    return output, *torch.autograd.grad(output, list(inputs.tensors.values()), grad_output(output, "contiguous"))
+    return verify.evaluate(case, case.draw(sample), "cpu", "contiguous").values()
 
 
 def by_one_and_two_threads(case, sample):

@@ -25,6 +25,8 @@ def call(case, inputs, backend, layout="contiguous"):
     """The value and the gradients."""
     leaves = inputs.requires_grad()
     value = case.call(leaves, backend.name)
+    if not case.quantities:
+        return (value.detach(),)
     return value.detach(), *torch.autograd.grad(value, list(leaves.tensors.values()), cotangent(value, layout))
 
 

@@ -87,29 +87,38 @@ STN_HD void affine_exponential_adjoint(const double (&A)[n][n + 1], double time,
   }
 }
 
-// The cell of a lattice point, ties as libcpab's; outside the domain that of the nearest square or cube.
-template <int n, class T>
-STN_HD int32_t cell_of(const int32_t (&shape)[3], const T (&y)[n]) {
-  T u[n];
-  int32_t number = 0, parity = 0;
+// The cell of a lattice point, ties as libcpab's; outside the domain that of the nearest square or cube. A whole number
+// in the type of the point, of which there may be a vector.
+template <int n, class V>
+STN_HD V cell_number(const int32_t (&shape)[3], const V (&y)[n]) {
+  const V zero = constant<V>(0), one = constant<V>(1);
+  V u[n], number = zero, odd = zero;
   for (int d = n - 1; d >= 0; --d) {
-    const T last = T(shape[d] - 1), floor = std::floor(y[d]);
-    const T cube = floor > 0 ? (floor < last ? floor : last) : T(0);
+    const V last = constant<V>(shape[d] - 1), floor = floor_of(y[d]);
+    const V cube = select(floor > zero, select(floor < last, floor, last), zero);
     u[d] = y[d] - cube;
-    number = number * shape[d] + int32_t(cube), parity += int32_t(cube);
+    number = number * constant<V>(shape[d]) + cube, odd += cube;
   }
   if constexpr (n == 1) {
     return number;
   } else if constexpr (n == 2) {
-    const bool above = u[0] > u[1], beyond = u[0] + u[1] > 1;
-    return 4 * number + (above ? (beyond ? 1 : 0) : (beyond ? 2 : 3));
+    const auto above = u[0] > u[1], beyond = u[0] + u[1] > one;
+    const V right = select(beyond, one, zero), left = select(beyond, constant<V>(2), constant<V>(3));
+    return constant<V>(4) * number + select(above, right, left);
   } else {
-    for (int d = 0; d < n; ++d) u[d] = u[d] < 0 ? T(0) : u[d] > 1 ? T(1) : u[d];
-    const bool odd = parity & 1;
-    const T x = odd ? u[1] : u[0], v = odd ? 1 - u[0] : u[1], z = u[2];
-    const int t = z - x - v >= 0 ? 1 : x + v + z - 2 >= 0 ? 2 : v - x - z >= 0 ? 3 : x - v - z >= 0 ? 4 : 0;
-    return 5 * number + t;
+    odd -= constant<V>(2) * floor_of(constant<V>(0.5) * odd);
+    for (int d = 0; d < n; ++d) u[d] = select(u[d] < zero, zero, select(u[d] > one, one, u[d]));
+    const V x = select(odd > zero, u[1], u[0]), v = select(odd > zero, one - u[0], u[1]), z = u[2];
+    V t = select(x - v - z >= zero, constant<V>(4), zero);
+    t = select(v - x - z >= zero, constant<V>(3), t);
+    t = select(x + v + z - constant<V>(2) >= zero, constant<V>(2), t);
+    t = select(z - x - v >= zero, one, t);
+    return constant<V>(5) * number + t;
   }
+}
+template <int n, class T>
+STN_HD int32_t cell_of(const int32_t (&shape)[3], const T (&y)[n]) {
+  return int32_t(cell_number<n>(shape, y));
 }
 
 }  // namespace stn

@@ -1,7 +1,7 @@
 // CPAB on points. Compiled once a level, like kernels.cpp, and under its rules.
+#include "cpab_exact.h"
 #include "cpab_fixed.h"
 #include "cpab_kernels.h"
-#include "cpab_paths.h"
 
 namespace stn::STN_LEVEL {
 namespace {
@@ -33,72 +33,60 @@ void locate_shared(const CpabProblem& p, int64_t begin, int64_t end) {
   }
 }
 
-// Calls body(start, first point, count) for vectors of points of a part.
-template <class T, int n, class Body>
-STN_INLINE void over_vectors(const CpabProblem& p, const Part& part, Body body) {
+// A method made ready for the item of a part.
+template <class Method, class T, int n>
+STN_INLINE void prepare(Method& method, const CpabProblem& p, const Part& part, int64_t& prepared) {
+  if (part.item == prepared) return;
+  const T* velocities = static_cast<const T*>(p.velocities) + part.item * p.vertices * n;
+  method.prepare_item(part.item, velocities, p.at ? points_of<T, n>(p, part.item) : nullptr);
+  prepared = part.item;
+}
+
+// A vector of lattice points -> points (count, n), scaled by axis and shifted.
+template <class T, int n>
+STN_INLINE void store_points(const typename Lane<T>::V (&y)[n], const T (&scale)[n], T shift, int64_t count, T* to) {
+  T x[n][Lane<T>::N];
+  for (int d = 0; d < n; ++d) store(x[d], y[d] * scale[d] + shift);
+  for (int64_t l = 0; l < count; ++l) {
+    for (int d = 0; d < n; ++d) to[l * n + d] = x[d][l];
+  }
+}
+
+// Lattice units -> the domain, or normalized coordinates where points are handed on.
+template <class T, int n>
+STN_INLINE void scales(const CpabProblem& p, T (&scale)[n], T& shift) {
+  for (int d = 0; d < n; ++d) scale[d] = T(p.at_points ? 2 : 1) / T(p.tables.shape[d]);
+  shift = T(p.at_points ? -1 : 0);
+}
+
+template <class Method, class T, int n>
+void forward(const CpabProblem& p, int64_t begin, int64_t end) {
   constexpr int64_t N = Lane<T>::N;
-  const T* points = points_of<T, n>(p, part.item);
-  for (int64_t i = part.first; i < part.last; i += N) {
-    const int64_t count = minimum<int64_t>(N, part.last - i);
-    Paths<T, n> paths =
-        p.own_points ? start_paths<T, n>(p, points + i * n, count) : static_cast<const Paths<T, n>*>(p.starts)[i / N];
-    body(paths, i, count);
-  }
-}
-
-// Where paths are, in lattice units; NaN where one never was.
-template <class T, int n>
-STN_INLINE void position(const Field<T, n>& field, const Paths<T, n>& paths, typename Lane<T>::V (&y)[n]) {
-  using V = typename Lane<T>::V;
-  CpabPlace<V, n> place;
-  load_records<Field<T, n>::kRecord>(field.places.data, paths.region, place);
-  for (int d = 0; d < n; ++d) {
-    V sum = place.axes[d * n] * paths.g[1];
-    for (int j = 1; j < n; ++j) sum += place.axes[d * n + j] * paths.g[j + 1];
-    y[d] = paths.rest == paths.rest ? place.origin[d] + sum : paths.rest;
-  }
-}
-
-// The rest of the time of lanes that hit the segment limit; visits has room for all lanes, or is nullptr.
-template <class T, int n>
-void finish_lanes(const CpabProblem& p, int64_t item, const Paths<T, n>& paths, typename Lane<T>::V (&y)[n],
-                  FixedVisit<n>* visits) {
-  __atomic_store_n(p.unfinished, 1, __ATOMIC_RELAXED);
-  const T* velocities = static_cast<const T*>(p.velocities) + item * p.vertices * n;
-  for (int l = 0; l < Lane<T>::N; ++l) {
-    if (!(paths.rest[l] > 0)) continue;
-    double at[n];
-    for (int d = 0; d < n; ++d) at[d] = double(y[d][l]);
-    finish<n>(p.tables, velocities, double(paths.rest[l]), at, visits ? visits + l * kCpabRestSteps : nullptr);
-    for (int d = 0; d < n; ++d) y[d][l] = T(at[d]);
-  }
-}
-
-template <class T, int n>
-void forward_exact(const CpabProblem& p, int64_t begin, int64_t end) {
-  Field<T, n> field(p);
+  Method method(p);
+  T scale[n], shift;
+  scales<T, n>(p, scale, shift);
+  const Aligned<T> run(p.at_points ? kCpabRun * n : 0);
   int64_t prepared = -1;
   over_parts(p, begin, end, [&](const Part& part) {
-    if (part.item != prepared) field.prepare_item(p, prepared = part.item);
-    T* output = static_cast<T*>(p.output) + part.item * p.points * n;
-    over_vectors<T, n>(p, part, [&](Paths<T, n>& paths, int64_t i, int64_t count) {
-      typename Lane<T>::V y[n];
-      follow<T, n>(field, paths, nullptr);
-      position(field, paths, y);
-      if (some(paths.rest > 0)) finish_lanes<T, n>(p, part.item, paths, y, nullptr);
-      T x[n][Lane<T>::N];
-      for (int d = 0; d < n; ++d) store(x[d], y[d] / T(p.tables.shape[d]));
-      for (int64_t l = 0; l < count; ++l) {
-        for (int d = 0; d < n; ++d) output[(i + l) * n + d] = x[d][l];
+    prepare<Method, T, n>(method, p, part, prepared);
+    const int64_t step = p.at_points ? kCpabRun : part.last - part.first;
+    for (int64_t first = part.first; first < part.last; first += step) {
+      const int64_t last = minimum(first + step, part.last);
+      T* output = p.at_points ? run.data : static_cast<T*>(p.output) + (part.item * p.points + first) * n;
+      for (int64_t i = first; i < last; i += N) {
+        const int64_t count = minimum(N, last - i);
+        typename Lane<T>::V y[n];
+        method.move(i, count, nullptr, y);
+        store_points<T, n>(y, scale, shift, count, output + (i - first) * n);
       }
-    });
+      if (p.at_points) p.at_points(p.context, {part.task, part.item, first, last - first, run.data});
+    }
   });
 }
 
 // A task's gradients to the regions' maps -> its part of the gradient to velocities.
 template <int n>
 STN_INLINE void store_sums(const CpabProblem& p, int64_t task, const double* regions) {
-  if (!p.sums) return;
   double* to = p.sums + task * p.vertices * n;
   for (int64_t k = 0; k < p.vertices * n; ++k) to[k] = 0;
   for (int64_t r = 0; r < p.tables.regions; ++r) {
@@ -106,44 +94,11 @@ STN_INLINE void store_sums(const CpabProblem& p, int64_t task, const double* reg
   }
 }
 
-// Pulls cotangents (lattice units) back along visits, adding to sums.
-template <class T, int n, class Add>
-STN_INLINE void pull_back(const Field<T, n>& field, const Visit<T, n>* visits, int steps,
-                          typename Lane<T>::V (&lambda)[n], Add add) {
-  using V = typename Lane<T>::V;
-  for (int s = steps - 1; s >= 0; --s) {
-    const Visit<T, n>& visit = visits[s];
-    CpabPlace<V, n> place;
-    load_records<Field<T, n>::kRecord>(field.places.data, visit.region, place);
-    V u[n], G[n][n + 1];
-    for (int d = 0; d < n; ++d) {
-      u[d] = place.axes[d * n] * visit.x[0];
-      for (int j = 1; j < n; ++j) u[d] += place.axes[d * n + j] * visit.x[j];
-    }
-    step_adjoint<V, n>(place, u, visit.time, lambda, G);
-    add(visit, G);
-  }
-}
-
 template <class T, int n>
-STN_INLINE void add_to_regions(const Visit<T, n>& visit, const typename Lane<T>::V (&G)[n][n + 1], double* sums) {
-  constexpr int N = Lane<T>::N, kEntries = n * (n + 1);
-  T values[kEntries][N], time[N];
-  IndexOf<T> region[N];
-  for (int k = 0; k < kEntries; ++k) store(values[k], G[k / (n + 1)][k % (n + 1)]);
-  store(region, visit.region), store(time, visit.time);
-  for (int l = 0; l < N; ++l) {
-    if (time[l] == 0) continue;
-    double* to = sums + kEntries * int64_t(region[l]);
-    for (int k = 0; k < kEntries; ++k) to[k] += double(values[k][l]);
-  }
-}
-
-template <class T, int n>
-STN_INLINE void load_cotangents(const CpabProblem& p, const T* grad, int64_t count, typename Lane<T>::V (&lambda)[n]) {
+STN_INLINE void load_cotangents(const T* grad, const T (&scale)[n], int64_t count, typename Lane<T>::V (&lambda)[n]) {
   T values[n][Lane<T>::N] = {};
   for (int64_t l = 0; l < count; ++l) {
-    for (int d = 0; d < n; ++d) values[d][l] = grad[l * n + d] / T(p.tables.shape[d]);
+    for (int d = 0; d < n; ++d) values[d][l] = grad[l * n + d] * scale[d];
   }
   for (int d = 0; d < n; ++d) lambda[d] = load<typename Lane<T>::V>(values[d]);
 }
@@ -153,142 +108,103 @@ STN_INLINE void store_cotangents(const CpabProblem& p, const T* points, int64_t 
                                  const typename Lane<T>::V (&lambda)[n], T* grad) {
   T values[n][Lane<T>::N];
   for (int d = 0; d < n; ++d) store(values[d], lambda[d] * T(p.tables.shape[d]));
-  const bool bounded = p.tables.regions == p.tables.cells;
   for (int64_t l = 0; l < count; ++l) {
     for (int d = 0; d < n; ++d) {
-      const bool clamped = bounded && (points[l * n + d] < 0 || points[l * n + d] > 1);
+      const bool clamped = p.bounded() && (points[l * n + d] < 0 || points[l * n + d] > 1);
       grad[l * n + d] = clamped ? T(0) : values[d][l];
     }
   }
 }
 
-template <class T, int n>
-void backward_exact(const CpabProblem& p, int64_t begin, int64_t end) {
-  Field<T, n> field(p);
-  const Aligned<Visit<T, n>> visits(kCpabSegments);
-  const Aligned<FixedVisit<n>> rest_visits(Lane<T>::N * kCpabRestSteps);
-  const int64_t entries = p.tables.regions * n * (n + 1);
-  const Aligned<double> regions(entries);
+template <class Method, class T, int n>
+void backward(const CpabProblem& p, int64_t begin, int64_t end) {
+  constexpr int64_t N = Lane<T>::N, kEntries = n * (n + 1), kMore = 512;  // visits beyond those of one vector
+  const int64_t vectors = p.at_points ? kCpabRun / N : 1;
+  Method method(p);
+  T scale[n], shift;
+  scales<T, n>(p, scale, shift);
+  const int64_t room = method.most_visits() + (p.at_points ? kMore : 0);
+  const Aligned<typename Method::Visit> visits(room);
+  const Aligned<int> steps(vectors);
+  const Aligned<T> run(p.at_points ? kCpabRun * n : 0);
+  const Aligned<double> regions(p.tables.regions * kEntries);
   int64_t prepared = -1;
   over_parts(p, begin, end, [&](const Part& part) {
-    if (part.item != prepared) field.prepare_item(p, prepared = part.item);
-    __builtin_memset(regions.data, 0, size_t(entries) * sizeof(double));
-    const T* grad = static_cast<const T*>(p.grad_output) + part.item * p.points * n;
-    const T* points = points_of<T, n>(p, part.item);
-    over_vectors<T, n>(p, part, [&](Paths<T, n>& paths, int64_t i, int64_t count) {
-      typename Lane<T>::V lambda[n], y[n];
-      const int steps = follow<T, n>(field, paths, visits.data);
-      load_cotangents<T, n>(p, grad + i * n, count, lambda);
-      if (some(paths.rest > 0)) {
-        position(field, paths, y);
-        finish_lanes<T, n>(p, part.item, paths, y, rest_visits.data);
-        for (int l = 0; l < count; ++l) {
-          if (!(paths.rest[l] > 0)) continue;
-          double own[n];
-          for (int d = 0; d < n; ++d) own[d] = double(lambda[d][l]);
-          finish_adjoint<n>(p.tables, static_cast<const T*>(p.velocities) + part.item * p.vertices * n,
-                            double(paths.rest[l]), rest_visits.data + l * kCpabRestSteps, own, Sums<n>{regions.data});
-          for (int d = 0; d < n; ++d) lambda[d][l] = T(own[d]);
+    prepare<Method, T, n>(method, p, part, prepared);
+    __builtin_memset(regions.data, 0, size_t(p.tables.regions * kEntries) * sizeof(double));
+    int64_t first = part.first;
+    while (first < part.last) {
+      // There, as far as the visits find room; a vector that hits the segment limit is the last.
+      int64_t last = first, used = 0, v = 0;
+      for (; last < part.last && v < vectors && used + method.most_visits() <= room; ++v, last += N) {
+        typename Lane<T>::V y[n];
+        const int64_t count = minimum(N, part.last - last);
+        used += steps.data[v] = method.move(last, count, visits.data + used, y);
+        if (p.at_points) store_points<T, n>(y, scale, shift, count, run.data + (last - first) * n);
+        if (method.unfinished) {
+          ++v, last += N;
+          break;
         }
       }
-      pull_back<T, n>(field, visits.data, steps, lambda, [&](const Visit<T, n>& visit, const auto& G) STN_LAMBDA {
-        add_to_regions<T, n>(visit, G, regions.data);
-      });
-      if (p.grad_points) {
-        store_cotangents<T, n>(p, points + i * n, count, lambda,
-                               static_cast<T*>(p.grad_points) + (part.item * p.points + i) * n);
+      last = minimum(last, part.last);
+      const T* grad = static_cast<const T*>(p.grad_output) + (part.item * p.points + first) * n;
+      if (p.at_points) {
+        p.at_points(p.context, {part.task, part.item, first, last - first, run.data});
+        grad = run.data;
       }
-    });
-    store_sums<n>(p, part.task, regions.data);
-  });
-}
-
-template <class T, int n>
-STN_INLINE void fixed_start(const CpabProblem& p, const T* point, T (&y)[n]) {
-  for (int d = 0; d < n; ++d) {
-    T x = point[d];
-    if (p.tables.regions == p.tables.cells) x = x < 0 ? T(0) : x > 1 ? T(1) : x;
-    y[d] = x * T(p.tables.shape[d]);
-  }
-}
-
-template <class T, int n>
-STN_INLINE void fixed_step(const T* map, T (&y)[n]) {
-  T next[n];
-  for (int i = 0; i < n; ++i) {
-    next[i] = map[i * (n + 1) + n];
-    for (int j = 0; j < n; ++j) next[i] += map[i * (n + 1) + j] * y[j];
-  }
-  for (int d = 0; d < n; ++d) y[d] = next[d];
-}
-
-template <class T, int n>
-void forward_fixed(const CpabProblem& p, int64_t begin, int64_t end) {
-  over_parts(p, begin, end, [&](const Part& part) {
-    const FixedField<T, n> field(p.tables, static_cast<const T*>(p.velocities) + part.item * p.vertices * n, p.steps);
-    const T* points = points_of<T, n>(p, part.item);
-    T* output = static_cast<T*>(p.output) + part.item * p.points * n;
-    for (int64_t i = part.first; i < part.last; ++i) {
-      T y[n];
-      fixed_start(p, points + i * n, y);
-      for (int s = 0; s < p.steps; ++s) fixed_step<T, n>(field.map(cell_of<n, T>(p.tables.shape, y)), y);
-      for (int d = 0; d < n; ++d) output[i * n + d] = y[d] / T(p.tables.shape[d]);
-    }
-  });
-}
-
-template <class T, int n>
-void backward_fixed(const CpabProblem& p, int64_t begin, int64_t end) {
-  constexpr int kEntries = n * (n + 1);
-  const Aligned<int32_t> cells(p.steps);
-  const Aligned<T> path(int64_t(p.steps) * n);
-  const Aligned<double> maps(int64_t(p.tables.cells) * kEntries), regions(int64_t(p.tables.regions) * kEntries);
-  over_parts(p, begin, end, [&](const Part& part) {
-    const T* velocities = static_cast<const T*>(p.velocities) + part.item * p.vertices * n;
-    const FixedField<T, n> field(p.tables, velocities, p.steps);
-    const T* points = points_of<T, n>(p, part.item);
-    const T* grad = static_cast<const T*>(p.grad_output) + part.item * p.points * n;
-    __builtin_memset(maps.data, 0, size_t(p.tables.cells * kEntries) * sizeof(double));
-    for (int64_t i = part.first; i < part.last; ++i) {
-      T y[n];
-      fixed_start(p, points + i * n, y);
-      for (int s = 0; s < p.steps; ++s) {
-        cells.data[s] = cell_of<n, T>(p.tables.shape, y);
-        for (int d = 0; d < n; ++d) path.data[s * n + d] = y[d];
-        fixed_step<T, n>(field.map(cells.data[s]), y);
-      }
-      T lambda[n];
-      for (int d = 0; d < n; ++d) lambda[d] = grad[i * n + d] / T(p.tables.shape[d]);
-      for (int s = p.steps - 1; s >= 0; --s) {
-        const T *map = field.map(cells.data[s]), *at = path.data + s * n;
-        double* to = maps.data + int64_t(cells.data[s]) * kEntries;
-        T back[n] = {};
-        for (int r = 0; r < n; ++r) {
-          for (int c = 0; c < n; ++c) {
-            to[r * (n + 1) + c] += double(lambda[r] * at[c]), back[c] += map[r * (n + 1) + c] * lambda[r];
-          }
-          to[r * (n + 1) + n] += double(lambda[r]);
-        }
-        for (int d = 0; d < n; ++d) lambda[d] = back[d];
-      }
-      if (p.grad_points) {
-        T* to = static_cast<T*>(p.grad_points) + (part.item * p.points + i) * n;
-        for (int d = 0; d < n; ++d) {
-          const bool clamped = p.tables.regions == p.tables.cells && (points[i * n + d] < 0 || points[i * n + d] > 1);
-          to[d] = clamped ? T(0) : lambda[d] * T(p.tables.shape[d]);
+      // And back.
+      used = 0, v = 0;
+      for (int64_t i = first; i < last; i += N, used += steps.data[v++]) {
+        const int64_t count = minimum(N, last - i);
+        typename Lane<T>::V lambda[n];
+        load_cotangents<T, n>(grad + (i - first) * n, scale, count, lambda);
+        method.pull_back(visits.data + used, steps.data[v], lambda,
+                         [&](int, int64_t region, const auto& entries) STN_LAMBDA {
+                           double* to = regions.data + kEntries * region;
+                           for (int k = 0; k < kEntries; ++k) to[k] += entries(k);
+                         });
+        if (p.grad_points) {
+          store_cotangents<T, n>(p, points_of<T, n>(p, part.item) + i * n, count, lambda,
+                                 static_cast<T*>(p.grad_points) + (part.item * p.points + i) * n);
         }
       }
+      first = last;
     }
     if (!p.sums) return;
-    __builtin_memset(regions.data, 0, size_t(p.tables.regions * kEntries) * sizeof(double));
-    for (int32_t c = 0; c < p.tables.cells; ++c) {
-      double A[n][n + 1], grad_E[n][n + 1], G[n][n + 1];
-      for (int k = 0; k < kEntries; ++k) grad_E[k / (n + 1)][k % (n + 1)] = maps.data[c * kEntries + k];
-      generator<n>(p.tables, c, velocities, A);
-      affine_exponential_adjoint<n>(A, 1.0 / p.steps, grad_E, G);
-      Sums<n>{regions.data}.add_generator(p.tables, c, G);
-    }
+    method.finish_sums(regions.data);
     store_sums<n>(p, part.task, regions.data);
+  });
+}
+
+template <class Method, class T, int n>
+void jacobian(const CpabProblem& p, int64_t begin, int64_t end) {
+  constexpr int64_t N = Lane<T>::N, kEntries = n * (n + 1);
+  Method method(p);
+  const Aligned<typename Method::Visit> visits(method.most_visits());
+  const int64_t row = p.vertices * n;
+  int64_t prepared = -1;
+  over_parts(p, begin, end, [&](const Part& part) {
+    prepare<Method, T, n>(method, p, part, prepared);
+    for (int64_t i = part.first; i < part.last; i += N) {
+      typename Lane<T>::V y[n];
+      const int64_t count = minimum(N, part.last - i);
+      const int steps = method.move(i, count, visits.data, y);
+      T* rows = static_cast<T*>(p.output) + (part.item * p.points + i) * n * row;
+      __builtin_memset(rows, 0, size_t(count * n * row) * sizeof(T));
+      for (int axis = 0; axis < n; ++axis) {
+        typename Lane<T>::V lambda[n] = {};
+        lambda[axis] += T(1) / T(p.tables.shape[axis]);
+        method.pull_back(visits.data, steps, lambda, [&](int lane, int64_t region, const auto& entries) {
+          double G[kEntries];
+          for (int k = 0; k < kEntries; ++k) G[k] = entries(k);
+          method.to_field(region, G);
+          T* to = rows + (lane * n + axis) * row;
+          if (lane < count) {
+            prepare_adjoint<n>(p.tables, region, G, [&](int64_t k, double value) { to[k] += T(value); });
+          }
+        });
+      }
+    }
   });
 }
 
@@ -301,6 +217,14 @@ STN_INLINE auto with_type(const CpabProblem& p, F f) {
     return p.dimensions == 2 ? f(t, integral_constant<int, 2>{}) : f(t, integral_constant<int, 3>{});
   };
   return p.is_double ? with_n(double{}) : with_n(float{});
+}
+// Calls f(type tag, dimensions, a null pointer to the method).
+template <class F>
+STN_INLINE CpabWork with_method(const CpabProblem& p, F f) {
+  return with_type(p, [&](auto t, auto n) -> CpabWork {
+    using T = decltype(t);
+    return p.steps ? f(t, n, (Fixed<T, n>*)nullptr) : f(t, n, (Exact<T, n>*)nullptr);
+  });
 }
 
 int64_t start_bytes(const CpabProblem& p) {
@@ -315,21 +239,25 @@ CpabWork locate_points(const CpabProblem& p) {
     return {(p.points + Lane<T>::N - 1) / Lane<T>::N, locate_shared<T, n>};
   });
 }
-CpabWork forward(const CpabProblem& p) {
-  return with_type(p, [&](auto t, auto n) -> CpabWork {
-    using T = decltype(t);
-    return {p.items() * p.blocks(), p.steps ? forward_fixed<T, n> : forward_exact<T, n>};
+CpabWork forward_work(const CpabProblem& p) {
+  return with_method(p, [&]<class Method>(auto t, auto n, Method*) -> CpabWork {
+    return {p.items() * p.blocks(), forward<Method, decltype(t), n>};
   });
 }
-CpabWork backward(const CpabProblem& p) {
-  return with_type(p, [&](auto t, auto n) -> CpabWork {
-    using T = decltype(t);
-    return {p.items() * p.blocks(), p.steps ? backward_fixed<T, n> : backward_exact<T, n>};
+CpabWork backward_work(const CpabProblem& p) {
+  return with_method(p, [&]<class Method>(auto t, auto n, Method*) -> CpabWork {
+    return {p.items() * p.blocks(), backward<Method, decltype(t), n>};
+  });
+}
+CpabWork jacobian_work(const CpabProblem& p) {
+  return with_method(p, [&]<class Method>(auto t, auto n, Method*) -> CpabWork {
+    return {p.items() * p.blocks(), jacobian<Method, decltype(t), n>};
   });
 }
 
 }  // namespace
 
-const CpabKernels cpab_kernels = {start_bytes, locate_points, forward, backward};
+const CpabKernels cpab_kernels = {start_bytes,   locate_points, forward_work,   backward_work,
+                                  jacobian_work, cpab_read,     cpab_transpose, cpab_pull};
 
 }  // namespace stn::STN_LEVEL

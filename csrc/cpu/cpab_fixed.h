@@ -2,25 +2,34 @@
 #pragma once
 #include "common/cpab_fixed.h"
 #include "cpab.h"
+#include "cpab_lattice.h"
 #include "cpab_paths.h"
 
 namespace stn::STN_LEVEL {
 
-// Gradients to a region's [matrix, start] (CpabPlace), summed in double.
-template <int n>
-struct Sums {
-  static constexpr int kEntries = n * (n + 1);
-  double* data;
-  // from one to [M b] on lattice coordinates
-  STN_INLINE void add_generator(const CpabTables& t, int64_t region, const double (&G)[n][n + 1]) const {
-    const CpabRegion<n> place(t, region);
-    double* to = data + kEntries * region;
-    for (int i = 0; i < n; ++i) {
-      for (int j = 0; j < n; ++j) to[i * (n + 1) + j] += G[i][j] - G[i][n] * place.origin[j];
-      to[i * (n + 1) + n] += G[i][n];
-    }
+// add(lane, region, entries) for the lanes of a mask: entries(k) is the k-th of the lane's n (n + 1) numbers.
+template <class T, int n, class Add>
+STN_INLINE void add_lanes(typename Lane<T>::I region, typename Lane<T>::I mask,
+                          const typename Lane<T>::V (&G)[n][n + 1], Add add) {
+  constexpr int N = Lane<T>::N, kEntries = n * (n + 1);
+  T values[kEntries][N];
+  IndexOf<T> regions[N], wanted[N];
+  for (int k = 0; k < kEntries; ++k) store(values[k], G[k / (n + 1)][k % (n + 1)]);
+  store(regions, region), store(wanted, mask);
+  for (int l = 0; l < N; ++l) {
+    if (wanted[l]) add(l, int64_t(regions[l]), [&](int k) STN_LAMBDA { return double(values[k][l]); });
   }
-};
+}
+
+// dL/d[M b] of a region on lattice coordinates -> dL/d[matrix, start] (CpabPlace).
+template <int n>
+STN_INLINE void to_place(const CpabTables& t, int64_t region, const double (&G)[n][n + 1], double* entries) {
+  const CpabRegion<n> place(t, region);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) entries[i * (n + 1) + j] = G[i][j] - G[i][n] * place.origin[j];
+    entries[i * (n + 1) + n] = G[i][n];
+  }
+}
 
 template <int n>
 struct FixedVisit {
@@ -34,10 +43,8 @@ void finish(const CpabTables& t, const P* velocities, double time, double (&y)[n
   for (int s = 0; s < kCpabRestSteps; ++s) {
     double g[n + 1], A[n][n + 1], E[n][n + 1], next[n];
     const int32_t region = locate<n>(t, y, g);
-    if (visits) {
-      visits[s].region = region;
-      for (int d = 0; d < n; ++d) visits[s].y[d] = y[d];
-    }
+    visits[s].region = region;
+    for (int d = 0; d < n; ++d) visits[s].y[d] = y[d];
     generator<n>(t, region, velocities, A);
     affine_exponential<n>(A, time / kCpabRestSteps, E);
     for (int i = 0; i < n; ++i) {
@@ -48,11 +55,12 @@ void finish(const CpabTables& t, const P* velocities, double time, double (&y)[n
   }
 }
 
-template <int n, class P>
+// add(region, entries) gets dL/d[matrix, start] of every step.
+template <int n, class P, class Add>
 void finish_adjoint(const CpabTables& t, const P* velocities, double time, const FixedVisit<n>* visits,
-                    double (&lambda)[n], const Sums<n>& sums) {
+                    double (&lambda)[n], Add add) {
   for (int s = kCpabRestSteps - 1; s >= 0; --s) {
-    double A[n][n + 1], E[n][n + 1], outer[n][n + 1], G[n][n + 1], back[n] = {};
+    double A[n][n + 1], E[n][n + 1], outer[n][n + 1], G[n][n + 1], entries[n * (n + 1)], back[n] = {};
     generator<n>(t, visits[s].region, velocities, A);
     affine_exponential<n>(A, time / kCpabRestSteps, E);
     for (int i = 0; i < n; ++i) {
@@ -60,25 +68,120 @@ void finish_adjoint(const CpabTables& t, const P* velocities, double time, const
       outer[i][n] = lambda[i];
     }
     affine_exponential_adjoint<n>(A, time / kCpabRestSteps, outer, G);
-    sums.add_generator(t, visits[s].region, G);
+    to_place<n>(t, visits[s].region, G, entries);
+    add(visits[s].region, entries);
     for (int d = 0; d < n; ++d) lambda[d] = back[d];
   }
 }
 
-// The maps of one fixed step in every cell of an image.
+// The method "fixed" for vectors of points.
 template <class T, int n>
-struct FixedField {
-  Aligned<T> maps;  // (cells, n, n + 1)
-  template <class P>
-  FixedField(const CpabTables& t, const P* velocities, int steps) : maps(int64_t(t.cells) * n * (n + 1)) {
-    for (int32_t c = 0; c < t.cells; ++c) {
+struct Fixed {
+  using V = typename Lane<T>::V;
+  using I = typename Lane<T>::I;
+  static constexpr int N = Lane<T>::N, kRecord = kCpabRecord<n>;
+  struct Visit {
+    I cell;
+    V y[n];
+  };
+  struct Map {
+    V entries[n * (n + 1)];
+  };
+
+  const CpabProblem& p;
+  PixelLattice<T, n> lattice;
+  Aligned<T> maps;  // of one step: a record a cell
+  const T* velocities = nullptr;
+  const T* points = nullptr;
+  static constexpr const Visit* unfinished = nullptr;
+
+  explicit Fixed(const CpabProblem& problem) : p(problem), lattice(problem), maps(kRecord * problem.tables.cells) {}
+  int64_t most_visits() const { return p.steps; }
+  void prepare_item(int64_t, const T* item_velocities, const T* item_points) {
+    velocities = item_velocities, points = item_points;
+    for (int32_t c = 0; c < p.tables.cells; ++c) {
       double A[n][n + 1], E[n][n + 1];
-      generator<n>(t, c, velocities, A);
-      affine_exponential<n>(A, 1.0 / steps, E);
-      for (int i = 0; i < n * (n + 1); ++i) maps.data[c * n * (n + 1) + i] = T(E[i / (n + 1)][i % (n + 1)]);
+      generator<n>(p.tables, c, velocities, A);
+      affine_exponential<n>(A, 1.0 / p.steps, E);
+      for (int k = 0; k < n * (n + 1); ++k) maps.data[c * kRecord + k] = T(E[k / (n + 1)][k % (n + 1)]);
     }
   }
-  STN_INLINE const T* map(int32_t cell) const { return maps.data + int64_t(cell) * n * (n + 1); }
+
+  STN_INLINE int move(int64_t i, int64_t count, Visit* visits, V (&y)[n]) {
+    start(i, count, y);
+    for (int s = 0; s < p.steps; ++s) {
+      const I cell = __builtin_convertvector(cell_number<n>(p.tables.shape, y), I);
+      if (visits) {
+        visits[s].cell = cell;
+        for (int d = 0; d < n; ++d) visits[s].y[d] = y[d];
+      }
+      Map map;
+      load_records<kRecord>(maps.data, cell, map);
+      V next[n];
+      for (int r = 0; r < n; ++r) {
+        next[r] = map.entries[r * (n + 1) + n];
+        for (int c = 0; c < n; ++c) next[r] += map.entries[r * (n + 1) + c] * y[c];
+      }
+      for (int d = 0; d < n; ++d) y[d] = next[d];
+    }
+    return p.steps;
+  }
+
+  // As Exact::pull_back, but the entries are dL/d(map) of a cell: `to_field` turns them into what that gives.
+  template <class Add>
+  STN_INLINE void pull_back(const Visit* visits, int steps, V (&lambda)[n], Add add) const {
+    if (steps == 0) return;
+    V sums[n][n + 1] = {};
+    for (int s = steps - 1; s >= 0; --s) {
+      const Visit& visit = visits[s];
+      Map map;
+      load_records<kRecord>(maps.data, visit.cell, map);
+      V back[n] = {};
+      for (int r = 0; r < n; ++r) {
+        for (int c = 0; c < n; ++c) {
+          sums[r][c] += lambda[r] * visit.y[c], back[c] += map.entries[r * (n + 1) + c] * lambda[r];
+        }
+        sums[r][n] += lambda[r];
+      }
+      for (int d = 0; d < n; ++d) lambda[d] = back[d];
+      const I changes = s == 0 ? visit.cell == visit.cell : visits[s - 1].cell != visit.cell;
+      if (!some(changes)) continue;
+      add_lanes<T, n>(visit.cell, changes, sums, add);
+      for (int k = 0; k < n * (n + 1); ++k) {
+        sums[k / (n + 1)][k % (n + 1)] = masked(sums[k / (n + 1)][k % (n + 1)], ~changes);
+      }
+    }
+  }
+  void to_field(int64_t cell, double* entries) const {
+    double A[n][n + 1], grad_E[n][n + 1], G[n][n + 1];
+    for (int k = 0; k < n * (n + 1); ++k) grad_E[k / (n + 1)][k % (n + 1)] = entries[k];
+    generator<n>(p.tables, cell, velocities, A);
+    affine_exponential_adjoint<n>(A, 1.0 / p.steps, grad_E, G);
+    to_place<n>(p.tables, cell, G, entries);
+  }
+  void finish_sums(double* sums) const {
+    for (int32_t c = 0; c < p.tables.cells; ++c) to_field(c, sums + c * n * (n + 1));
+  }
+
+ private:
+  STN_INLINE void start(int64_t i, int64_t count, V (&y)[n]) const {
+    if (!p.at) {
+      I cube[n];
+      lattice.at(i, cube, y);
+      for (int d = 0; d < n; ++d) y[d] += __builtin_convertvector(cube[d], V);
+      return;
+    }
+    T x[n][N] = {};
+    for (int64_t l = 0; l < count && l < N; ++l) {
+      for (int d = 0; d < n; ++d) x[d][l] = points[(i + l) * n + d];
+    }
+    const V zero = {}, one = splat<V>(T(1));
+    for (int d = 0; d < n; ++d) {
+      y[d] = load<V>(x[d]);
+      if (p.bounded()) y[d] = y[d] < zero ? zero : y[d] > one ? one : y[d];
+      y[d] *= T(p.tables.shape[d]);
+    }
+  }
 };
 
 }  // namespace stn::STN_LEVEL

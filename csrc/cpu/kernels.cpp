@@ -241,4 +241,5 @@ const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL),
                                                           stn::STN_LEVEL::second_grad_output,
                                                           stn::STN_LEVEL::second_grad_input,
                                                           stn::STN_LEVEL::second_grad_grid,
+                                                          stn::STN_LEVEL::add_grad_input,
                                                           &stn::STN_LEVEL::cpab_kernels};

@@ -83,6 +83,8 @@ struct Kernels {
   Work (*second_grad_output)(const Problem&);  // samplers.h
   Work (*second_grad_input)(const Problem&);
   Work (*second_grad_grid)(const Problem&);
+  // Adds what the outputs give to rows (slices) [first, last) of grad_input, which is of the compute type.
+  void (*add_grad_input)(const Problem&, int64_t first, int64_t last);
   const CpabKernels* cpab;
 };
 

@@ -1,9 +1,5 @@
 // The operators on CPU tensors: outputs, memory layouts and threads around the kernels of the chosen instruction set.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
 #include <tuple>
@@ -11,105 +7,22 @@
 
 #include "common/affine.h"
 #include "level.h"
+#include "tensors.h"
 
 namespace {
 
-using stn::Images;
+using stn::dense;
+using stn::empty;
+using stn::empty_images;
+using stn::images;
+using stn::is_channels_last;
+using stn::Options;
 using stn::Problem;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Shape = std::vector<int64_t>;
-
-stn::DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return stn::DType::float32;
-    case ScalarType::Double:
-      return stn::DType::float64;
-    case ScalarType::BFloat16:
-      return stn::DType::bfloat16;
-    case ScalarType::Half:
-      return stn::DType::float16;
-    default:
-      STD_TORCH_CHECK(false, "stn_kernels: the images must be float32, float64, bfloat16 or float16");
-  }
-}
-
-Tensor empty(const Tensor& like, const Shape& size, const Shape& stride) {
-  int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(size.size()), size.data(), stride.data(), dtype,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
-Tensor empty(const Tensor& like, const Shape& size) {
-  Shape stride(size.size(), 1);
-  for (size_t i = size.size(); i-- > 1;) stride[i - 1] = stride[i] * (size[i] > 0 ? size[i] : 1);
-  return empty(like, size, stride);
-}
-
-// Images (..., C, *size) with n spatial dimensions, stored (..., *size, C) if channels_last: as ops/_outputs.py.
-Tensor empty_images(const Tensor& like, const Shape& size, bool channels_last, size_t n) {
-  if (!channels_last) return empty(like, size);
-  const auto atleast1 = [](int64_t v) { return v > 0 ? v : 1; };
-  const size_t c = size.size() - n - 1;
-  Shape stride(size.size());
-  int64_t next = atleast1(size[c]);
-  stride[c] = 1;
-  for (size_t i = size.size(); i-- > c + 1; next *= atleast1(size[i])) stride[i] = next;
-  for (size_t i = c; i-- > 0; next *= atleast1(size[i])) stride[i] = next;
-  return empty(like, size, stride);
-}
-
-Shape shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
-
-bool is_channels_last(const Tensor& t) {
-  int64_t pixel = t.size(1);
-  if (pixel <= 1 || t.stride(1) != 1) return false;
-  for (int64_t i = t.dim(); i-- > 2; pixel *= t.size(i)) {
-    if (t.stride(i) != pixel) return false;
-  }
-  return true;
-}
-
-// (..., C, *size) as a batch of images; a sample dimension is folded into the batch (its stride fits by construction).
-template <class Pointer>
-Images<Pointer> images(const Tensor& t, int n) {
-  const int64_t last = t.dim() - 1;
-  return {static_cast<Pointer>(t.mutable_data_ptr()),
-          t.stride(last - n - 1),
-          t.stride(last - n),
-          n > 1 ? t.stride(last - 1) : 0,
-          t.stride(last),
-          n > 2 ? t.stride(last - 2) : 0};
-}
-
-Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }  // saves a dispatch
-
-Tensor float_parameters(const Tensor& t) {
-  const ScalarType type = t.scalar_type();
-  const Tensor wide =
-      type == ScalarType::Double || type == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float);
-  return dense(wide);
-}
-
-// grad_output in the layout of the output, copied only if it has another.
-Tensor with_layout(const Tensor& grad, bool channels_last, int n) {
-  if (!channels_last) return dense(grad);
-  Tensor wanted = empty_images(grad, shape_of(grad), true, size_t(n));
-  bool same = true;
-  for (int64_t i = 0; i < grad.dim(); ++i) same &= grad.stride(i) == wanted.stride(i) || grad.size(i) == 1;
-  if (same) return grad;
-  torch::stable::copy_(wanted, grad);
-  return wanted;
-}
-
-struct Options {
-  int64_t mode, padding;
-  bool align_corners;
-};
+using stn::ScalarType;
+using stn::Shape;
+using stn::shape_of;
+using stn::Tensor;
+using stn::with_layout;
 
 // A transform and its parameters (B, ...) or (B, S, ...): contiguous, float32 or float64, of a spline float64.
 struct Parameters {
@@ -120,7 +33,7 @@ struct Parameters {
 };
 
 Parameters parameters_of(stn::Transform transform, const Tensor& values) {
-  return {transform, float_parameters(values)};
+  return {transform, stn::float_parameters(values)};
 }
 
 Parameters tps_parameters(const Tensor& coefficients, const Tensor& control_points) {
@@ -142,18 +55,11 @@ void set_parameters(Problem& p, const Parameters& parameters) {
 }
 
 Problem problem(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options) {
-  Problem p{};
-  const int n = int(input.dim()) - 2;
-  p.dimensions = n;
-  p.batch = input.size(0), p.channels = input.size(1);
-  p.width = input.size(n + 1), p.height = n > 1 ? input.size(n) : 1, p.depth = n > 2 ? input.size(n - 1) : 1;
+  Problem p = stn::image_problem(input, options);
+  const int n = p.dimensions;
   p.out_width = out_size[size_t(n) - 1];
   p.out_height = n > 1 ? out_size[size_t(n) - 2] : 1, p.out_depth = n > 2 ? out_size[0] : 1;
   p.samples = parameters.has_samples(n) ? parameters.values.size(1) : 1;
-  p.dtype = dtype_of(input);
-  p.channels_last = is_channels_last(input);
-  p.mode = static_cast<stn::Mode>(options.mode);
-  p.padding = static_cast<stn::Padding>(options.padding), p.align_corners = options.align_corners;
   set_parameters(p, parameters);
   if (p.transform == stn::Transform::grid) {  // its outputs are dense, so that they form one row
     p.out_width *= p.out_height * p.out_depth;

@@ -28,6 +28,13 @@ Work sampler_grad_parameters(const Problem& p) {
   });
 }
 
+void add_grad_input(const Problem& p, int64_t first, int64_t last) {
+  with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+    taps_add_grad_input<decltype(t)>(p, first, last);
+    return Work{};
+  });
+}
+
 Work second_grad_output(const Problem& p) {
   return with_storage(p.dtype,
                       [&](auto t) STN_LAMBDA { return Work{Lines(p).tasks(p), taps_second_output<decltype(t)>}; });

@@ -7,6 +7,7 @@ namespace stn::STN_LEVEL {
 Work sampler_forward(const Problem&);
 Work sampler_grad_input(const Problem&);
 Work sampler_grad_parameters(const Problem&);
+void add_grad_input(const Problem&, int64_t first, int64_t last);
 // The second backward at a grid, bilinear or nearest: the gradients to grad_output (into p.output), input and grid.
 Work second_grad_output(const Problem&);
 Work second_grad_input(const Problem&);

@@ -380,4 +380,18 @@ void taps_grad_input(const Problem& p, int64_t begin, int64_t end) {
                    [](const Row&, const auto& list, int64_t, int, int) STN_LAMBDA { return list.weight; });
 }
 
+// Adds what the outputs of the only image give to slices [first, last) of grad_input, which is of the compute type.
+template <class T>
+void taps_add_grad_input(const Problem& p, int64_t first, int64_t last) {
+  Window window(p, p.grad_input);
+  window.first = first, window.last = last;
+  const int64_t block = Bands(p).block, plane_stride = p.channels_last ? 1 : p.grad_input.channel;
+  for (int64_t c = 0; c < p.channels; c += block) {
+    auto* sums = static_cast<Compute<T>*>(p.grad_input.data) + c * p.grad_input.channel +
+                 first * window.stride[p.dimensions - 1];
+    scatter_image<T>(p, 0, c, minimum(block, p.channels - c), window, sums, plane_stride, false,
+                     [](const Row&, const auto& list, int64_t, int, int) STN_LAMBDA { return list.weight; });
+  }
+}
+
 }  // namespace stn::STN_LEVEL

@@ -8,6 +8,31 @@ from .. import _library
 from .._library import MODE_NAMES, PADDING_NAMES
 
 
+def by_autograd(backward, tensors, grads, needed):
+    """Gradients to tensors of <grads, backward(*tensors)>, a None among tensors staying one.
+
+    Args:
+        backward: tensors -> the first gradients, as a function that autograd follows.
+        grads: the cotangents of the first gradients; None for none.
+        needed: which of the first gradients were asked for.
+    """
+    with torch.enable_grad():
+        leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+        first = backward(*leaves)
+    # A gradient that is 0 everywhere, as nearest's to the coordinates, is not connected to anything.
+    wanted = [i for i, need in enumerate(needed) if need and grads[i] is not None and first[i].requires_grad]
+    present = [i for i, leaf in enumerate(leaves) if leaf is not None]
+    second = torch.autograd.grad(
+        [first[i] for i in wanted],
+        [leaves[i] for i in present],
+        [grads[i] for i in wanted],
+        allow_unused=True,
+        create_graph=torch.is_grad_enabled(),
+    )
+    found = dict(zip(present, second, strict=True))
+    return [found.get(i) for i in range(len(leaves))]
+
+
 def double_backward_at_grid(namespace, gg_input, gg_grid, grad_output, input, grid, options, needs):
     """Gradients to grad_output, input and grid by `_grid_sample_double_backward`; a cotangent may be None."""
     nothing = input.new_empty(0)
@@ -44,19 +69,12 @@ def reference_double_backward(reference_backward, constants=0, kernel=None):
         device = ctx.saved_tensors[0].device.type
         if kernel and not torch.is_grad_enabled() and _library.has_second_backward(namespace, device, ctx.options[-1]):
             return with_kernel(ctx, namespace, grads)
-        with torch.enable_grad():
-            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors[:3]]
-            first = reference_backward(*tensors, *ctx.saved_tensors[3:], *ctx.options)
-        # A gradient that is 0 everywhere, as nearest's to the coordinates, is not connected to anything.
-        wanted = [
-            i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None and first[i].requires_grad
-        ]
-        second = torch.autograd.grad(
-            [first[i] for i in wanted],
-            tensors,
-            [grads[i] for i in wanted],
-            allow_unused=True,
-            create_graph=torch.is_grad_enabled(),
+        constant = ctx.saved_tensors[3:]
+        second = by_autograd(
+            lambda *leaves: reference_backward(*leaves, *constant, *ctx.options),
+            ctx.saved_tensors[:3],
+            grads,
+            ctx.needed,
         )
         return (*second, *[None] * (6 + constants))
 
@@ -71,11 +89,12 @@ def grid_double_backward(reference_backward, constants=0):
         ctx.save_for_backward(*inputs[:-1])
 
     def backward(ctx, grad):
-        with torch.enable_grad():
-            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors[:2]]
-            first = reference_backward(*tensors, *ctx.saved_tensors[2:], ctx.align_corners)
-        second = torch.autograd.grad(
-            first, tensors, grad, allow_unused=True, create_graph=torch.is_grad_enabled(), materialize_grads=True
+        constant = ctx.saved_tensors[2:]
+        second = by_autograd(
+            lambda *leaves: (reference_backward(*leaves, *constant, ctx.align_corners),),
+            ctx.saved_tensors[:2],
+            [grad],
+            [True],
         )
         return (*second, *[None] * (1 + constants))
 

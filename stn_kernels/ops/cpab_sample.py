@@ -6,6 +6,7 @@ from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import cpab as reference
 from . import _cpab, linearized
+from ._double_backward import by_autograd
 from ._outputs import empty_images, is_channels_last, store_images
 from .cpab_grid import cpab_grid
 from .grid_sample import grid_sample
@@ -70,13 +71,13 @@ def cpab_sample(
     options = None if several else _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
     _checks.flag("align_corners", align_corners)
     _cpab.check_affine(affine, theta, n)
-    if several or _library.requested(backend) != "reference":  # no backend has it in one kernel so far: two of its own
+    if several:
         grid = cpab_grid(
             theta, size, tessellation, align_corners, affine=affine, method=method, steps=steps, backend=backend
         )
         return grid_sample(input, grid, mode, padding_mode, align_corners, backend=backend)
     velocities, tables = _cpab.field(theta, tessellation)
-    return _library.call(NAME, backend, input, velocities, affine, *tables, code, size, *options)
+    return _library.call(NAME, backend, input, velocities, affine, *tables, code, size, *options, sampler=(mode, n))
 
 
 def _fake(input, velocities, affine, integers, reals, shape, steps, size, mode, padding_mode, align_corners):
@@ -104,25 +105,20 @@ def _fake_backward(grad_output, input, velocities, affine, *options):
 
 def _reference_backward(grad_output, input, velocities, affine, *options):
     *options, need_input, need_velocities, need_affine, _ = options
-    integers, reals, shape, steps, size, mode, padding_mode, align_corners = options
-    padding = PADDING_NAMES[padding_mode]
-    grads = reference.cpab_sample_backward(
+    *constants, size, mode, padding_mode, align_corners = options
+    grad_input, grad_velocities, grad_affine = reference.cpab_sample_backward(
         grad_output,
         input,
         velocities,
         affine,
-        integers,
-        reals,
-        shape,
-        steps,
+        *constants,
         size,
         MODE_NAMES[mode],
-        padding,
+        PADDING_NAMES[padding_mode],
         align_corners,
     )
-    grad_input, grad_velocities, grad_affine = grads
     return (
-        store_images(grad_input, is_channels_last(input), len(shape)) if need_input else input.new_empty(0),
+        store_images(grad_input, is_channels_last(input), len(size)) if need_input else input.new_empty(0),
         grad_velocities.contiguous() if need_velocities else velocities.new_empty(0),
         grad_affine.contiguous() if need_affine else velocities.new_empty(0),
     )
@@ -146,8 +142,8 @@ def _backward(namespace):
 
 
 def _setup_backward_context(ctx, inputs, output):
-    *tensors, ctx.shape, ctx.steps, ctx.size, mode, padding_mode, ctx.align_corners = inputs[:-4]
-    ctx.mode, ctx.padding = MODE_NAMES[mode], PADDING_NAMES[padding_mode]
+    *tensors, shape, steps, size, mode, padding_mode, align_corners = inputs[:-4]
+    ctx.constants = shape, steps, size, MODE_NAMES[mode], PADDING_NAMES[padding_mode], align_corners
     ctx.needed = inputs[-4:-1]
     ctx.save_for_backward(*tensors)
 
@@ -155,24 +151,13 @@ def _setup_backward_context(ctx, inputs, output):
 def _double_backward(namespace):
     def backward(ctx, *grads):
         *leaves, integers, reals = ctx.saved_tensors
-        with torch.enable_grad():
-            tensors = [None if t is None else t.detach().requires_grad_() for t in leaves]
-            first = reference.differentiable_sample_backward(
-                *tensors, integers, reals, ctx.shape, ctx.steps, ctx.size, ctx.mode, ctx.padding, ctx.align_corners
-            )
-        wanted = [
-            i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None and first[i].requires_grad
-        ]
-        present = [i for i, t in enumerate(tensors) if t is not None]
-        second = torch.autograd.grad(
-            [first[i] for i in wanted],
-            [tensors[i] for i in present],
-            [grads[i] for i in wanted],
-            allow_unused=True,
-            create_graph=torch.is_grad_enabled(),
+        second = by_autograd(
+            lambda *tensors: reference.differentiable_sample_backward(*tensors, integers, reals, *ctx.constants),
+            leaves,
+            grads,
+            ctx.needed,
         )
-        result = dict(zip(present, second, strict=True))
-        return (*(result.get(i) for i in range(4)), *[None] * 12)
+        return (*second, *[None] * 12)
 
     return backward
 

@@ -1,10 +1,9 @@
 """Points moved by a continuous piecewise-affine velocity field."""
 
-import torch
-
 from .. import _library
 from ..reference import cpab as reference
 from . import _cpab
+from ._double_backward import by_autograd
 
 NAME = "cpab_transform"
 SCHEMA = f"(Tensor points, Tensor velocities, {_cpab.TABLES}) -> Tensor"
@@ -85,16 +84,11 @@ def _setup_backward_context(ctx, inputs, output):
 def _double_backward(namespace):
     def backward(ctx, *grads):
         *leaves, integers, reals = ctx.saved_tensors
-        with torch.enable_grad():
-            tensors = [t.detach().requires_grad_() for t in leaves]
-            first = reference.differentiable_backward(*tensors, integers, reals, ctx.shape, ctx.steps)
-        wanted = [i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None]
-        second = torch.autograd.grad(
-            [first[i] for i in wanted],
-            tensors,
-            [grads[i] for i in wanted],
-            allow_unused=True,
-            create_graph=torch.is_grad_enabled(),
+        second = by_autograd(
+            lambda *tensors: reference.differentiable_backward(*tensors, integers, reals, ctx.shape, ctx.steps),
+            leaves,
+            grads,
+            ctx.needed,
         )
         return (*second, None, None, None, None, None, None)
 

@@ -21,7 +21,7 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PIP) setuptools ninja pybind11 numpy
-	STN_KERNELS_NO_NATIVE=1 $(PIP) --no-build-isolation --editable '.[test,bench,triton,lint]'
+	STN_KERNELS_NO_NATIVE=1 $(PIP) --no-build-isolation --editable '.[test,bench,triton,train,lint]'
 	@touch $@
 
 build: .venv/.stamp

@@ -70,12 +70,16 @@ def _progress():
     return Progress(*columns, console=Console(stderr=True))
 
 
+TEXT_COLUMNS = ("op", "backend", "dtype", "padding", "quantity", "case", "provider", "", "reason")
+TEXT_COLUMNS += ("name", "paper", "about", "networks", "network", "data")
+
+
 def _table(title, *columns):
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for name in columns:
-        numeric = name not in ("op", "backend", "dtype", "padding", "quantity", "case", "provider", "", "reason")
+        numeric = name not in TEXT_COLUMNS
         table.add_column(name, justify="right" if numeric else "left")
     return table
 
@@ -185,6 +189,49 @@ def demo(out, backends):
     except (ImportError, RuntimeError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"wrote {path}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--list", "listing", is_flag=True, help="Show every experiment, and whether its data is here.")
+@click.option("--preset", default="quick", show_default=True, help="quick: minutes on two cores; paper: its settings.")
+@click.option("--seeds", type=click.IntRange(1), help="Runs of every network (default: the preset's).")
+@click.option("--network", "networks", multiple=True, help="Only this network; may be repeated.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder of the results."
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoints in --out; the result is the same.")
+@json_option
+def train(names, listing, preset, seeds, networks, device, out, resume, json_file):
+    """Train the papers' networks NAME... on real data; torchrun trains one on several processes."""
+    from . import train as glue
+
+    if listing or not names:
+        table = _table("experiments", "name", "paper", "about", "networks", "data", "")
+        for row in glue.listing():
+            table.add_row(*row)
+        _print(table)
+        return
+    found = []
+    for name in names:
+        with _progress() as progress:
+            try:
+                result = glue.run(progress, name, preset, seeds, networks or None, device, out, resume)
+            except glue.ERRORS as error:
+                raise click.ClickException(str(error)) from None
+        if result is None:  # a process of torchrun that does not report
+            continue
+        summary, folder, heads, rows = result
+        table = _table(f"{name}, {preset}: mean (standard deviation over seeds)", *heads)
+        for row in rows:
+            table.add_row(*row)
+        _print(table)
+        for line in glue.verdicts(summary):
+            click.echo(line)
+        click.echo(f"wrote {folder}")
+        found.append(summary)
+    _write_json(json_file, found)
 
 
 @main.command()

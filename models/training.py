@@ -1,0 +1,210 @@
+"""Trains a network of an experiment: exact resume, repeatable from the seed, one process or several.
+
+Everything random is drawn from (seed, step) alone, so that a checkpoint is weights, optimizer state and a step number.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .experiments.base import Examples, Experiment, Preset, Split
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network at one seed of an experiment."""
+
+    experiment: Experiment
+    preset_name: str
+    network: str
+    seed: int
+
+    @property
+    def preset(self) -> Preset:
+        return self.experiment.presets[self.preset_name]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint must agree with to be this run's."""
+        budget = json.dumps(asdict(self.preset), sort_keys=True)
+        run = {"experiment": self.experiment.name, "network": self.network, "seed": str(self.seed)}
+        return run | {"preset": self.preset_name, "budget": budget}
+
+    def checkpoint(self, folder: pathlib.Path) -> pathlib.Path:
+        return folder / f"{self.network.replace(' ', '-')}-{self.seed}.safetensors"
+
+
+@dataclass
+class State:
+    """A run under way."""
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    split: Split
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+class CheckpointError(RuntimeError):
+    """A file is not the checkpoint of this run."""
+
+
+def ranks() -> tuple[int, int]:
+    """This process's number and how many train together."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def join_processes(device: str) -> None:
+    """Joins the processes that torchrun started, if it did."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def start(run: Run, device="cpu") -> State:
+    """The data, and the network as its seed makes it."""
+    split = run.experiment.load(run.preset, run.seed)
+    torch.manual_seed(run.seed)
+    network = run.experiment.build(run.network, run.preset, split).to(device).train()
+    return State(network, run.experiment.optimizer(network, run.preset), split)
+
+
+def seed_of(run: Run, step: int) -> int:
+    return (run.seed * 1_000_003 + step) * 7919 + 1
+
+
+def shard(batch: Examples) -> Examples:
+    """This process's share of a batch."""
+    rank, world = ranks()
+    if len(batch) % world:
+        raise ValueError(f"the batch must be divisible by the {world} processes, got {len(batch)} examples")
+    size = len(batch) // world
+    return batch[rank * size : (rank + 1) * size]
+
+
+def average_gradients(network: torch.nn.Module) -> None:
+    """Over the processes, in one message."""
+    _, world = ranks()
+    if world == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, mean in zip(gradients, (flat / world).split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def learning_rate_factor(preset: Preset, step: int) -> float:
+    return 0.1 ** sum(step >= share * preset.steps for share in preset.drops)
+
+
+def take_step(run: Run, state: State) -> float:
+    """One optimizer step; returns the loss of the whole batch."""
+    experiment, preset = run.experiment, run.preset
+    device = next(state.network.parameters()).device
+    generator = torch.Generator().manual_seed(seed_of(run, state.step))
+    batch = shard(experiment.batch(state.split.train, preset, generator))
+    torch.manual_seed(seed_of(run, state.step) + ranks()[0])  # dropout and the networks' own draws
+    for group in state.optimizer.param_groups:
+        group.setdefault("first_lr", group["lr"])
+        group["lr"] = group["first_lr"] * learning_rate_factor(preset, state.step)
+    batch = Examples(batch.inputs.to(device), batch.labels.to(device))
+    loss = experiment.loss(state.network, batch, state.step / preset.steps, preset)
+    state.optimizer.zero_grad()
+    loss.backward()
+    average_gradients(state.network)
+    state.optimizer.step()
+    state.step += 1
+    mean = loss.detach()
+    if dist.is_initialized():
+        dist.all_reduce(mean)
+        mean = mean / ranks()[1]
+    return mean.item()
+
+
+def train(run: Run, state: State, checkpoint: pathlib.Path | None = None, every: int = 200, progress=None) -> State:
+    """Takes the steps that are left; writes the checkpoint every `every` steps and at the end.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    progress = progress or (lambda step, loss: None)
+    while state.step < run.preset.steps:
+        loss = take_step(run, state)
+        if not torch.isfinite(torch.tensor(loss)):
+            raise FloatingPointError(f"{run.network}, seed {run.seed}: the loss is {loss} at step {state.step}")
+        state.losses.append(loss)
+        if checkpoint and (state.step % every == 0 or state.step == run.preset.steps):
+            save(run, state, checkpoint)
+        progress(state.step, loss)
+    return state
+
+
+@torch.no_grad()
+def evaluate(run: Run, state: State) -> dict[str, float]:
+    """The experiment's measures on the test set; what the network draws comes from a fixed seed."""
+    torch.manual_seed(0)
+    state.network.eval()
+    try:
+        return run.experiment.evaluate(state.network, state.split, next(state.network.parameters()).device)
+    finally:
+        state.network.train()
+
+
+def save(run: Run, state: State, path: pathlib.Path) -> None:
+    """Writes weights, optimizer and step as safetensors; replaces the file at once or not at all."""
+    if ranks()[0]:
+        return
+    tensors = {f"network.{name}": value.contiguous() for name, value in state.network.state_dict().items()}
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": v.contiguous() for name, v in values.items() if v is not None}
+    tensors["losses"] = torch.tensor(state.losses, dtype=torch.float64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(tensors, unfinished, run.identity | {"step": str(state.step)})
+    os.replace(unfinished, path)
+
+
+def restore(run: Run, state: State, path: pathlib.Path) -> State:
+    """Puts a checkpoint into a started state.
+
+    Raises:
+        CheckpointError: the file is no checkpoint, or that of another network, seed or budget; nothing is changed.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            found = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
+    for key, wanted in run.identity.items():
+        if found.get(key) != wanted:
+            raise CheckpointError(f"{path} is of another run: its {key} is {found.get(key)}, this run's {wanted}")
+    weights = {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}
+    expected = {name: tuple(v.shape) for name, v in state.network.state_dict().items()}
+    if {name: tuple(v.shape) for name, v in weights.items()} != expected:
+        raise CheckpointError(f"{path} holds another model: its tensors differ from those of {run.network}")
+    state.network.load_state_dict(weights)
+    saved = state.optimizer.state_dict()
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            saved["state"].setdefault(int(index), {})[key] = value
+    state.optimizer.load_state_dict(saved)
+    state.losses, state.step = tensors["losses"].tolist(), int(found["step"])
+    return state
+
+
+def runs_of(experiment: Experiment, preset: str, seeds: int | None = None, networks=None) -> list[Run]:
+    """Every network at every seed."""
+    count = seeds or experiment.presets[preset].seeds
+    return [Run(experiment, preset, n, s) for n in networks or experiment.networks for s in range(count)]
+
+
+Progress = Callable[[Run, int, float], None]

@@ -1,0 +1,373 @@
+"""The papers' networks: counts of parameters, transformations, losses, and what they start from."""
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+from torch import nn
+from torch.distributions import Gamma, StudentT, kl_divergence
+
+from models import ddtn, distortions, estn, finnveden, jaderberg, pstn
+from models.blocks import parameter_count
+from stn_kernels import affine_sample, params
+
+TABLE_VI = {
+    "CNN": (54122, 66692, 136674),
+    "STN-C0": (53744, 67138, 136448),
+    "STN-C1": (53984, 67088, 137072),
+    "STN-DL1": (55296, 66800, 138384),
+    "STN-SL1": (53984, 65488, 137072),
+}
+
+
+def randomized(network, amount=0.05):
+    """With noise on every localization head, so that it leaves the identity."""
+    with torch.no_grad():
+        for module in network.modules():
+            if getattr(module, "starts_at_identity", False):
+                module.bias.normal_(0, amount)
+                module.weight.normal_(0, amount)
+    return network
+
+
+class TestFinnveden:
+    @pytest.mark.parametrize("network", finnveden.MNIST_NETWORKS)
+    def test_table_vi(self, network):
+        assert tuple(parameter_count(finnveden.mnist(network, data)) for data in "RTS") == TABLE_VI[network]
+
+    @pytest.mark.parametrize("network", ["STN-C0", "STN-C1", "STN-DL1", "STN-SL1"])
+    def test_starts_as_the_classifier_alone(self, network):
+        stn, image = finnveden.mnist(network, "R"), torch.rand(3, 1, 28, 28)
+        plain = stn.head(finnveden.run(stn.layers, image))
+        torch.testing.assert_close(stn(image), plain, rtol=0, atol=1e-5)
+
+    def tiny(self, kind, depths, iterations=1):
+        layers = [nn.Sequential(nn.Conv2d(i, 4, 3, padding=1), nn.ReLU()) for i in (1, 4)]
+        see = {d: nn.Sequential(nn.Flatten(), finnveden.identity_head(6)) for d in depths}
+        stn = finnveden.STN(layers, nn.Flatten(), see, kind, (6, 6), iterations)
+        return randomized(finnveden.materialized(stn, 1, 8, 8))
+
+    def test_iterations_and_depths_compose_and_sample_the_original(self):
+        stn, image = self.tiny("SL", (0, 1), 2), torch.rand(2, 1, 8, 8)
+        theta, warped = params.finnveden(torch.zeros(2, 6)), image
+        for depth in (0, 0, 1, 1):
+            seen = finnveden.run(stn.layers[:depth], warped)
+            theta = params.compose(theta, params.finnveden(stn.localizations[str(depth)](seen)))
+            warped = affine_sample(image, theta, (8, 8), padding_mode="border", align_corners=True)
+        output, found = stn.predict(image)
+        torch.testing.assert_close(found, theta)
+        once = affine_sample(image, theta, (6, 6), padding_mode="border", align_corners=True)
+        torch.testing.assert_close(output, stn.head(finnveden.run(stn.layers, once)))
+
+    def test_c_warps_features(self):
+        stn, image = self.tiny("C", (1,)), torch.rand(2, 1, 8, 8)
+        features = stn.layers[0](image)
+        theta = params.finnveden(stn.localizations["1"](features))
+        warped = affine_sample(features, theta, (6, 6), padding_mode="border", align_corners=True)
+        torch.testing.assert_close(stn(image), stn.head(stn.layers[1](warped)))
+
+    def test_shared_and_deeper_localization(self):
+        shared, deeper = self.tiny("SL", (1,)), self.tiny("DL", (1,))
+        assert parameter_count(deeper) == parameter_count(shared) + parameter_count(shared.layers[0])
+        assert not torch.equal(deeper.copies["1"][0][0].weight, deeper.layers[0][0].weight)
+        own = {id(p) for p in shared.localization_parameters()}
+        assert not own & {id(p) for p in shared.layers.parameters()}
+        image = torch.rand(2, 1, 8, 8)
+        before = deeper.align(image)
+        with torch.no_grad():
+            deeper.layers[0][0].weight.add_(1)
+        assert torch.equal(deeper.align(image), before)
+
+    def test_unknown_names(self):
+        with pytest.raises(ValueError, match="'STN-X'"):
+            finnveden.mnist("STN-X", "R")
+        with pytest.raises(ValueError, match="kind must be"):
+            finnveden.STN([], nn.Flatten(), {}, "X")
+
+    def test_deep_networks(self):
+        image = torch.rand(2, 3, 64, 64)
+        assert finnveden.svhn("SL", (8,)).eval()(image).shape == (2, 5, 11)
+        assert finnveden.plankton("DL", (2,), 2).eval()(image[:, :1].repeat(1, 1, 2, 2)[..., :95, :95]).shape == (
+            2,
+            121,
+        )
+
+    def test_final_pose(self):
+        labels = torch.tensor([0, 0, 1, 1])
+        perturbation = torch.tensor([10.0, -10, 3, 5])
+        assert finnveden.final_pose(perturbation, -perturbation, labels) == 0
+        assert finnveden.final_pose(perturbation, torch.zeros(4), labels) == pytest.approx((10 + 1) / 2)
+        shift = torch.tensor([[3.0, 4], [-3, -4], [1, 1], [1, 1]])
+        assert finnveden.final_pose(shift, torch.zeros(4, 2), labels) == pytest.approx(5 / 2)
+
+    @pytest.mark.parametrize("name", ["rotated-digits", "translated-digits", "scaled-digits"])
+    def test_pose_units(self, name):
+        """The transformation that undoes a perturbation leaves no spread, in the sign and unit of Table I."""
+        from models.experiments import EXPERIMENTS
+
+        experiment, generator = EXPERIMENTS[name], torch.Generator().manual_seed(0)
+        _, done = experiment.perturbed(torch.rand(6, 1, 28, 28), generator)
+        if name == "rotated-digits":
+            undo = params.rotation(torch.deg2rad(-done))
+        elif name == "translated-digits":
+            undo = params.translation(*(-done / 29.5).unbind(-1))
+        else:
+            side = 2 ** (-done / 2)
+            undo = params.attention(side, 0.0, 0.0)
+        stn = finnveden.mnist("STN-C0", experiment.kind)
+        assert finnveden.final_pose(done, experiment.compensation(undo, stn), torch.zeros(6)) < 1e-4
+
+
+class TestPSTN:
+    @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.3), (2.5, 4.0), (0.7, 1.0)])
+    def test_divergence(self, alpha, beta):
+        ours = pstn.gamma_divergence(alpha, beta, 1.5, 0.8)
+        torch.testing.assert_close(ours, kl_divergence(Gamma(alpha, beta), Gamma(1.5, 0.8)))
+
+    def network(self, samples=(3, 5)):
+        torch.manual_seed(0)
+        return randomized(pstn.mnist("P-STN", 5000, samples))
+
+    def test_posterior_is_student_t(self):
+        network = self.network()
+        mu, beta = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.25]])
+        draws = network.sample(mu, beta, 20_000)[0]
+        for i in range(2):
+            reference = scipy.stats.t(2, loc=mu[0, i].item(), scale=0.5)
+            assert scipy.stats.kstest(draws[:, i].numpy(), reference.cdf).pvalue > 1e-3
+
+    def test_samples_are_reparameterised(self):
+        mu, beta = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 1, requires_grad=True)
+        draws = self.network().sample(mu, beta, 4)
+        draws.sum().backward()
+        assert torch.equal(mu.grad, torch.full((2, 3), 4.0))
+        torch.testing.assert_close(beta.grad, (draws.detach() / 2).sum((1, 2)).unsqueeze(1))
+
+    def test_loss_is_the_negative_elbo(self):
+        network, image, labels = self.network(), torch.rand(4, 1, 28, 28), torch.tensor([0, 3, 3, 9])
+        torch.manual_seed(1)
+        found = network.loss(image, labels, weight=0.01)
+        torch.manual_seed(1)
+        mu, beta = network.posterior(image)
+        noise = StudentT(torch.tensor(2.0)).sample((4, 3, 6))
+        theta = params.finnveden(mu.unsqueeze(1) + beta.sqrt().unsqueeze(1) * noise)
+        likelihood = torch.zeros(())
+        for s in range(3):
+            logits = network.classifier(affine_sample(image, theta[:, s], (28, 28)))
+            likelihood = likelihood + logits.log_softmax(-1)[torch.arange(4), labels].mean() / 3
+        divergence = kl_divergence(Gamma(torch.ones(4, 1), beta), Gamma(1.0, 1.0)).mean()
+        torch.testing.assert_close(found, -(likelihood - 0.01 * divergence))
+
+    def test_prediction_averages_probabilities(self):
+        network, image = self.network().eval(), torch.rand(2, 1, 28, 28)
+        logs, each, _ = network.marginal(image)
+        assert each.shape == (2, 5, 10)
+        torch.testing.assert_close(logs.exp(), each.exp().mean(1))
+
+    def test_samples_share_the_image(self, monkeypatch):
+        """One call of the S-sample kernel on the image as it is."""
+        network, calls = self.network(), []
+        monkeypatch.setattr(pstn, "affine_sample", lambda *a: calls.append(a) or affine_sample(*a))
+        image = torch.rand(2, 1, 28, 28)
+        network.loss(image, torch.tensor([1, 2]), 0.1)
+        assert [(a[0].data_ptr(), tuple(a[1].shape)) for a in calls] == [(image.data_ptr(), (2, 3, 2, 3))]
+
+    def test_frozen_classifier(self):
+        classifier = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))
+        network = pstn.on_frozen("P-STN", classifier, "rotation", 5000).train()
+        assert not classifier.training
+        before = classifier[2].weight.clone()
+        trained = [p for p in network.parameters() if p.requires_grad]
+        network.loss(torch.rand(2, 1, 28, 28), torch.tensor([0, 1]), 1e-4).backward()
+        torch.optim.SGD(trained, 1.0).step()
+        assert torch.equal(classifier[2].weight, before)
+        assert all(p.grad is not None for p in trained)
+
+    def test_equal_budgets(self):
+        counts = [parameter_count(pstn.mnist(name)) for name in ("CNN", "STN", "P-STN")]
+        assert all(abs(count - 28_000) < 280 for count in counts)
+
+    def test_series_are_moved_in_time(self):
+        warp, series = pstn.SeriesWarp(4), torch.rand(2, 3, 50)
+        torch.testing.assert_close(warp(series, torch.zeros(2, 1, 3)).squeeze(1), series, atol=1e-5, rtol=0)
+        numbers = torch.randn(2, 2, 3)
+        moved = warp(series, numbers)
+        assert moved.shape == (2, 2, 3, 50)
+        for b in range(2):  # the same through a loop of one transformation each
+            alone = torch.cat([warp(series[b : b + 1], numbers[b : b + 1, s : s + 1]) for s in range(2)], 1)
+            torch.testing.assert_close(moved[b : b + 1], alone)
+
+    def test_time_series_networks(self):
+        for name in ("CNN", "STN", "P-STN"):
+            network = pstn.time_series(name, 40, 3, 20_000)
+            assert abs(parameter_count(network) - 20_000) < 1000
+            assert network(torch.rand(2, 1, 40)).shape == (2, 3)
+
+
+class TestDDTN:
+    @pytest.mark.parametrize("layer", ddtn.LAYERS)
+    def test_budget_and_identity(self, layer):
+        network, image = ddtn.network(layer, budget=60_000), torch.rand(2, 1, 28, 28)
+        assert abs(parameter_count(network) - 60_000) < 3000
+        torch.testing.assert_close(network[0](image), image, atol=1e-5, rtol=0)
+        assert network(image).shape == (2, 10)
+
+    def test_dimension_of_the_paper(self):
+        assert ddtn.transformer("ST-CPAB").tessellation.dim == 58
+
+    def test_unknown_layer(self):
+        with pytest.raises(ValueError, match="'ST-Spline'"):
+            ddtn.transformer("ST-Spline")
+
+    def test_pairs_and_attributes(self):
+        siamese = ddtn.materialized(ddtn.Siamese("ST-Affine"), 6, 80, 80).eval()
+        pairs = torch.rand(2, 6, 80, 80)
+        torch.testing.assert_close(siamese(pairs), siamese(torch.cat([pairs[:, 3:], pairs[:, :3]], 1)))
+        assert ddtn.Attributes("None", 2)(torch.rand(2, 3, 32, 32)).shape == (2, 40, 2)
+
+    def test_condition_numbers(self):
+        theta = torch.tensor([[4.0, 0, 0.3], [0, 2, 0.1]])
+        assert ddtn.condition_numbers(theta) == pytest.approx(2)
+
+
+class TestJaderberg:
+    @pytest.mark.parametrize("network", ["FCN", "CNN", "ST-FCN", "2xST-FCN"])
+    def test_addition_budget(self, network):
+        built = jaderberg.addition(network)
+        assert abs(parameter_count(built) - 400_000) < 4000
+        assert built(torch.rand(2, 2, 42, 42)).shape == (2, 19)
+
+    def test_parallel_transformers_warp_all_channels(self):
+        network, image = jaderberg.addition("2xST-FCN", 20_000), torch.rand(2, 2, 42, 42)
+        torch.testing.assert_close(network[0](image), image.repeat(1, 2, 1, 1), atol=1e-5, rtol=0)
+
+    def test_overlap(self):
+        boxes = torch.tensor([[0.5, 0, 0], [0.5, 0.5, 0], [0.25, 0, 0], [0.1, 0.9, 0.9]])
+        truth = torch.tensor([[0.5, 0.0, 0.0]]).expand(4, 3)
+        torch.testing.assert_close(jaderberg.overlap(boxes, truth), torch.tensor([1, 1 / 3, 1 / 4, 0]))
+
+    def test_triplet_hinge(self):
+        """Against the definition, pair by pair."""
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        network = randomized(jaderberg.materialized(jaderberg.Colocalisation(encoder, (8, 8)), 1, 40, 40))
+        image = torch.rand(4, 1, 40, 40)
+        torch.manual_seed(1)
+        found = network.loss(image, 1.0)
+        torch.manual_seed(1)
+        centre = (2 * torch.rand(4, 2) - 1) * (1 - 8 / 40)
+        window = torch.cat([torch.full((4, 1), 8 / 40), centre], 1)
+        common, random = encoder(network(image)), encoder(network.crop(image, window))
+        terms = []
+        for n in range(4):
+            for m in set(range(4)) - {n}:
+                between = (common[n] - common[m]).square().sum()
+                terms.append((between - (common[n] - random[n]).square().sum() + 1).clamp(min=0))
+        torch.testing.assert_close(found, torch.stack(terms).mean())
+        found.backward()
+        assert all(p.grad is None for p in encoder.parameters())
+
+    def test_street_view(self):
+        image = torch.rand(1, 3, 64, 64)
+        for name in ("ST-CNN Single", "ST-CNN Multi"):
+            assert jaderberg.HouseNumbers(name).eval()(image).shape == (1, 5, 11)
+
+    def test_birds(self):
+        def trunk():
+            return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.AdaptiveAvgPool2d(7))
+
+        def describe():
+            return nn.Sequential(trunk(), nn.Flatten(), nn.LazyLinear(5))
+
+        network = jaderberg.materialized(jaderberg.Birds(trunk(), describe, 4, 6, 28), 3, 56, 56)
+        image = torch.rand(2, 3, 56, 56)
+        assert network(image).shape == (2, 6)
+        assert torch.equal(network.windows(image), network.tiles.expand(2, 4, 2))
+        crops = jaderberg.ten_crops(torch.arange(16.0).reshape(1, 1, 4, 4), 2)
+        assert crops.shape == (1, 10, 1, 2, 2)
+        assert crops[0, 4, 0].tolist() == [[5, 6], [9, 10]]
+        assert torch.equal(crops[0, 5], crops[0, 0].flip(-1))
+
+
+class TestESTN:
+    @pytest.mark.parametrize(("d", "c", "k"), [(32, 1, 3), (16, 16, 3), (24, 8, 1), (8, 24, 1), (2, 30, 3)])
+    def test_singular_values(self, d, c, k):
+        weight = estn.NormPreserving()(torch.randn(d, c, k, k, generator=torch.Generator().manual_seed(0)))
+        values = torch.linalg.svdvals(weight.transpose(0, 1).flatten(1))
+        torch.testing.assert_close(values, torch.full_like(values, (d / min(d * k * k, c)) ** 0.5), rtol=2e-3, atol=0)
+
+    def test_newton_schulz(self):
+        root = torch.randn(3, 6, 6, dtype=torch.float64)
+        matrix = root @ root.mT + torch.eye(6)
+        inverse = estn.inverse_square_root(matrix, 30)
+        torch.testing.assert_close(inverse @ matrix @ inverse, torch.eye(6, dtype=torch.float64).expand(3, 6, 6))
+
+    def test_gradient_norm_is_kept(self):
+        """The expected squared norm of a gradient is the same before and behind the convolution."""
+        layer = estn.convolution(32, 32)[0]
+        image = torch.randn(4, 32, 40, 40, requires_grad=True)
+        above = torch.randn(4, 32, 40, 40)
+        layer(image).backward(above)
+        assert image.grad.square().mean().item() == pytest.approx(above.square().mean().item(), rel=0.05)
+
+    def test_vae(self):
+        vae, image = estn.VAE(), torch.rand(4, 1, 28, 28)
+        output, mean, _ = vae(image)
+        assert output.shape == image.shape
+        assert mean.shape == (4, 8, 7, 7)
+        vae.loss(image).backward()
+        vae.eval().double()
+        latent, direction = torch.randn(2, 1, 8, 7, 7, dtype=torch.float64).unbind(0)
+        value, tangent = vae.tangent(latent, direction)
+        step = 1e-6
+        with torch.no_grad():
+            difference = (vae.decoder(latent + step * direction) - vae.decoder(latent - step * direction)) / (2 * step)
+            torch.testing.assert_close(value, vae.decoder(latent))
+        torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-8)
+
+
+class TestDistortions:
+    def generator(self):
+        return torch.Generator().manual_seed(3)
+
+    def test_similar_undone(self):
+        y, x = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
+        bump = (-((x - 9.5) ** 2 + (y - 11.5) ** 2) / 8).exp().reshape(1, 1, 20, 20)
+        angle, shift = torch.tensor([math.pi / 2]), torch.tensor([[5.0, -3.0]])
+        moved = distortions.similar(bump, (40, 40), angle, 2.0, shift)
+        # The bump lies 2 pixels below the centre; turned by 90 degrees and doubled that is 4 pixels to the left.
+        assert moved[0, 0, 16:18, 20:22].max() == moved.max()
+
+    def test_placed_moves_whole_pixels(self):
+        images = torch.rand(5, 1, 6, 6)
+        canvas, shift = distortions.placed(images, self.generator(), 12, 0)
+        for image, found, (dx, dy) in zip(images, canvas, shift.tolist(), strict=True):
+            left, top = round(3 + dx), round(3 + dy)
+            torch.testing.assert_close(found[:, top : top + 6, left : left + 6], image, atol=1e-5, rtol=0)
+            assert found.sum().item() == pytest.approx(image.sum().item(), rel=1e-4)
+
+    def test_corners_to_homography(self):
+        corners = torch.tensor([[[-1.0, -0.8], [0.9, -1], [-1.2, 1], [1, 0.7]]], dtype=torch.float64)
+        matrix = distortions.corners_to_homography(corners)[0]
+        square = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, 1]], dtype=torch.float64)
+        mapped = square @ matrix.T
+        torch.testing.assert_close(mapped[:, :2] / mapped[:, 2:], corners[0])
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            distortions.rotated,
+            distortions.rts,
+            distortions.projected,
+            distortions.elastic,
+            distortions.placed,
+            distortions.scaled,
+            distortions.diffeomorphic,
+        ],
+    )
+    def test_repeatable_and_in_range(self, make):
+        images = torch.rand(4, 1, 28, 28)
+        first, second = (make(images, self.generator())[0] for _ in range(2))
+        assert torch.equal(first, second)
+        assert ((first >= -1e-6) & (first <= 1 + 1e-6)).all()

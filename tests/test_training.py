@@ -1,0 +1,285 @@
+"""Training: exact resume, repeatable seeds, several processes, checkpoints, and what is refused."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from models import data, report, session, timing, training
+from models.blocks import identity_head, materialized
+from models.experiments import EXPERIMENTS
+from models.experiments.base import Claim, Experiment, Preset, Split
+from models.finnveden import STN
+from stn_kernels import nn as families
+from stn_kernels import tps_sample
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class Tiny(Experiment):
+    """scikit-learn's 8x8 digits behind a shared-localization STN, or without."""
+
+    name, paper, about, data = "tiny", "none", "a test", "scikit-learn digits"
+    networks = ("CNN", "STN")
+    presets = {  # noqa: RUF012
+        "quick": Preset(6, 16, 0.05, 200, 100, 2, (0.5,)),
+        "other": Preset(6, 16, 0.02, 200, 100, 2),
+    }
+    published = {"STN": {"error": 1.0}}  # noqa: RUF012
+    claims = (Claim("the loss is a number", lambda m: m["STN"]["error"] >= 0),)
+
+    def load(self, preset, seed):
+        return Split(*data.split(data.small_digits(), preset.train, preset.test, seed))
+
+    def build(self, network, preset, split):
+        layers = [nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())]
+        see = {1: nn.Sequential(nn.Flatten(), identity_head(6))} if network == "STN" else {}
+        stn = STN(layers, nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), see, "SL")
+        return materialized(stn, 1, 8, 8)
+
+    def warp(self, network, images):
+        return images
+
+
+TINY = Tiny()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
+    monkeypatch.setattr(timing, "seconds_a_step", lambda run, state: (0.002, 0.003))
+    return TINY
+
+
+def run_of(network="STN", seed=0, preset="quick", experiment=TINY):
+    return training.Run(experiment, preset, network, seed)
+
+
+def weights(state):
+    return {name: value.clone() for name, value in state.network.state_dict().items()}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_resume_is_exact(tmp_path, monkeypatch, optimizer):
+    if optimizer == "sgd":
+        monkeypatch.setattr(
+            Tiny, "optimizer", lambda self, n, p: torch.optim.SGD(n.parameters(), p.rate, momentum=0.9, nesterov=True)
+        )
+    run, path = run_of(), tmp_path / "a.safetensors"
+    whole = training.train(run, training.start(run))
+
+    class StopEarlyError(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 4:
+            raise StopEarlyError
+
+    with pytest.raises(StopEarlyError):
+        training.train(run, training.start(run), path, every=2, progress=stop)
+    resumed = training.restore(run, training.start(run), path)
+    assert resumed.step == 4
+    training.train(run, resumed, path)
+    assert_same(weights(whole), weights(resumed))
+    assert whole.losses == resumed.losses
+    assert training.evaluate(run, whole) == training.evaluate(run, resumed)
+
+
+def test_seeds_repeat_and_differ():
+    first, again, other = (training.train(run_of(seed=s), training.start(run_of(seed=s))) for s in (0, 0, 1))
+    assert_same(weights(first), weights(again))
+    assert first.losses != other.losses
+
+
+def test_learning_rate_falls():
+    preset = TINY.presets["quick"]
+    assert [training.learning_rate_factor(preset, step) for step in (0, 2, 3, 5)] == [1, 1, 0.1, 0.1]
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def path(self, tmp_path):
+        run = run_of()
+        training.save(run, training.start(run), tmp_path / "a.safetensors")
+        return tmp_path / "a.safetensors"
+
+    @pytest.mark.parametrize(
+        ("run", "key"),
+        [
+            (run_of("CNN"), "network"),
+            (run_of(seed=1), "seed"),
+            (run_of(preset="other"), "preset"),
+            (run_of(experiment=EXPERIMENTS["rotated-digits"]), "experiment"),
+        ],
+    )
+    def test_of_another_run(self, path, run, key):
+        state = training.start(run_of())
+        before = weights(state)
+        with pytest.raises(training.CheckpointError, match=rf"of another run: its {key} is"):
+            training.restore(run, state, path)
+        assert_same(weights(state), before)
+
+    def test_of_another_model(self, path, monkeypatch):
+        monkeypatch.setattr(Tiny, "build", lambda *a: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        with pytest.raises(training.CheckpointError, match="holds another model"):
+            training.restore(run_of(), training.start(run_of()), path)
+
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+    def test_damaged(self, path, content):
+        path.write_bytes(path.read_bytes()[:200] if content is None else content)
+        with pytest.raises(training.CheckpointError, match="not a readable checkpoint"):
+            training.restore(run_of(), training.start(run_of()), path)
+
+    def test_a_loss_that_is_not_finite_stops(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Tiny, "loss", lambda self, network, *_: network(torch.full((2, 1, 8, 8), torch.nan)).sum())
+        with pytest.raises(FloatingPointError, match="nan at step 1"):
+            training.train(run_of(), training.start(run_of()), tmp_path / "a.safetensors")
+        assert not (tmp_path / "a.safetensors").exists()
+
+
+class TestSession:
+    def test_writes_everything_and_resumes(self, tiny, tmp_path):
+        result, folder = session.perform_all("tiny", out=tmp_path)
+        names = {path.name for path in folder.iterdir()}
+        assert {"results.json", "losses.png", "warps.png", "CNN-0.safetensors", "STN-1.safetensors"} <= names
+        stored = json.loads((folder / "results.json").read_text())
+        assert stored == json.loads(json.dumps(result))
+        row = stored["rows"][1]
+        assert row["network"] == "STN"
+        assert row["seeds"] == 2
+        assert row["measures"]["error"]["spread"] is not None
+        assert stored["claims"] == [{"claim": "the loss is a number", "reproduced": True}]
+        heads, rows = report.cells(result)
+        assert heads == ["network", "parameters", "seeds", "error %", "paper", "ms a step", "on torch's sampler"]
+        assert rows[1][4:] == ["1", "2", "3"]
+        again, _ = session.perform_all("tiny", out=tmp_path, resume=True)
+        assert again["rows"] == result["rows"]
+
+    def test_refuses_to_overwrite(self, tiny, tmp_path):
+        (tmp_path / "tiny-quick").mkdir()
+        (tmp_path / "tiny-quick" / "mine.txt").write_text("mine")
+        with pytest.raises(session.SessionError, match="not empty: pass --resume"):
+            session.perform_all("tiny", out=tmp_path)
+        assert [path.name for path in (tmp_path / "tiny-quick").iterdir()] == ["mine.txt"]
+
+    def test_unknown_names(self, tiny, tmp_path):
+        for arguments, message in (
+            ({"name": "tinny"}, "no experiment is called 'tinny'"),
+            ({"name": "tiny", "preset": "slow"}, "preset must be one of quick, other, got 'slow'"),
+            ({"name": "tiny", "networks": ("RNN",)}, "has the networks CNN, STN, not RNN"),
+        ):
+            with pytest.raises(session.SessionError, match=message):
+                session.perform_all(**arguments, out=tmp_path)
+
+    def test_absent_data_leaves_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("SVHN_DIR", raising=False)
+        with pytest.raises(data.MissingDataError, match="set SVHN_DIR"):
+            session.perform_all("svhn", out=tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_claims_wait_for_all_networks(self, tiny):
+        records = [{"network": "STN", "parameters": 1, "measures": {"error": 2.0}, "loss": 0.5}]
+        result = report.summary(TINY, "quick", records, {})
+        assert result["claims"][0]["reproduced"] is None
+        assert report.verdict(result["claims"][0]) == "not all networks ran"
+
+
+WORKER = """
+import sys, torch
+sys.path.insert(0, {root!r})
+from models import training
+from tests.test_training import run_of
+torch.set_num_threads(1)
+training.join_processes("cpu")
+state = training.train(run_of(), training.start(run_of()))
+if training.ranks()[0] == 0:
+    torch.save({{"weights": state.network.state_dict(), "losses": state.losses}}, sys.argv[1])
+"""
+
+
+def test_two_processes_train_the_model_of_one(tmp_path, one_thread_environment):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(root=str(ROOT)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path / "two.pt")],
+        env=one_thread_environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = training.train(run_of(), training.start(run_of()))
+    together = torch.load(tmp_path / "two.pt", weights_only=True)
+    torch.testing.assert_close(together["losses"], alone.losses, rtol=1e-5, atol=1e-6)
+    for name, value in alone.network.state_dict().items():
+        torch.testing.assert_close(together["weights"][name], value, rtol=1e-4, atol=1e-5)
+
+
+class TestTorchSampling:
+    """What our step is timed against computes the same."""
+
+    @pytest.mark.parametrize("family", ["affine", "similarity", "homography", "tps"])
+    @pytest.mark.parametrize("samples", [None, 3])
+    def test_same_values(self, family, samples):
+        torch.manual_seed(0)
+        layer = families.SpatialTransformer(nn.Flatten(), family, (7, 9), samples=samples)
+        image = torch.rand(2, 2, 8, 8)
+        layer(image)
+        nn.init.normal_(layer.head.bias, std=0.1)
+        ours = layer(image)
+        with timing.torch_sampling():
+            theirs = layer(image)
+        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)
+        assert families.FAMILIES["tps"].sample is tps_sample
+
+
+def smaller(experiment, network):
+    """The quick preset with a few examples a step and hardly any pretraining."""
+    preset = experiment.presets["quick"]
+    more = tuple((k, 2 if k == "pretraining" else min(v, 20_000) if k == "budget" else v) for k, v in preset.more)
+    train, test = (min(n, 20) for n in (preset.train, preset.test))
+    preset = dataclasses.replace(preset, steps=2, batch=4, train=train, test=test, more=more)
+    clone = type(experiment).__new__(type(experiment))
+    clone.__dict__.update(experiment.__dict__, presets={"quick": preset, "paper": experiment.presets["paper"]})
+    return training.Run(clone, "quick", network, 0)
+
+
+HERE = [name for name, experiment in EXPERIMENTS.items() if not experiment.data_missing()]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_experiment_takes_steps(name):
+    """The last network of each, which has the most to it: two steps, its measures and its pictures."""
+    run = smaller(EXPERIMENTS[name], EXPERIMENTS[name].networks[-1])
+    state = training.start(run)
+    before = weights(state)
+    training.train(run, state)
+    assert any(not torch.equal(before[k], v) for k, v in state.network.state_dict().items())
+    measured = training.evaluate(run, state)
+    assert set(run.experiment.measures) - {"pose", "condition"} <= set(measured)
+    assert measured == training.evaluate(run, state)
+    assert all(torch.isfinite(torch.tensor(value)) for value in measured.values())
+    images, seen = run.experiment.show(state.network.eval(), state.split, "cpu")
+    assert seen is None or len(seen) == len(images)
+
+
+def test_every_row_is_described():
+    for name, experiment in EXPERIMENTS.items():
+        assert name == experiment.name
+        assert {"quick", "paper"} == set(experiment.presets)
+        assert all((experiment.paper, experiment.about, experiment.data, experiment.networks, experiment.measures))
+        assert set(experiment.published) <= set(experiment.networks)
+        means = {n: dict.fromkeys(experiment.measures, 1.0) for n in experiment.networks}
+        assert all(isinstance(bool(claim.holds(means)), bool) for claim in experiment.claims)

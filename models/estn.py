@@ -4,6 +4,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from stn_kernels import Linearized, affine_sample, params
+
+from .blocks import fully_connected, identity_head, materialized
+
 
 def inverse_square_root(matrix: torch.Tensor, iterations: int = 20) -> torch.Tensor:
     """A^(-1/2) of a symmetric positive definite (..., n, n) by the coupled Newton-Schulz iteration (Eq. 15)."""
@@ -39,12 +43,90 @@ class NormPreserving(nn.Module):
         return scale * equal.unflatten(1, (d, *weight.shape[2:])).transpose(0, 1)
 
 
-def convolution(channels_in: int, channels: int, kernel: int = 3, norm: bool = True) -> nn.Sequential:
-    """A convolution that keeps the size, with batch normalization and ReLU; norm-preserving if wanted."""
-    layer = nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2)
+def convolution(channels_in: int, channels: int, kernel: int = 3, norm: bool = True, padding="same") -> nn.Sequential:
+    """A convolution with batch normalization and ReLU; norm-preserving if wanted."""
+    layer = nn.Conv2d(channels_in, channels, kernel, padding=padding)
     if norm:
         parametrize.register_parametrization(layer, "weight", NormPreserving())
     return nn.Sequential(layer, nn.BatchNorm2d(channels), nn.ReLU())
+
+
+# Eq. 9 and 10 leave open what is matched with what; `stn_kernels/reference/linearized.py` has the reading chosen.
+SAMPLERS = {
+    "STN": "bilinear",
+    "L-STN": Linearized(),
+    "ESTN": Linearized(weighting="entropic", ridge=0.1),
+    "ESTN w/o norm": Linearized(weighting="entropic", ridge=0.1),
+    "ESTN w/o ER": Linearized(weighting="distance", ridge=0.1),
+}
+NETWORKS = ("CNN", *SAMPLERS)
+
+
+class Transformer(nn.Module):
+    """An "EST layer": an affine transformer of a feature map with one of `SAMPLERS`."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.localization = nn.Sequential(nn.AdaptiveAvgPool2d(4), *fully_connected(32), identity_head(6))
+        self.mode = mode
+
+    def forward(self, x):
+        return affine_sample(x, params.finnveden(self.localization(x)), x.shape[-2:], self.mode, "border")
+
+
+def classifier(network: str, shape=(1, 32, 32), width: int = 32, classes: int = 10) -> nn.Sequential:
+    """Table 3: one of `NETWORKS` with `width` filters at the start, 32 for Fashion-MNIST and 64 for SVHN."""
+    if network not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
+    norm = network in ("ESTN", "ESTN w/o ER")
+
+    def conv(i, o, kernel=3, padding="same"):
+        return convolution(i, o, kernel, norm, padding)
+
+    def transformer():
+        return Transformer(SAMPLERS[network]) if network != "CNN" else nn.Identity()
+
+    def pool():
+        return nn.Sequential(nn.MaxPool2d(2), nn.Dropout(0.2))
+
+    w = width
+    layers = [conv(shape[0], w), conv(w, w), transformer(), conv(w, w), pool()]
+    layers += [conv(w, 2 * w), conv(2 * w, 2 * w), transformer(), conv(2 * w, 2 * w), pool()]
+    layers += [conv(2 * w, 2 * w, 3, "valid"), conv(2 * w, 2 * w, 1), transformer(), conv(2 * w, 2 * w, 1)]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, classes)]
+    return materialized(nn.Sequential(*layers), *shape)
+
+
+class Registration(nn.Module):
+    """Shifts (N, 2) of N images, found by descent: what L-STN's gradients are for (Jiang et al. 2019, Sec. 4).
+
+    Args:
+        images: (N, C, H, W).
+        truth: (N, 2), normalized shifts to be found; the targets are the images there at `size`.
+        size: of what is compared, far smaller than the images.
+        mode: a sampler for the images that move.
+    """
+
+    def __init__(self, images, truth, size, mode):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros_like(truth))
+        self.size, self.mode = size, mode
+        self.register_buffer("images", images)
+        self.register_buffer("truth", truth)
+        self.register_buffer("target", self.sample(truth, "bilinear"))
+
+    def sample(self, shift, mode):
+        window = params.attention(0.5, *shift.unbind(-1))
+        return affine_sample(self.images, window, self.size, mode, "border")
+
+    def forward(self):
+        """The squared difference of each image (N,)."""
+        return (self.sample(self.shift, self.mode) - self.target).square().mean((1, 2, 3))
+
+    def distance(self) -> torch.Tensor:
+        """How far the shifts are from the truth, in pixels of the small image: (N,)."""
+        pixel = 2 * 0.5 / torch.tensor(self.size[::-1])
+        return ((self.shift - self.truth) / pixel.to(self.shift)).norm(dim=1)
 
 
 class VAE(nn.Module):

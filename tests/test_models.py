@@ -311,6 +311,26 @@ class TestESTN:
         layer(image).backward(above)
         assert image.grad.square().mean().item() == pytest.approx(above.square().mean().item(), rel=0.05)
 
+    @pytest.mark.parametrize("network", estn.NETWORKS)
+    def test_classifiers(self, network):
+        built = estn.classifier(network, width=4).eval()
+        assert built(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+        assert built[:10](torch.rand(1, 1, 32, 32)).shape == (1, 8, 8, 8)  # behind both poolings
+        layers = [m for m in built if isinstance(m, estn.Transformer)]
+        assert len(layers) == (0 if network == "CNN" else 3)
+
+    def test_registration_descends_to_the_truth(self):
+        y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+        image = (-(x**2 + y**2) / 0.1).exp().reshape(1, 1, 64, 64)
+        task = estn.Registration(image, torch.tensor([[0.1, -0.05]]), (16, 16), "bilinear")
+        assert task.distance().item() == pytest.approx(16 * math.hypot(0.1, 0.05), rel=1e-5)
+        optimizer = torch.optim.Adam(task.parameters(), 0.01)
+        for _ in range(60):
+            optimizer.zero_grad()
+            task().sum().backward()
+            optimizer.step()
+        assert task.distance().item() < 0.1
+
     def test_vae(self):
         vae, image = estn.VAE(), torch.rand(4, 1, 28, 28)
         output, mean, _ = vae(image)

@@ -249,7 +249,7 @@ def smaller(experiment, network):
     """The quick preset with a few examples a step and hardly any pretraining."""
     preset = experiment.presets["quick"]
     more = tuple((k, 2 if k == "pretraining" else min(v, 20_000) if k == "budget" else v) for k, v in preset.more)
-    train, test = (min(n, 20) for n in (preset.train, preset.test))
+    train, test = (min(n, 21) for n in (preset.train, preset.test))
     preset = dataclasses.replace(preset, steps=2, batch=4, train=train, test=test, more=more)
     clone = type(experiment).__new__(type(experiment))
     clone.__dict__.update(experiment.__dict__, presets={"quick": preset, "paper": experiment.presets["paper"]})

@@ -1,7 +1,9 @@
 """Every experiment by its name: what `stn-kernels train --list` shows."""
 
-from . import ddtn, finnveden, jaderberg, pstn
+from . import ddtn, estn, finnveden, jaderberg, pstn
 
 EXPERIMENTS = {
-    experiment.name: experiment for module in (finnveden, jaderberg, pstn, ddtn) for experiment in module.EXPERIMENTS
+    experiment.name: experiment
+    for module in (finnveden, jaderberg, pstn, ddtn, estn)
+    for experiment in module.EXPERIMENTS
 }

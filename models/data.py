@@ -154,7 +154,8 @@ def local_folder(variable: str, *files: str) -> pathlib.Path:
     """
     value = os.environ.get(variable)
     if not value:
-        raise MissingDataError(f"set {variable} to a folder with {', '.join(files)}: no package has this data")
+        content = f" with {', '.join(files)}" if files else ""
+        raise MissingDataError(f"set {variable} to a folder{content}: no package has this data")
     missing = [name for name in files if not (pathlib.Path(value) / name).exists()]
     if missing:
         raise MissingDataError(f"{variable}={value} lacks {', '.join(missing)}")

@@ -35,7 +35,8 @@ def folder_for(out, experiment: Experiment, preset: str, resume: bool) -> pathli
         SessionError: it has results and resume is not set.
     """
     folder = pathlib.Path(out) / f"{experiment.name}-{preset}"
-    if not resume and folder.exists() and any(folder.iterdir()):
+    first = ranks()[0] == 0  # the others come when it has begun to write
+    if first and not resume and folder.exists() and any(folder.iterdir()):
         raise SessionError(f"{folder} is not empty: pass --resume to go on there, or another --out")
     return folder
 

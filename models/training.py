@@ -64,6 +64,8 @@ def ranks() -> tuple[int, int]:
 def join_processes(device: str) -> None:
     """Joins the processes that torchrun started, if it did."""
     if "RANK" in os.environ and not dist.is_initialized():
+        if device.startswith("cuda"):
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
 

@@ -84,10 +84,13 @@ class CoLocalisation(Experiment):
         "quick": Preset(400, 32, 1e-3, 100, 100, 3, (), (("pretraining", 500),)),
         "paper": Preset(2000, 32, 1e-3, 100, 100, 10, (), (("pretraining", 3000),)),
     }
-    published = {"without clutter": {"found": 100.0}, "with clutter": {"found": 84.0}}
+    published = {"without clutter": {"found": 100.0}}
     claims = (
         Claim("without clutter nearly all digits are found (95 %)", lambda m: m["without clutter"]["found"] >= 95),
-        Claim("with clutter between 75 and 93 % are found", lambda m: m["with clutter"]["found"] >= 75),
+        Claim(
+            "with clutter at least 75 % are found (the paper: 75 to 93 %, by class)",
+            lambda m: m["with clutter"]["found"] >= 75,
+        ),
     )
 
     def load(self, preset, seed):

@@ -178,14 +178,15 @@ def bench(ops, backends, quick, threads, device, out, json_file):
 
 
 @main.command()
+@click.argument("family", type=click.Choice(["affine", "cpab"]), default="affine")
 @click.option("--out", type=click.Path(dir_okay=False), default="stn-kernels-demo.png", show_default=True)
 @backend_option
-def demo(out, backends):
-    """Warp a photograph with several transformations and save them side by side."""
+def demo(family, out, backends):
+    """Warp a photograph, with "cpab" a time series too, with several transformations; save them side by side."""
     from .demo import contact_sheet
 
     try:
-        path = contact_sheet(out, backends[0] if backends else None)
+        path = contact_sheet(out, backends[0] if backends else None, family)
     except (ImportError, RuntimeError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""Real images that come with installed packages: for the demo and the benchmarks."""
+"""Real images and time series that come with installed packages: for the demo and the benchmarks."""
 
 import functools
 import importlib.util
@@ -28,6 +28,22 @@ def photographs() -> dict[str, torch.Tensor]:
     else:
         raise ImportError("photographs come from scikit-image: run `pip install scikit-image`")
     return {name: torch.from_numpy(np.ascontiguousarray(a)).movedim(2, 0).float() / 255 for name, a in arrays.items()}
+
+
+@functools.cache
+def time_series() -> torch.Tensor:
+    """Electroencephalograms that come with matplotlib: (4, 800) float32, each from its mean, in standard deviations.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import cbook
+    except ImportError:
+        raise ImportError("the time series comes with matplotlib: run `pip install matplotlib`") from None
+    with cbook.get_sample_data("eeg.dat") as file:
+        series = torch.from_numpy(np.frombuffer(file.read(), dtype="<f8").reshape(800, 4).T.copy()).float()
+    return (series - series.mean(1, keepdim=True)) / series.std(1, keepdim=True)
 
 
 def crops(batch: int, channels: int, height: int, width: int) -> torch.Tensor:

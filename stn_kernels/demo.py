@@ -1,11 +1,11 @@
-"""Warps a photograph with several transformations: `stn-kernels demo`."""
+"""Warps a photograph and a time series with several transformations: `stn-kernels demo`."""
 
 import math
 import pathlib
 
 import torch
 
-from . import affine_sample, data
+from . import Tessellation, affine_sample, cpab_sample, data, plot
 
 
 def rotation(degrees: float, zoom: float = 1.0) -> list[list[float]]:
@@ -37,8 +37,57 @@ def warped(backend: str | None = None) -> torch.Tensor:
     return result
 
 
-def contact_sheet(path: str, backend: str | None = None) -> pathlib.Path:
-    """Writes the panels, titled, as one PNG; returns where.
+def affine_sheet(figure, backend: str | None = None) -> None:
+    """Draws the panels, titled."""
+    figure.set_size_inches(12, 6.4)
+    images = warped(backend).movedim(1, -1).clamp(0, 1).numpy()
+    for axis, image, (title, *_) in zip(figure.subplots(2, len(PANELS) // 2).flat, images, PANELS, strict=True):
+        axis.imshow(image)
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+
+
+def cpab_sheet(figure, backend: str | None = None) -> None:
+    """Draws a photograph under three CPAB transformations with their fields and grids, and a time series under one."""
+    figure.set_size_inches(12, 12)
+    rows = figure.subfigures(4, 1)
+    photograph = next(iter(data.photographs().values())).unsqueeze(0)
+    kinds = (
+        ("zero boundary", 0.6, Tessellation((4, 4))),
+        ("free boundary", 0.15, Tessellation((2, 2), zero_boundary=False)),
+        ("volume-preserving", 0.6, Tessellation((4, 4), volume_preserving=True)),
+    )
+    for row, (title, strength, cells) in zip(rows, kinds, strict=False):
+        theta = cells.sample_prior(1, 0.3, strength, torch.Generator().manual_seed(1))
+        image = cpab_sample(photograph, theta, (256, 256), cells, backend=backend)
+        back = cpab_sample(image, -theta, (256, 256), cells, backend=backend)
+        panels = row.subplots(1, 4)
+        plot.velocity(cells, theta, plot.tessellation(cells, panels[0]))
+        plot.deformed_grid(cells, theta, panels[1], backend=backend)
+        for axis, picture in zip(panels[2:], (image, back), strict=True):
+            axis.imshow(picture[0].movedim(0, -1).clamp(0, 1).numpy())
+            axis.set_axis_off()
+        names = f"velocity, {title}", "deformed grid", "photograph", "and back, theta negated"
+        for axis, name in zip(panels, names, strict=True):
+            axis.set_title(name, fontsize=9)
+    cells, series = Tessellation((8,)), data.time_series()[:1].unsqueeze(0)
+    theta = cells.sample_prior(1, 0.3, 1.0, torch.Generator().manual_seed(2))
+    moved = cpab_sample(series, theta, series.shape[2:], cells, backend=backend)
+    panels = rows[3].subplots(1, 3)
+    plot.velocity(cells, theta, plot.tessellation(cells, panels[0]))
+    plot.deformed_grid(cells, theta, plot.tessellation(cells, panels[1]), backend=backend)
+    for signal, name in ((series, "recorded"), (moved, "warped")):
+        panels[2].plot(signal[0, 0], linewidth=0.8, label=name)
+    panels[2].legend(fontsize=8)
+    for axis, name in zip(panels, ("velocity, 8 intervals", "transformation of time", "a time series"), strict=True):
+        axis.set_title(name, fontsize=9)
+
+
+SHEETS = {"affine": affine_sheet, "cpab": cpab_sheet}
+
+
+def contact_sheet(path: str, backend: str | None = None, family: str = "affine") -> pathlib.Path:
+    """Writes the sheet of a family, one of SHEETS, as PNG; returns where.
 
     Raises:
         ImportError: matplotlib or the photographs' package is missing.
@@ -48,12 +97,7 @@ def contact_sheet(path: str, backend: str | None = None) -> pathlib.Path:
     except ImportError:
         raise ImportError("the demo draws with matplotlib: run `pip install matplotlib`") from None
 
-    images = warped(backend).movedim(1, -1).clamp(0, 1).numpy()
-    figure = Figure(figsize=(12, 6.4))
-    for axis, image, (title, *_) in zip(figure.subplots(2, len(PANELS) // 2).flat, images, PANELS, strict=True):
-        axis.imshow(image)
-        axis.set_title(title, fontsize=9)
-        axis.set_axis_off()
-    figure.tight_layout()
+    figure = Figure(layout="constrained")
+    SHEETS[family](figure, backend)
     figure.savefig(path)
     return pathlib.Path(path).resolve()

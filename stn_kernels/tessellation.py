@@ -289,8 +289,8 @@ def _null_space(rows):
     """Orthonormal columns (k, dim) with rows @ columns = 0."""
     if rows.shape[0] == 0 or rows.shape[1] == 0:
         return torch.eye(rows.shape[1], dtype=rows.dtype)
-    _, values, vectors = torch.linalg.svd(rows)
-    return vectors[int((values > 1e-9 * max(1.0, values[0].item())).sum()) :].T
+    values, vectors = torch.linalg.eigh(rows.T @ rows)  # half the time of an SVD; the squares lie far apart
+    return vectors[:, values <= 1e-10 * max(1.0, values[-1].item())]
 
 
 def _wall_free(shape, axis):

@@ -50,8 +50,9 @@ def test_bench_rejects_an_absent_backend():
     assert "'cuda' cannot be used here" in done.output
 
 
-def test_demo_writes_a_picture(tmp_path):
-    done = invoke("demo", "--out", str(tmp_path / "sheet.png"))
+@pytest.mark.parametrize("family", [[], ["cpab"]])
+def test_demo_writes_a_picture(tmp_path, family):
+    done = invoke("demo", *family, "--out", str(tmp_path / "sheet.png"))
     assert done.exit_code == 0, done.output
     assert str(tmp_path / "sheet.png") in done.output
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")

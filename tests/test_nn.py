@@ -52,7 +52,7 @@ class TestFamilies:
             randomized(transformer, image, 2.0)
         inside = transformer.share_in_bounds(image)
         assert ((inside >= 0) & (inside <= 1)).all()
-        if transform != "rotation":
+        if transform not in ("rotation", "cpab"):  # "cpab" maps the image onto itself
             assert inside.min() < 1
 
     def test_state_dict_round_trip(self, transform, samples):
@@ -94,6 +94,21 @@ def test_control_points_of_the_user():
     assert torch.equal(transformer(image), stn_kernels.tps_sample(image, points, (9, 9), control_points=control))
 
 
+@pytest.mark.parametrize("transform", ["cpab", "affine+cpab"])
+@pytest.mark.parametrize(("shape", "size"), [((5,), (31,)), ((3, 2), (9, 8)), ((2, 1, 1), (5, 6, 7))])
+def test_tessellation_of_the_user(shape, size, transform):
+    """Time series and volumes too."""
+    tessellation, image = stn_kernels.Tessellation(shape, zero_boundary=False), torch.rand(2, 3, *size)
+    features = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(4))
+    transformer = randomized(SpatialTransformer(features, transform, tessellation=tessellation), image)
+    parameters = transformer.parameters_of(image)
+    theta, affine = (parameters, None) if transform == "cpab" else parameters
+    expected = stn_kernels.cpab_sample(image, theta, size, tessellation, affine=affine)
+    assert torch.equal(transformer(image), expected)
+    grid = stn_kernels.cpab_grid(theta, size, tessellation, affine=affine)
+    assert torch.equal(transformer.share_in_bounds(image), share_in_bounds(grid))
+
+
 def test_share_in_bounds_of_a_grid():
     grid = torch.tensor([[[[0.0, 0], [1, -1]], [[1.01, 0], [0, torch.nan]]]])
     assert share_in_bounds(grid).tolist() == [0.5]
@@ -109,6 +124,9 @@ def test_share_in_bounds_of_a_grid():
         ({"mode": "cubic"}, ValueError, ["mode", "'cubic'"]),
         ({"padding_mode": "wrap"}, ValueError, ["padding_mode", "'wrap'"]),
         ({"control_points": torch.rand(4, 2)}, ValueError, ["control_points", "'affine'"]),
+        ({"tessellation": stn_kernels.Tessellation((2, 2))}, ValueError, ["tessellation", "'affine'"]),
+        ({"transform": "cpab", "tessellation": (2, 2)}, TypeError, ["tessellation", "tuple"]),
+        ({"transform": "cpab", "size": (3,)}, ValueError, ["size", "(3,)"]),
     ],
 )
 def test_bad_arguments(options, error, parts):

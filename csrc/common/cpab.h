@@ -73,6 +73,7 @@ struct CpabMotion {
   V powers[n];                // M^n = sum powers[l] M^l
   V limit;                    // the longest step: 1 / |M|
   V remainder[n];             // bounds of a face's fourth derivative / 144, by the components of its first
+  V share[n];                 // g_0 = 1 - share . (g_1 ... g_n)
 };
 // The same region for the transposes, in lattice units from the vertex of slot 0.
 template <class V, int n>
@@ -164,6 +165,7 @@ STN_HD void prepare(const CpabTables& t, int64_t number, const P* velocities, Cp
   }
   for (int l = 0; l < n; ++l) {
     motion.powers[l] = place.powers[l] = T(powers[l]), motion.remainder[l] = T(bound[l] / 144);
+    motion.share[l] = T(region.share[l]);
   }
 }
 
@@ -285,6 +287,24 @@ STN_HD V along(V start, const V (&a)[n], const V (&derivatives)[n][n + 1], int j
   return start;
 }
 
+// There is one coordinate more than needed, and roundings would take it from the others, exponentially far outside the
+// domain: the largest one follows the others, where that costs no digit.
+template <class V, int n>
+STN_HD void settle(const CpabMotion<V, n>& motion, V (&g)[n + 1]) {
+  V excess = g[0] - constant<V>(1), largest = g[0], share = constant<V>(1);
+  for (int j = 0; j < n; ++j) {
+    const V part = motion.share[j] * g[j + 1];
+    excess += part;
+    share = select(absolute(part) > largest, motion.share[j], share), largest = maximum(largest, absolute(part));
+  }
+  auto free = largest == largest;
+  for (int j = n; j > 0; --j) {
+    const auto it = free & (absolute(motion.share[j - 1] * g[j]) == largest);
+    g[j] = select(it, maximum(constant<V>(0), g[j] - excess / share), g[j]), free = free & !it;
+  }
+  g[0] = select(free, maximum(constant<V>(0), g[0] - excess), g[0]);
+}
+
 // any(mask): whether a lane is set. entered[j]: whether the path came in through face j.
 //
 // A face behind which the path is at the end of the step is crossed before: there is a root, found by Newton's method
@@ -392,6 +412,7 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
     // The face is met exactly, and no rounding leaves a point behind another.
     result.g[j] = select(result.leaves[j], zero, maximum(zero, along(g[j], a, derivatives, j)));
   }
+  settle(motion, result.g);
   return result;
 }
 

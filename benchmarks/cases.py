@@ -1,13 +1,15 @@
 """What is measured: shapes of the papers, sizes and matrices that hurt, calls so small that overhead shows."""
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 
-from stn_kernels import data
+from stn_kernels import Tessellation, data
 from stn_kernels.op_cases import Inputs, Sample, smooth_homography, smooth_points
 from stn_kernels.reference.affine import affine_grid as reference_grid
+from stn_kernels.reference.cpab import lattice_points
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,9 @@ class Case:
 
     op: str
     name: str
-    suite: str  # "papers", "matrices", "layout", "dtype", "samples" or "overhead"
-    shape: tuple[int, int, int, int]
-    out_size: tuple[int, int] | None = None  # None: the size of the image
+    suite: str  # "papers", "matrices", "layout", "dtype", "samples", "overhead" or "cpab"
+    shape: tuple[int, ...]  # (B, C, *in)
+    out_size: tuple[int, ...] | None = None  # None: the size of the image
     theta: tuple[tuple[float, ...], ...] | None = None  # None: the identity plus 0.1 randn
     samples: int | None = None
     dtype: torch.dtype = torch.float32
@@ -26,10 +28,15 @@ class Case:
     quick: bool = False
     compiled: bool = False  # whether torch.compile takes part: compiling costs far more time than measuring
     noise: bool = False  # random images instead of photographs
+    cells: tuple[int, ...] = ()  # of a CPAB transformation: the shape of its tessellation
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, ...]:
         return self.out_size or self.shape[2:]
+
+    @property
+    def tessellation(self) -> Tessellation:
+        return _tessellation(self.cells)
 
     @property
     def smooth(self) -> bool:
@@ -39,6 +46,8 @@ class Case:
     def inputs(self, device: str = "cpu") -> Inputs:
         batch = self.shape[0]
         lead = (batch,) if self.samples is None else (batch, self.samples)
+        if self.cells:
+            return self._cpab(lead).to(device=device)
         if self.op not in ("affine_sample", "affine_grid", "grid_sample"):
             return self._drawn(lead).to(device=device)
         generator = torch.Generator().manual_seed(0)
@@ -63,7 +72,9 @@ class Case:
     def _image(self) -> torch.Tensor:
         if self.noise:
             return torch.rand(self.shape, generator=torch.Generator().manual_seed(1)).to(self.dtype)
-        return data.crops(*self.shape).to(self.dtype)
+        batch, channels, *size = self.shape
+        depth, height, width = (1, 1, *size)[-3:]
+        return data.crops(batch, channels * depth, height, width).reshape(self.shape).to(self.dtype)
 
     def _drawn(self, lead) -> Inputs:
         """Of a transform other than affine: its parameters as op_cases draws them."""
@@ -75,6 +86,19 @@ class Case:
         if self.op.endswith("_sample"):
             tensors, options["padding_mode"] = {"input": self._image(), **tensors}, "zeros"
         return Inputs(tensors, options)
+
+    def _cpab(self, lead) -> Inputs:
+        theta = torch.randn((*lead, self.tessellation.dim), generator=torch.Generator().manual_seed(0))
+        if self.op != "cpab_sample":
+            points = lattice_points(self.size, False, torch.float32, "cpu")
+            return Inputs({"points": points, "theta": theta}, {"tessellation": self.tessellation})
+        options = {"size": self.size, "tessellation": self.tessellation}
+        return Inputs({"input": self._image(), "theta": theta}, {**options, "padding_mode": "zeros"})
+
+
+@functools.cache
+def _tessellation(cells):
+    return Tessellation(cells)
 
 
 def rotation(degrees: float, zoom: float = 1.0):
@@ -106,9 +130,7 @@ MATRICES = {
 
 
 def label(shape, out_size=None) -> str:
-    batch, channels, height, width = shape
-    to = f" to {out_size[0]}x{out_size[1]}" if out_size else ""
-    return f"{batch}x{channels}x{height}x{width}{to}"
+    return "x".join(map(str, shape)) + (f" to {'x'.join(map(str, out_size))}" if out_size else "")
 
 
 def sampling_cases(op: str) -> list[Case]:
@@ -131,6 +153,26 @@ def sampling_cases(op: str) -> list[Case]:
     return cases
 
 
+def cpab_cases() -> list[Case]:
+    """Small: the float64 reference, which every provider is held against, takes seconds for each."""
+    shapes = (
+        ((8, 1, 64, 64), (2, 2)),
+        ((8, 1, 64, 64), (8, 8)),
+        ((32, 1, 1024), (16,)),
+        ((2, 1, 12, 12, 12), (2, 2, 2)),
+    )
+    cases = [
+        Case(op, f"{label(shape)}, cells {list(cells)}", "cpab", shape, cells=cells, quick=shape[0] == 2)
+        for op in ("cpab_transform", "cpab_sample")
+        for shape, cells in shapes
+    ]
+    jacobian = (((2, 1, 32, 32), (2, 2)), ((2, 1, 256), (16,)), ((1, 1, 8, 8, 8), (2, 2, 2)))
+    return cases + [
+        Case("cpab_jacobian", f"{label(shape)}, cells {list(cells)}", "cpab", shape, cells=cells, quick=len(cells) == 1)
+        for shape, cells in jacobian
+    ]
+
+
 def all_cases(ops=None, quick: bool = False) -> list[Case]:
     """The cases of `ops` (None: all), or the fewer of a quick run."""
     cases = sampling_cases("affine_sample")
@@ -146,4 +188,4 @@ def all_cases(ops=None, quick: bool = False) -> list[Case]:
     for op in ("homography_sample", "tps_sample", "homography_grid", "tps_grid"):
         cases += [Case(op, label(s), "papers", s, quick=s == QUICK[1]) for s in PAPERS]
         cases.append(Case(op, label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8)))
-    return [case for case in cases if (ops is None or case.op in ops) and (case.quick or not quick)]
+    return [case for case in cases + cpab_cases() if (ops is None or case.op in ops) and (case.quick or not quick)]

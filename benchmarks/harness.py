@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from stn_kernels._tolerances import relative_error
-from stn_kernels.op_cases import OP_CASES, Inputs, grad_output
-from stn_kernels.verify import expected
+from stn_kernels.op_cases import OP_CASES, Inputs, OpCase, grad_output
+from stn_kernels.verify import expected, results_of
 
 from .cases import Case
 from .providers import EAGER, Provider
@@ -49,18 +49,17 @@ class Contender:
     status: str  # "" if it passed, else why it gets no number
 
 
-def evaluate(function, inputs: Inputs, layout: str) -> dict[str, torch.Tensor]:
+def evaluate(case: OpCase, function, inputs: Inputs, layout: str) -> dict[str, torch.Tensor]:
     """As `verify.evaluate`, for any function of the tensors."""
     leaves = inputs.requires_grad()
     value = function(**leaves.tensors)
-    grads = torch.autograd.grad(value, list(leaves.tensors.values()), grad_output(value, layout))
-    return {"value": value.detach(), **{f"grad_{k}": g for k, g in zip(leaves.tensors, grads, strict=True)}}
+    return results_of(case, leaves, value, grad_output(value, layout))
 
 
 def gate(case: Case, function, inputs: Inputs, truth: dict[str, torch.Tensor]) -> tuple[dict[str, float], str]:
     """(errors per quantity, '' or why the results are refused)."""
     try:
-        results = evaluate(function, inputs, "contiguous")
+        results = evaluate(OP_CASES[case.op], function, inputs, "contiguous")
     except Exception as error:  # a peer that cannot do the case is a result
         return {}, f"raised {described(error)}"
     return judge(case, results, truth)
@@ -77,6 +76,8 @@ def judge(case: Case, results: dict[str, torch.Tensor], truth: dict[str, torch.T
     errors, wrong = {}, []
     for name, wanted in truth.items():
         column = "value" if name == "value" else quantities[name.removeprefix("grad_")]
+        if not quantities:  # what has no gradient here is one
+            column = "coords"
         if column == "coords" and not case.smooth:
             continue
         errors[name] = relative_error(results[name], wanted)
@@ -102,7 +103,8 @@ def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender 
     def both():
         return torch.autograd.grad(function(**leaves.tensors), list(leaves.tensors.values()), cotangent)
 
-    return Contender(provider.name, dict(zip(PASSES, (forward, both), strict=True)), errors, status)
+    calls = (forward, both) if OP_CASES[case.op].quantities else (forward,)
+    return Contender(provider.name, dict(zip(PASSES, calls, strict=False)), errors, status)
 
 
 def clock(call: Callable, count: int, device: str) -> float:
@@ -194,9 +196,10 @@ class Measurement:
         try:
             rows = []
             for which in PASSES:
-                right = {c.name: c.calls[which] for c in self.contenders if not c.status}
+                those = [c for c in self.contenders if which in c.calls]
+                right = {c.name: c.calls[which] for c in those if not c.status}
                 times = interleave(right, budget, self.device) if right else {}
-                rows += [self._row(c, which, threads, times) for c in self.contenders]
+                rows += [self._row(c, which, threads, times) for c in those]
             return rows
         finally:
             torch.set_num_threads(before)

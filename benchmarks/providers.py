@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import stn_kernels
 from stn_kernels.ops._tps_system import default_control_points
 from stn_kernels.reference import tps
+from stn_kernels.reference.cpab import lattice_points
 
 from .cases import Case
 
@@ -60,7 +61,59 @@ def _tps_solver():
     return tps.solver(default_control_points())
 
 
+def _cpab_transform(points, theta, tessellation, steps=50):
+    """libcpab's algorithm: an exponential a cell, then steps, each in the cell of the point."""
+    n = tessellation.n
+    basis = tessellation.basis.to(theta)
+    generator = (theta @ basis.T).unflatten(-1, (tessellation.cells, n, n + 1))
+    square = torch.cat([generator, torch.zeros_like(generator[..., :1, :])], -2)
+    maps = torch.linalg.matrix_exp(square / steps)[..., :n, :].flatten(-2)
+    x = points.expand(*theta.shape[:-1], -1, -1)
+    for _ in range(steps):
+        cell = tessellation.cell_index(x.detach()).unsqueeze(-1).expand(*x.shape[:-1], n * (n + 1))
+        step = maps.gather(-2, cell).unflatten(-1, (n, n + 1))
+        x = (step[..., :n] @ x.unsqueeze(-1)).squeeze(-1) + step[..., n]
+    return x
+
+
+def _cpab(case: Case, transform: Callable) -> Callable:
+    """The operator of a CPAB case by a transformation of points (points, theta) -> (B, P, n)."""
+    if case.op == "cpab_transform":
+        return transform
+    if case.op == "cpab_jacobian":
+        return lambda points, theta: torch.func.vmap(torch.func.jacfwd(lambda t: transform(points, t)))(theta)
+    points = lattice_points(case.size, False, torch.float32, "cpu")
+
+    def sample(input, theta):
+        grid = (2 * transform(points.to(theta), theta) - 1).unflatten(1, case.size)
+        if len(case.size) == 1:  # torch has no sampler in one dimension
+            grid = torch.stack([grid[..., 0], torch.zeros_like(grid[..., 0])], -1).unsqueeze(1)
+            return F.grid_sample(input.unsqueeze(2), grid, align_corners=False).squeeze(2)
+        return F.grid_sample(input, grid, align_corners=False)
+
+    return sample
+
+
+def libcpab(case: Case) -> Callable | None:
+    """libcpab from PyPI, 50 steps; its basis is another one of the same fields."""
+    if case.op not in ("cpab_transform", "cpab_sample") or not importlib.util.find_spec("libcpab"):
+        return None
+    import libcpab
+
+    peer = libcpab.Cpab(list(case.cells))
+    to_peer = (
+        torch.linalg.lstsq(torch.as_tensor(peer.params.basis).double(), case.tessellation.basis).solution.float().T
+    )
+
+    def transform(points, theta):
+        return peer.transform_grid(points.T, theta @ to_peer).mT
+
+    return _cpab(case, transform)
+
+
 def eager(case: Case) -> Callable:
+    if case.cells:
+        return _cpab(case, functools.partial(_cpab_transform, tessellation=case.tessellation))
     grids = {"homography": _homography_grid, "tps": _tps_grid}
     if (transform := case.op.split("_")[0]) in grids:
         grid = functools.partial(grids[transform], size=case.size)
@@ -155,15 +208,16 @@ def kornia(case: Case) -> Callable | None:
 
 def ours(backend: str) -> Provider:
     def make(case):
-        options = {} if case.op == "grid_sample" else {"size": case.size}
+        options = {} if case.op in ("grid_sample", "cpab_transform", "cpab_jacobian") else {"size": case.size}
+        options |= {"tessellation": case.tessellation} if case.cells else {}
         return functools.partial(getattr(stn_kernels, case.op), **options, backend=backend)
 
     return Provider(f"stn_kernels {backend}", make)
 
 
 def providers(backends: list[str], compile_wanted: bool = True) -> list[Provider]:
-    """torch eager first, then its variants and peers, then each of our backends."""
+    """torch eager (of CPAB: libcpab's algorithm) first, its variants and peers, then each of our backends."""
     found = [Provider(EAGER, eager), Provider("torch eager, S copies", eager_expand)]
     if compile_wanted:
         found.append(Provider("torch.compile", compiled))
-    return [*found, Provider("kornia", kornia), *map(ours, backends)]
+    return [*found, Provider("kornia", kornia), Provider("libcpab", libcpab), *map(ours, backends)]

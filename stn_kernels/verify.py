@@ -68,7 +68,7 @@ def evaluate(case: OpCase, inputs: Inputs, backend: str | None, layout: str) -> 
     """The value and every gradient of one call, for the cotangent that belongs to the layout."""
     inputs = inputs.requires_grad()
     value = case.call(inputs, backend)
-    return _results(case, inputs, value, grad_output(value, layout))
+    return results_of(case, inputs, value, grad_output(value, layout))
 
 
 def expected(case: OpCase, inputs: Inputs, layout: str) -> dict[str, torch.Tensor]:
@@ -76,10 +76,11 @@ def expected(case: OpCase, inputs: Inputs, layout: str) -> dict[str, torch.Tenso
     wide = inputs.to(device="cpu", dtype=torch.float64).requires_grad()
     value = case.call(wide, "reference")
     cotangent = grad_output(case.call(inputs.to(device="cpu"), "reference"), layout).double()
-    return _results(case, wide, value, cotangent)
+    return results_of(case, wide, value, cotangent)
 
 
-def _results(case, inputs, value, cotangent):
+def results_of(case: OpCase, inputs: Inputs, value, cotangent) -> dict[str, torch.Tensor]:
+    """The value and the gradients that the operator has, to inputs that require them."""
     if not case.quantities:
         return {"value": value.detach()}
     grads = torch.autograd.grad(value, list(inputs.tensors.values()), cotangent)

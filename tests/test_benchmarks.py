@@ -58,7 +58,7 @@ def test_right_kernels_get_numbers(rows):
     assert all(r["ratio"] == 1 for r in rows if r["provider"] == providers.EAGER)
 
 
-@pytest.mark.parametrize("name", ["torch eager", "torch eager, S copies", "kornia", "stn_kernels reference"])
+@pytest.mark.parametrize("name", ["torch eager", "torch eager, S copies", "kornia", "libcpab", "stn_kernels reference"])
 @pytest.mark.parametrize(
     "case",
     [
@@ -73,6 +73,10 @@ def test_right_kernels_get_numbers(rows):
         cases.Case("homography_grid", "small", "papers", (2, 3, 12, 14)),
         cases.Case("tps_sample", "small", "papers", (2, 3, 12, 14)),
         cases.Case("tps_grid", "small", "papers", (2, 3, 12, 14)),
+        cases.Case("cpab_transform", "small", "cpab", (2, 1, 6, 7), cells=(2, 2)),
+        cases.Case("cpab_sample", "small", "cpab", (2, 3, 20), cells=(3,)),
+        cases.Case("cpab_sample", "small", "cpab", (1, 1, 3, 4, 5), cells=(1, 2, 1)),
+        cases.Case("cpab_jacobian", "small", "cpab", (2, 1, 9), cells=(3,)),
     ],
     ids=lambda case: f"{case.op} {case.name}",
 )
@@ -85,7 +89,10 @@ def test_providers_pass_the_gate(case, name):
 
 def test_every_paper_shape_and_op_is_measured():
     names = {(c.op, c.shape) for c in cases.all_cases() if c.suite == "papers"}
-    assert names >= {(op, shape) for op in OP_CASES for shape in cases.PAPERS}
+    assert names >= {(op, shape) for op in OP_CASES if not op.startswith("cpab") for shape in cases.PAPERS}
+    assert {(c.op, len(c.cells)) for c in cases.cpab_cases()} == {
+        (op, n) for op in OP_CASES if op.startswith("cpab") for n in (1, 2, 3)
+    }
     assert {c.op for c in cases.all_cases(quick=True)} == set(OP_CASES)
 
 

@@ -1,6 +1,8 @@
 """cpab_transform: flows against SciPy's, gradients against differences, and what a diffeomorphism has to be."""
 
+import json
 import math
+import pathlib
 import warnings
 
 import numpy as np
@@ -18,6 +20,8 @@ FLAGS = (True, False)
 SHAPES = ((4,), (2, 2), (3, 1), (2, 1, 2))
 OP = "cpab_transform"
 CASE = OP_CASES["cpab_transform"]
+# libcpab's (its PyTorch path): a field (D,) by its basis, points (P, n) and where so many steps take them.
+LIBCPAB = json.loads(pathlib.Path(__file__).with_name("libcpab.json").read_text())
 
 
 def lattice(shape, per_cell=4, outside=0.0):
@@ -86,6 +90,21 @@ def test_fixed_steps_are_exponentials(backend, shape, steps):
         points.to(backend.device), theta.to(backend.device), tessellation, method="fixed", steps=steps
     )
     np.testing.assert_allclose(value[0].cpu(), expected[:, :-1], atol=1e-13)
+
+
+@pytest.mark.parametrize("number", range(len(LIBCPAB)))
+def test_fixed_steps_are_libcpabs(backend, number):
+    """libcpab 0.1.3 computes in float32."""
+    recorded = LIBCPAB[number]
+    tessellation = Tessellation(recorded["shape"], recorded["zero_boundary"])
+    field, points = (torch.tensor(recorded[k], dtype=torch.float64) for k in ("field", "points"))
+    theta = (tessellation.basis.T @ field).unsqueeze(0)  # orthonormal
+    assert (tessellation.basis @ theta[0] - field).abs().max() < 1e-6
+    for steps, moved in recorded["moved"].items():
+        value = backend.op(OP)(
+            points.to(backend.device), theta.to(backend.device), tessellation, method="fixed", steps=int(steps)
+        )
+        assert (value[0].cpu() - torch.tensor(moved, dtype=torch.float64)).abs().max() < 3e-6
 
 
 @pytest.mark.parametrize("samples", [None, 2])

@@ -9,7 +9,7 @@ import itertools
 import torch
 from torch import nn
 
-from stn_kernels import Tessellation, cpab_sample, params
+from stn_kernels import Tessellation, cpab_sample
 from stn_kernels.nn import SpatialTransformer
 
 from .blocks import classifier, fully_connected, identity_head, materialized, stage, within_budget
@@ -126,4 +126,4 @@ def affine_matrices(layer: SpatialTransformer, image: torch.Tensor) -> torch.Ten
         scale = theta[..., 2:, 2:]
         linear = theta[..., :2, :2] / scale - theta[..., :2, 2:] * theta[..., 2:, :2] / scale**2
         return torch.cat([linear, theta[..., :2, 2:] / scale], -1)
-    return params.compose(theta)
+    return theta

@@ -9,8 +9,6 @@ import torch
 from .experiments.base import Experiment, log_probabilities
 from .training import Run, State
 
-MEASURES_NOTE = "mean (standard deviation over seeds)"
-
 
 def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -6,7 +6,6 @@ Everything random is drawn from (seed, step) alone, so that a checkpoint is weig
 import json
 import os
 import pathlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -207,6 +206,3 @@ def runs_of(experiment: Experiment, preset: str, seeds: int | None = None, netwo
     """Every network at every seed."""
     count = seeds or experiment.presets[preset].seeds
     return [Run(experiment, preset, n, s) for n in networks or experiment.networks for s in range(count)]
-
-
-Progress = Callable[[Run, int, float], None]

@@ -80,7 +80,7 @@ def _table(title, *columns):
     table = Table(title=title, title_justify="left")
     for name in columns:
         numeric = name not in TEXT_COLUMNS
-        table.add_column(name, justify="right" if numeric else "left")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "name")
     return table
 
 

@@ -30,7 +30,7 @@ def test_unknown_command():
     assert "No such command 'measure'" in done.output
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "bench", "demo", "build"])
+@pytest.mark.parametrize("command", ["info", "verify", "bench", "demo", "train", "build"])
 def test_every_command_has_help(command):
     done = invoke(command, "--help")
     assert done.exit_code == 0
@@ -48,6 +48,32 @@ def test_bench_rejects_an_absent_backend():
     done = invoke("bench", "--quick", "--backend", "cuda", "--device", "cpu")
     assert done.exit_code == 1
     assert "'cuda' cannot be used here" in done.output
+
+
+def test_train_lists_every_experiment(monkeypatch):
+    from stn_kernels.models.experiments import EXPERIMENTS
+    from stn_kernels.models.experiments.base import Experiment
+
+    monkeypatch.setattr(Experiment, "data_missing", lambda self: "fetch it")
+    done = invoke("train", "--list")
+    assert done.exit_code == 0, done.output
+    assert all(name in done.output for name in EXPERIMENTS)
+    assert "fetch it" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ddtn"], "no experiment is called 'ddtn'"),
+        (["mnist30", "--preset", "slow"], "preset must be one of quick, paper, got 'slow'"),
+        (["mnist30", "--network", "RNN"], "mnist30 has the networks CNN, STN, P-STN, not RNN"),
+    ],
+)
+def test_train_rejects_unknown_names(arguments, message, tmp_path):
+    done = invoke("train", *arguments, "--out", str(tmp_path))
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("family", [[], ["cpab"]])

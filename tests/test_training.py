@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import data, report, session, timing, training
+from models import data, pstn, report, session, timing, training
 from models.blocks import identity_head, materialized
 from models.experiments import EXPERIMENTS
 from models.experiments.base import Claim, Experiment, Preset, Split
@@ -273,6 +273,23 @@ def test_every_experiment_takes_steps(name):
     assert all(torch.isfinite(torch.tensor(value)) for value in measured.values())
     images, seen = run.experiment.show(state.network.eval(), state.split, "cpu")
     assert seen is None or len(seen) == len(images)
+
+
+def test_annealing():
+    """The KL-term's weight grows in proportion to the steps, and stays."""
+    experiment = EXPERIMENTS["mnist30"]
+    preset = dataclasses.replace(experiment.presets["quick"], more=(("weight", 0.5), ("anneal", 0.2)))
+    network = pstn.mnist("P-STN", 5000)
+    batch = data.Examples(torch.rand(2, 1, 28, 28), torch.tensor([1, 2]))
+
+    def loss(progress):
+        torch.manual_seed(0)
+        return experiment.loss(network, batch, progress, preset).item()
+
+    first, half, whole, end = (loss(p) for p in (0.0, 0.1, 0.2, 1.0))
+    assert whole == end
+    assert half - first == pytest.approx((whole - first) / 2, rel=1e-4)
+    assert whole > first
 
 
 def test_every_row_is_described():

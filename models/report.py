@@ -18,7 +18,7 @@ def summary(experiment: Experiment, preset: str, records: list[dict], conditions
     """What results.json holds: the budget, a row a network, and the claims held against the means.
 
     Args:
-        records: of every finished run, as `session.finish` writes them.
+        records: of every finished run, as `session.perform` makes them.
         conditions: machine, versions, date, commit.
     """
     budget = experiment.presets[preset]

@@ -71,8 +71,7 @@ def cells(result: dict) -> tuple[list[str], list[list[str]]]:
             line += [f"{number(found['mean'])}{spread}" if found else "", number(row["published"].get(measure))]
         times = (number(1e3 * row[k]) if row.get(k) else "" for k in ("seconds", "seconds_torch"))
         rows.append([*line, *times])
-    published = [i for i, head in enumerate(heads) if head == "paper" and not any(row[i] for row in rows)]
-    keep = [i for i in range(len(heads)) if i not in published]
+    keep = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     return [heads[i] for i in keep], [[row[i] for i in keep] for row in rows]
 
 

@@ -1,6 +1,7 @@
 """`stn-kernels train`: every network of an experiment at every seed, then the table, the JSON and the plots."""
 
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -51,7 +52,7 @@ def conditions(device: str) -> dict:
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": git.stdout.strip() or stn_kernels.__version__,
+        "commit": os.environ.get("STN_KERNELS_COMMIT") or git.stdout.strip() or stn_kernels.__version__,
     }
 
 

@@ -23,19 +23,6 @@ def localization_network(channels: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.AvgPool2d(2), stage(channels, 20, 5), stage(20, 20, 3, nn.ReLU()), *fully_connected(20))
 
 
-class CPABTransformer(nn.Module):
-    """ST-CPAB: d numbers of a tessellation, 58 for four by four squares whose border is free."""
-
-    def __init__(self, localization: nn.Module, tessellation: Tessellation):
-        super().__init__()
-        self.localization = nn.Sequential(localization, identity_head(tessellation.dim))
-        self.tessellation = tessellation
-
-    def forward(self, image):
-        theta = self.localization(image)
-        return cpab_sample(image, theta, image.shape[-2:], self.tessellation)
-
-
 class AffineCPABTransformer(nn.Module):
     """ST-Affine+CPAB: an affine transformation, then a CPAB refinement of what it shows (Sec. 4.2).
 
@@ -64,9 +51,9 @@ def transformer(layer: str, channels: int = 1) -> nn.Module:
         return nn.Identity()
     if layer in FAMILIES:
         return SpatialTransformer(localization_network(channels), FAMILIES[layer])
-    tessellation = Tessellation((4, 4), zero_boundary=False)
+    tessellation = Tessellation((4, 4), zero_boundary=False)  # d = 58
     if layer == "ST-CPAB":
-        return CPABTransformer(localization_network(channels), tessellation)
+        return SpatialTransformer(localization_network(channels), "cpab", tessellation=tessellation)
     return AffineCPABTransformer(localization_network(channels), localization_network(channels), tessellation)
 
 

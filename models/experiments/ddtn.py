@@ -33,7 +33,7 @@ class Layers(Experiment):
         measured = classification(network, test, device)
         measured["accuracy"] /= 100  # as the paper prints it
         layer = network[0]
-        if isinstance(layer, SpatialTransformer) and layer.transform != "tps":
+        if isinstance(layer, SpatialTransformer) and layer.transform not in ("tps", "cpab"):
             matrices = torch.cat([affine_matrices(layer, part.to(device)) for part in test.inputs.split(500)])
             measured["condition"] = condition_numbers(matrices).median().item()
         return measured

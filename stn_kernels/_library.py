@@ -35,18 +35,18 @@ NAMESPACES = {
 SAMPLERS = {
     "cpu": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
     "cuda": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
-    "triton": {("bilinear", 2), (None, 2)},
+    "triton": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
 }
 
 # Modes whose second backward is a kernel, where else it is autograd through the reference. Of the third it always is.
-SECOND_BACKWARD = {"cpu": ("bilinear", "nearest"), "cuda": ("bilinear", "nearest")}
+SECOND_BACKWARD = dict.fromkeys(("cpu", "cuda", "triton"), ("bilinear", "nearest"))
 
 # Where a backend runs; Triton also on CPU tensors, in its interpreter.
 DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 # Operators that a backend has no kernels for so far. Asked for by name it raises; the automatic choice passes on.
 _CPAB = {"cpab_transform", "cpab_sample", "cpab_jacobian"}
-LACKING = {"cuda": _CPAB, "triton": _CPAB}
+LACKING = {"cuda": _CPAB}
 
 _DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
 _forced = threading.local()  # .backend: what `use_backend` asks for in this thread
@@ -186,7 +186,7 @@ def hole(backend: str, sampler: tuple | None, op: str | None = None) -> str:
 
 def has_second_backward(namespace: str, device_type: str, mode: str) -> bool:
     """Whether SECOND_BACKWARD has a kernel for the operators of a namespace."""
-    there = (b for b, name in NAMESPACES.items() if name == namespace and DEVICES[b] == device_type)
+    there = (b for b, name in NAMESPACES.items() if name == namespace and device_of(b) == device_type)
     return any(mode in SECOND_BACKWARD.get(b, ()) and b not in _load_errors for b in there)
 
 

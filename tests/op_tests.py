@@ -106,6 +106,7 @@ class OpTests:
         sample = Sample(dtype=dtype, coords_dtype=coords_dtype, padding_mode=padding, samples=2)
         assert_like_reference(backend, self.case, self.case.draw(sample))
 
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("samples", [None, 2])
     @pytest.mark.parametrize("align", FLAGS)
     def test_gradcheck(self, backend, padding, align, samples):
@@ -113,6 +114,7 @@ class OpTests:
         fast = backend.slow or self.thin_everywhere
         assert torch.autograd.gradcheck(call, tensors, fast_mode=fast, nondet_tol=backend.nondeterminism)
 
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("samples", [None, 2])
     @pytest.mark.parametrize("align", FLAGS)
     def test_gradgradcheck(self, backend, padding, align, samples):
@@ -155,6 +157,7 @@ class OpTests:
             for name, result in zip(gradients, results, strict=True):
                 assert (result.numel() > 0) == (name == wanted), name
 
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("dynamic", FLAGS)
     def test_compile_fullgraph(self, backend, padding, dynamic):
         torch._dynamo.reset()

@@ -15,6 +15,7 @@ FLAGS = (True, False)
 SHAPES = ((4,), (2, 2), (3, 1), (2, 1, 2))
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("method", ["exact", "fixed"])
 @pytest.mark.parametrize("own", FLAGS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -33,6 +34,7 @@ def test_is_the_gradient_of_every_point(backend, shape, own, method):
         torch.testing.assert_close(jacobian[..., p, i, :], row, rtol=0, atol=1e-12)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("samples", [None, 2])
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_like_reference(backend, n, samples):

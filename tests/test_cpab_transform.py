@@ -43,6 +43,7 @@ def evaluate(backend, points, theta, tessellation, **options):
     return [t.detach().cpu() for t in (value, *grads)]
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("scale", [1, 3])
 @pytest.mark.parametrize("zero_boundary", FLAGS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -73,6 +74,7 @@ def test_one_cell_is_an_exponential(backend):
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("steps", [1, 7])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fixed_steps_are_exponentials(backend, shape, steps):
@@ -107,6 +109,7 @@ def test_fixed_steps_are_libcpabs(backend, number):
         assert (value[0].cpu() - torch.tensor(moved, dtype=torch.float64)).abs().max() < 3e-6
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("samples", [None, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -118,6 +121,7 @@ def test_like_reference(backend, n, dtype, samples):
         assert_like_reference(backend, CASE, CASE.draw(sample), layout)
 
 
+@pytest.mark.thinned(13)
 @pytest.mark.parametrize("method", ["exact", "fixed"])
 @pytest.mark.parametrize("zero_boundary", FLAGS)
 @pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 1, 2)])
@@ -154,6 +158,7 @@ def test_second_gradients(zero_boundary):
     assert torch.autograd.gradgradcheck(lambda p, t: cpab_transform(p, t, tessellation), (points, theta))
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("zero_boundary", FLAGS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -166,6 +171,7 @@ def test_inverse_returns_the_points(backend, shape, zero_boundary, dtype):
     assert (back - points).abs().max() < (1e-12 if dtype == torch.float64 else 1e-6)
 
 
+@pytest.mark.thinned(19)
 @pytest.mark.parametrize("scale", [0, 1e-12, 1e-3, 1, 10])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("zero_boundary", FLAGS)
@@ -209,6 +215,7 @@ def nodal_field(tessellation, velocity):
     return solution.T
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["rotation", "along edges", "shear", "saddle", "sink", "source"])
 def test_special_fields(backend, name, dtype):
@@ -265,6 +272,7 @@ def test_boundary_stays_on_the_boundary(backend):
     assert torch.equal(outside, moved)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("zero_boundary", FLAGS)
 def test_bad_points_and_parameters_stay_where_they_are(backend, zero_boundary, bad):

@@ -6,7 +6,7 @@ import pytest
 
 from .triton_aot import ARCHITECTURES, CASES, compile_case, recorded
 
-MOST_REGISTERS = 128  # 4 blocks of 4 warps on a processor
+MOST_REGISTERS = 200  # 2 blocks of 4 warps on a processor
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_compiles(case):
             assert ".visible .entry" in compiled.ptx, described
             assert compiled.cubin[:4] == b"\x7fELF", described
             assert compiled.local == 0, f"{described}: {compiled.local} bytes of local memory"
-            assert compiled.registers <= MOST_REGISTERS, f"{described}: {compiled.registers} registers"
+            assert compiled.registers <= compiled.most_registers <= MOST_REGISTERS, described
             if not compiled.wide:
                 assert not re.search(r"\.f64\b", compiled.ptx), described
             assert not [name for name in compiled.counts if re.match(r"LDL|STL|ATOM|MEMBAR", name)], compiled.counts
@@ -51,5 +51,7 @@ def test_every_kernel_is_compiled():
         "affine_gather",
         "theta_gradient",
         "affine_grid_forward",
-        "affine_grid_backward",
+        "lattice_forward",
+        "lattice_backward",
+        "grid_double_backward",
     }

@@ -4,13 +4,16 @@ Here a part of them, for a plain `pytest`; `make test` runs them all. Races do n
 """
 
 import os
+import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
 
-FILES = ("test_affine_sample.py", "test_grid_sample.py", "test_affine_grid.py")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LISTED = re.search(r"^TRITON_TESTS := (.*?)\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)[1]
+FILES = [f"test_{name}" for name in re.findall(r"\w+\.py", LISTED)]
 PART = (
     "value_and_gradients or matrices or bad_entries or bad_coordinates or random_shapes or empty or not_needed"
     " or (deterministic and border) or (opcheck and rows) or (gradcheck and True-2 and not gradgradcheck)"

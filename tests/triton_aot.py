@@ -20,7 +20,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from stn_kernels._library import PADDING_MODES
+from stn_kernels._library import MODES, PADDING_MODES
+from stn_kernels.tessellation import Tessellation
 from stn_kernels.triton import kernels, launch
 
 ARCHITECTURES = (80, 90, 100)
@@ -29,6 +30,7 @@ POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
     torch.float64: "*fp64",
+    torch.int32: "*i32",
     torch.int64: "*i64",
 }
 
@@ -43,7 +45,9 @@ class Case:
     padding: str = "zeros"
     align: bool = False
     channels_last: bool = False
-    size: tuple[int, int] = (64, 64)
+    n: int = 2
+    mode: str = "bilinear"
+    steps: int = 0
     need_input: bool = True
     need_params: bool = True
     deterministic: bool = False
@@ -52,31 +56,58 @@ class Case:
     @property
     def name(self) -> str:
         flags = [self.op, str(self.dtype).removeprefix("torch."), f"C{self.channels}", self.padding]
+        flags += [f"{self.n}d"] * (self.n != 2) + [self.mode] * (self.mode != "bilinear")
         for flag in ("align", "channels_last", "deterministic"):
             flags += [flag] * getattr(self, flag)
+        flags += [f"{self.steps} steps"] * bool(self.steps)
         flags += [f"coords {self.params_dtype}".replace("torch.", "")] if self.params_dtype else []
         return " ".join(flags) + " to_input" * (not self.need_params) + " to_params" * (not self.need_input)
 
     def call(self) -> None:
         """Runs the operator on meta tensors."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        image = torch.empty(2, self.channels, *self.size, dtype=self.dtype, device="meta").to(memory_format=layout)
+        size = {1: [4096], 2: [64, 64], 3: [16, 16, 16]}[self.n]
+        image = torch.empty(2, self.channels, *size, dtype=self.dtype, device="meta")
+        if self.channels_last:
+            image = image.movedim(1, -1).contiguous().movedim(-1, 1)
         dtype = self.params_dtype or (torch.float64 if self.dtype == torch.float64 else torch.float32)
-        theta = torch.empty(2, 2, 3, dtype=dtype, device="meta")
-        grid = torch.empty(2, *self.size, 2, dtype=dtype, device="meta")
-        padding, size = PADDING_MODES[self.padding], list(self.size)
+        grid = torch.empty(2, *size, self.n, dtype=dtype, device="meta")
+        shapes = {"affine": (self.n, self.n + 1), "homography": (3, 3), "tps": (19, 2)}
+        family = self.op.lstrip("_").split("_")[0]
+        if family == "cpab":
+            self._call_cpab(image, size, dtype)
+            return
+        params = grid if family == "grid" else torch.empty(2, *shapes[family], dtype=dtype, device="meta")
+        control = [torch.empty(16, 2, dtype=torch.float64, device="meta")] * (family == "tps")
+        options = MODES[self.mode], PADDING_MODES[self.padding], self.align
         needs = self.need_input, self.need_params, self.deterministic
-        implementation = kernels.implementations()[self.op]
-        if self.op == "affine_grid":
-            implementation(theta, size, self.align)
+        run = kernels.implementations()[self.op]
+        if self.op == "_grid_sample_double_backward":
+            run(image, grid, image, image, grid, *options, True, True, True)
         elif self.op == "_affine_grid_backward":
-            implementation(grid, self.align)
+            run(grid, self.align)
+        elif self.op.endswith("_grid_backward"):
+            run(grid, params, *control, self.align)
         elif self.op.endswith("_backward"):
-            implementation(image, image, theta if "affine" in self.op else grid, 0, padding, self.align, *needs)
-        elif self.op == "affine_sample":
-            implementation(image, theta, size, 0, padding, self.align)
+            run(image, image, params, *control, *options, *needs)
+        elif self.op.endswith("_grid"):
+            run(params, *control, size, self.align)
         else:
-            implementation(image, grid, 0, padding, self.align)
+            run(image, params, *control, *[size] * (family != "grid"), *options)
+
+    def _call_cpab(self, image, size, dtype) -> None:
+        field = Tessellation((2,) * self.n, zero_boundary=False)
+        velocities = torch.empty(2, *field.vertex_velocities(field.identity(1))[0].shape, dtype=dtype, device="meta")
+        points = torch.empty(4096, self.n, dtype=dtype, device="meta")
+        tables = (*(t.to("meta") for t in field.tables("cpu")), list(field.shape), self.steps)
+        affine = torch.empty(2, self.n, self.n + 1, dtype=dtype, device="meta")
+        run = kernels.implementations()[self.op]
+        if self.op.startswith("cpab_sample"):
+            options = size, MODES[self.mode], PADDING_MODES[self.padding], self.align
+            run(image, velocities, affine, *tables, *options)
+        elif self.op.endswith("_backward"):
+            run(torch.empty(2, *points.shape, dtype=dtype, device="meta"), points, velocities, *tables, True, True)
+        else:
+            run(points, velocities, *tables)
 
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
@@ -107,6 +138,30 @@ CASES = (
     Case("_grid_sample_backward", need_input=False),
     Case("_grid_sample_backward", padding="border", need_params=False),
     *(Case(op, dtype=d) for op in ("affine_grid", "_affine_grid_backward") for d in (F32, F64)),
+    # Samplers in every dimension.
+    *(Case(op, n=n) for n in (1, 3) for op in ("affine_grid", "_affine_grid_backward", "affine_sample")),
+    *(Case("_affine_sample_backward", n=n, dtype=d) for n, d in ((1, F32), (3, F32), (3, F64))),
+    *(Case(op, n=3, channels=64, channels_last=True) for op in ("affine_sample", "_affine_sample_backward")),
+    *(Case("grid_sample", n=n, mode="bicubic", padding=p) for n, p in ((1, "border"), (2, "reflection"), (3, "zeros"))),
+    *(Case("grid_sample", n=n, mode="nearest") for n in (2, 3)),
+    *(Case("_grid_sample_backward", n=n, mode="bicubic") for n in (1, 2, 3)),
+    Case("_grid_sample_backward", mode="bicubic", padding="reflection", dtype=F64),
+    Case("_grid_sample_backward", mode="bicubic", channels=64, channels_last=True),
+    Case("_grid_sample_backward", n=3, padding="reflection"),
+    Case("_grid_sample_backward", n=3, mode="nearest"),
+    *(Case("_grid_sample_double_backward", n=n) for n in (1, 2, 3)),
+    Case("_grid_sample_double_backward", n=3, dtype=F64, padding="reflection"),
+    Case("_grid_sample_double_backward", mode="nearest", dtype=BF16),
+    # The families.
+    *(Case(f"{family}_sample", dtype=d) for family in ("homography", "tps") for d in (F32, F64)),
+    *(Case(f"_{family}_sample_backward", dtype=d) for family in ("homography", "tps") for d in (F32, F64)),
+    *(Case(f"_{family}_sample_backward", channels=64, channels_last=True) for family in ("homography", "tps")),
+    *(Case(op) for op in ("homography_grid", "_homography_grid_backward", "tps_grid", "_tps_grid_backward")),
+    # CPAB.
+    *(Case(op, n=n) for n in (1, 2, 3) for op in ("cpab_transform", "_cpab_transform_backward", "cpab_sample")),
+    Case("_cpab_transform_backward", dtype=F64),
+    *(Case(op, n=n, steps=50) for n in (1, 2, 3) for op in ("cpab_transform", "_cpab_transform_backward")),
+    Case("cpab_jacobian"),
 )
 
 
@@ -120,6 +175,7 @@ class Compiled:
     ptx: str
     cubin: bytes
     shared: int
+    most_registers: int = 0  # what the launch allows
     registers: int = 0
     local: int = 0
     instructions: int = 0
@@ -187,7 +243,9 @@ def compile_case(case: Case, arch: int) -> list[Compiled]:
         built = triton.compile(source(kernel, arguments), target=GPUTarget("cuda", arch, 32), options=options)
         wide = any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in arguments.values())
         asm = built.asm
-        results.append(inspect(Compiled(kernel.__name__, arch, wide, asm["ptx"], asm["cubin"], built.metadata.shared)))
+        compiled = Compiled(kernel.__name__, arch, wide, asm["ptx"], asm["cubin"], built.metadata.shared)
+        compiled.most_registers = options["maxnreg"]
+        results.append(inspect(compiled))
     return results
 
 

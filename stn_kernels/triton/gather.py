@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .affine import pixel_row
-from .coords import centred, channel_range, kernel, known_multiple, program_share, stored, tile_points
+from .coords import centred, channel_range, kernel, known_multiple, program_share, stored, tile_points, zeros
 
 
 @triton.jit
@@ -40,8 +40,9 @@ def footprint(theta_ptr, height, width, out_height, out_width, ALIGN: tl.constex
     Returns the map's rows (x, y); for v its inverse's row and half the extent; for u, in a given row of outputs, the
     two slabs; the most rows, and the most columns in a row, that hold such outputs.
     """
-    x_row = pixel_row(theta_ptr, width, out_height, out_width, ALIGN, COMPUTE)
-    y_row = pixel_row(theta_ptr + 3, height, out_height, out_width, ALIGN, COMPUTE)
+    sizes = (out_width, out_height)
+    x_row = pixel_row(theta_ptr, width, sizes, ALIGN, COMPUTE)
+    y_row = pixel_row(theta_ptr + 3, height, sizes, ALIGN, COMPUTE)
     xu, xv, xc = x_row
     yu, yv, yc = y_row
     # Error bounds of a source coordinate, and by how much the determinant's cancellation enlarges the inverse's.
@@ -78,15 +79,6 @@ def columns_from(dx, dy, slabs, out_width):
     low = tl.maximum(-dx * x_slab[0] - x_slab[1], -dy * y_slab[0] - y_slab[1]) + middle
     high = tl.minimum(-dx * x_slab[0] + x_slab[1], -dy * y_slab[0] + y_slab[1]) + middle
     return clip_index(low, out_width), clip_index(high + 1, out_width)
-
-
-@triton.jit
-def zeros(shape: tl.constexpr, dtype: tl.constexpr, LENGTH: tl.constexpr):
-    """A tuple of LENGTH blocks."""
-    blocks = (tl.zeros(shape, dtype),)
-    for _ in tl.static_range(1, LENGTH):
-        blocks = blocks + (tl.zeros(shape, dtype),)  # noqa: RUF005 -- no unpacking in Triton
-    return blocks
 
 
 @triton.jit

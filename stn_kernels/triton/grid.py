@@ -1,4 +1,4 @@
-"""The transform that a user already has as coordinates: a grid (N, Ho, Wo, 2), contiguous."""
+"""The transform that a user already has as coordinates: a grid (N, *out, n), contiguous."""
 
 import triton
 import triton.language as tl
@@ -7,10 +7,31 @@ from .coords import stored
 
 
 @triton.jit
-def load_points(grid_ptr, n, u, v, exists, out_height, out_width):
-    """Normalized (x, y) of the outputs (u, v)."""
-    at = grid_ptr + (n * out_height * out_width + v * out_width + u) * 2
-    return tl.load(at, mask=exists, other=0.0), tl.load(at + 1, mask=exists, other=0.0)
+def number_of(point, sizes):
+    """A pixel's number in a lattice with these sizes."""
+    number = point[len(point) - 1]
+    for i in tl.static_range(1, len(point)):
+        number = number * sizes[len(point) - 1 - i] + point[len(point) - 1 - i]
+    return number
+
+
+@triton.jit
+def first_number(n, point, sizes):
+    """Where image n has the coordinates of a pixel."""
+    total = n
+    for axis in tl.static_range(len(sizes)):
+        total = total * sizes[axis]
+    return (total + number_of(point, sizes)) * len(sizes)
+
+
+@triton.jit
+def load_points(grid_ptr, n, point, exists, sizes):
+    """Normalized coordinates of the output pixels `point`."""
+    at = grid_ptr + first_number(n, point, sizes)
+    coords = ()
+    for axis in tl.static_range(len(sizes)):
+        coords = coords + (tl.load(at + axis, mask=exists, other=0.0),)  # noqa: RUF005
+    return coords
 
 
 @triton.jit
@@ -21,10 +42,8 @@ def to_pixel(g, size, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def store_gradient(grad_grid_ptr, n, u, v, exists, gx, gy, height, width, out_height, out_width, ALIGN: tl.constexpr):
-    """Writes the gradient of normalized coordinates from the one of pixel coordinates."""
-    at = grad_grid_ptr + (n * out_height * out_width + v * out_width + u) * 2
-    gx *= (width - ALIGN).to(gx.dtype) * 0.5
-    gy *= (height - ALIGN).to(gy.dtype) * 0.5
-    tl.store(at, stored(gx, at.dtype.element_ty), mask=exists)
-    tl.store(at + 1, stored(gy, at.dtype.element_ty), mask=exists)
+def store_gradient(grad_grid_ptr, n, point, exists, grads, sizes):
+    """Writes the gradient of normalized coordinates."""
+    at = grad_grid_ptr + first_number(n, point, sizes)
+    for axis in tl.static_range(len(sizes)):
+        tl.store(at + axis, stored(grads[axis], at.dtype.element_ty), mask=exists)

@@ -31,3 +31,15 @@ def project_vjp(source_x, source_y, reciprocal, grad_x, grad_y):
     grad_x = grad_x * reciprocal
     grad_y = grad_y * reciprocal
     return grad_x, grad_y, -(grad_x * x + grad_y * y)
+
+
+@triton.jit
+def add_sums(sums, matrix_ptr, x, y, grad_x, grad_y):
+    """sums + what points (x, y) add to the matrix's gradient, row by row, for the gradient of their source."""
+    source_x, source_y, reciprocal = project(matrix_ptr, x, y)
+    grads = project_vjp(source_x, source_y, reciprocal, grad_x, grad_y)
+    total = ()
+    for row in tl.static_range(3):
+        total = total + (sums[3 * row] + grads[row] * x, sums[3 * row + 1] + grads[row] * y)  # noqa: RUF005
+        total = total + (sums[3 * row + 2] + grads[row],)  # noqa: RUF005
+    return total

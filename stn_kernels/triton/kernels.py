@@ -1,123 +1,160 @@
 """The operators on Triton kernels. On CPU tensors they need Triton's interpreter."""
 
+import math
+
 import torch
 import triton
 
-from .._library import PADDING_NAMES
-from ..ops._outputs import empty_images, is_channels_last, store_images
+from .._library import MODE_NAMES, PADDING_NAMES
+from ..ops._outputs import empty_images, is_channels_last
 from ..reference.sampling import compute_dtype
-from . import affine, fixed_point
+from . import affine, cpab_ops, fixed_point, warp_ops
 from .gather import affine_gather
 from .lattice import lattice_backward, lattice_forward
-from .launch import COMPUTE, block_shape, has_channels_last, launch, memory_constants
-from .warp import warp_backward, warp_forward
+from .launch import COMPUTE, OPTIONS, ROOMY, block_shape, has_channels_last, launch, memory_constants
+from .second import grid_double_backward
+from .warp_ops import controls, no_gradient, sampler_options, sizes, strides
 
-CHUNK_BACKWARD = 32  # channels a program of the backward
 GRID_BLOCK = 1024  # numbers a program writes
 LATTICE_BLOCK = 512  # points a program of the coordinates alone
 PARTS_BLOCK = 128  # partial sums added at a time
 
 
 def affine_sample(input, theta, size, mode, padding_mode, align_corners):
-    output = empty_images(input, (*theta.shape[:-2], input.shape[1], *size), is_channels_last(input))
-    return _forward("affine", input, theta, output, padding_mode, align_corners)
+    return warp_ops.forward("affine", input, theta, theta.shape[:-2], size, mode, padding_mode, align_corners)
 
 
 def grid_sample(input, grid, mode, padding_mode, align_corners):
-    shape = (*grid.shape[:-3], input.shape[1], *grid.shape[-3:-1])
-    output = empty_images(input, shape, is_channels_last(input))
-    return _forward("grid", input, grid, output, padding_mode, align_corners)
+    n = input.dim() - 2
+    lead, size = grid.shape[: -n - 1], grid.shape[-n - 1 : -1]
+    return warp_ops.forward("grid", input, grid, lead, size, mode, padding_mode, align_corners)
 
 
 def affine_sample_backward(
     grad_output, input, theta, mode, padding_mode, align_corners, need_input, need_theta, deterministic
 ):
-    grad_theta = theta.new_empty(theta.shape if need_theta else 0)
-    scatters = need_input and PADDING_NAMES[padding_mode] != "zeros"
-    grad_output = _like_input(grad_output, input)
-    if need_input and not scatters:
+    n = input.dim() - 2
+    gathers = need_input and n == 2 and MODE_NAMES[mode] == "bilinear" and PADDING_NAMES[padding_mode] == "zeros"
+    grad_output = warp_ops.like_input(grad_output, input)
+    options = mode, padding_mode, align_corners, need_input and not gathers, need_theta, deterministic
+    grad_input, moments = warp_ops.backward("affine", grad_output, input, theta, *options)
+    if gathers:
         grad_input = _gather(grad_output, input, theta, align_corners)
-    if not need_theta and not scatters:
-        return (grad_input if need_input else input.new_empty(0)), grad_theta
-    scattered, moments = _backward(
-        "affine", grad_output, input, theta, padding_mode, align_corners, scatters, need_theta, deterministic
-    )
-    if need_theta:
-        spans = input.shape[-1] - align_corners, input.shape[-2] - align_corners
-        _add_moments(moments, grad_theta, spans, grad_output.shape[-2:], align_corners)
-    return (grad_input if need_input and not scatters else scattered), grad_theta
+    if moments is None:
+        return grad_input, no_gradient(theta, need_theta)
+    spans = [s - align_corners for s in reversed(input.shape[2:])]
+    return grad_input, _add_moments(moments, theta, spans, grad_output.shape[-n:], align_corners)
 
 
 def grid_sample_backward(
     grad_output, input, grid, mode, padding_mode, align_corners, need_input, need_grid, deterministic
 ):
-    grad_output = _like_input(grad_output, input)
-    return _backward(
-        "grid", grad_output, input, grid, padding_mode, align_corners, need_input, need_grid, deterministic
-    )
+    options = mode, padding_mode, align_corners, need_input, need_grid, deterministic
+    grad_input, grad_grid = warp_ops.backward("grid", warp_ops.like_input(grad_output, input), input, grid, *options)
+    return grad_input, no_gradient(grid, need_grid) if grad_grid is None else grad_grid
+
+
+def grid_sample_double_backward(
+    gg_input,
+    gg_grid,
+    grad_output,
+    input,
+    grid,
+    mode,
+    padding_mode,
+    align_corners,
+    need_grad_output,
+    need_input,
+    need_grid,
+):
+    n, moves = input.dim() - 2, MODE_NAMES[mode] != "nearest"
+    grads = grad_output if grad_output.dim() == n + 3 else grad_output.unsqueeze(1)
+    gg_input, gg_grid = (gg if gg.numel() > 0 else None for gg in (gg_input, gg_grid))
+    to_output = grad_output.new_empty(grad_output.shape if need_grad_output else 0)
+    if grads.numel() == 0 or input.numel() == 0:
+        return to_output.zero_(), no_gradient(input, need_input), no_gradient(grid, need_grid)
+    scatters, moves = need_input and moves and gg_grid is not None, need_grid and moves
+    deterministic, compute = torch.are_deterministic_algorithms_enabled(), compute_dtype(input, grid)
+    to_grid = grid.new_empty(grid.shape) if moves else None
+    sums, scale = None, None
+    if scatters:
+        sums = input.new_zeros(input.shape, dtype=torch.int64 if deterministic else compute_dtype(input))
+    if scatters and deterministic:
+        spans = gg_grid.new_tensor([(s - align_corners) / 2 for s in reversed(input.shape[2:])])
+        reach = (gg_grid.abs() * spans).sum(-1)
+        bound = fixed_point.largest(grads) * fixed_point.largest(reach)
+        scale = fixed_point.scale(bound, grads.shape[1] * grads.shape[-n:].numel(), compute)
+    other = input if gg_input is None else gg_input
+    height, width = math.prod(grads.shape[-n:-1]), grads.shape[-1]
+    block = block_shape(n, 1, False, backward=True)
+    count = grads.shape[0] * grads.shape[1]
+    rows = block.rows(count * height * width, height)
+    options = sampler_options("grid", mode, padding_mode, align_corners, input, grid)
+    memory = memory_constants(n, False, 1, grads, input, other)
+    arguments = {
+        "gg_input_ptr": gg_input,
+        "gg_grid_ptr": None if gg_grid is None else gg_grid.contiguous(),
+        "grad_output_ptr": grads,
+        "input_ptr": input,
+        "grid_ptr": grid.contiguous(),
+        "to_output_ptr": to_output if need_grad_output else None,
+        "to_input_ptr": sums,
+        "to_grid_ptr": to_grid,
+        "fixed_scale_ptr": scale,
+        **strides("gg_input", other, "bc", n),
+        **strides("grad_output", grads, "bsc", n),
+        **strides("input", input, "bc", n),
+        "samples": grads.shape[1],
+        "channels": input.shape[1],
+        **sizes("", input.shape[2:]),
+        **sizes("out_", grads.shape[-n:]),
+        "tile_rows": rows,
+        "N": n,
+        **{k: v for k, v in (options | memory).items() if k in grid_double_backward.arg_names},
+    }
+    programs = count * block.tiles(height, width, rows)
+    launch(grid_double_backward, programs, arguments, block, ROOMY if n == 3 else OPTIONS)
+    if scatters:
+        to_input = (fixed_point.to_float(sums, scale) if deterministic else sums).to(input.dtype)
+    else:
+        to_input = no_gradient(input, need_input)
+    return to_output, to_input, to_grid if moves else no_gradient(grid, need_grid)
 
 
 def affine_grid(theta, size, align_corners):
-    height, width = size
-    grid = theta.new_empty((*theta.shape[:-2], height, width, 2), dtype=compute_dtype(theta))
+    n = theta.shape[-2]
+    grid = theta.new_empty((*theta.shape[:-2], *size, n), dtype=compute_dtype(theta))
     if grid.numel() > 0:
-        launch(
-            affine.affine_grid_forward,
-            theta.shape[:-2].numel() * triton.cdiv(height * width, GRID_BLOCK // 2),
-            {
-                "theta_ptr": theta.contiguous(),
-                "grid_ptr": grid,
-                "out_height": height,
-                "out_width": width,
-                "ALIGN": int(align_corners),
-                "BLOCK": GRID_BLOCK,
-            },
-        )
+        arguments = {"theta_ptr": theta.contiguous(), "grid_ptr": grid, **sizes("out_", size)}
+        arguments |= {"N": n, "ALIGN": int(align_corners), "BLOCK": GRID_BLOCK}
+        programs = theta.shape[:-2].numel() * triton.cdiv(math.prod(size), GRID_BLOCK // n)
+        launch(affine.affine_grid_forward, programs, arguments)
     return grid
 
 
 def affine_grid_backward(grad_output, align_corners):
-    *lead, height, width, _ = grad_output.shape
-    grad_theta = grad_output.new_empty((*lead, 2, 3))
-    block = block_shape(1, False, backward=True)
-    images = torch.Size(lead).numel()
-    rows = block.rows(images * height * width, height)
-    tiles = block.tiles(height, width, rows)
-    moments = grad_output.new_empty((images, 6, tiles), dtype=compute_dtype(grad_output))
-    if images > 0:
-        arguments = {
-            "grad_grid_ptr": grad_output.contiguous(),
-            "partial_ptr": moments,
-            "out_height": height,
-            "out_width": width,
-            "tile_rows": rows,
-        }
-        launch(affine.affine_grid_backward, images * tiles, arguments, block)
-    _add_moments(moments, grad_theta, (2, 2), (height, width), align_corners)
-    return grad_theta
+    n = grad_output.shape[-1]
+    theta = grad_output.new_empty((*grad_output.shape[: -n - 1], n, n + 1))
+    moments = _lattice_backward("affine", grad_output, theta, None, align_corners)
+    return _add_moments(moments, theta, [2] * n, grad_output.shape[-n - 1 : -1], align_corners)
 
 
 def homography_sample(input, matrix, size, mode, padding_mode, align_corners):
-    output = empty_images(input, (*matrix.shape[:-2], input.shape[1], *size), is_channels_last(input))
-    return _forward("homography", input, matrix, output, padding_mode, align_corners)
+    return warp_ops.forward("homography", input, matrix, matrix.shape[:-2], size, mode, padding_mode, align_corners)
 
 
 def homography_sample_backward(
     grad_output, input, matrix, mode, padding_mode, align_corners, need_input, need_matrix, deterministic
 ):
-    needs = need_input, need_matrix, deterministic
-    grad_input, grad_grid = _backward(
-        "homography", _like_input(grad_output, input), input, matrix, padding_mode, align_corners, *needs
-    )
-    if not need_matrix:
-        return grad_input, matrix.new_empty(0)
-    return grad_input, _lattice_backward("homography", grad_grid, matrix, None, align_corners).to(matrix.dtype)
+    options = mode, padding_mode, align_corners, need_input, need_matrix, deterministic
+    grad_input, sums = warp_ops.backward("homography", warp_ops.like_input(grad_output, input), input, matrix, *options)
+    return grad_input, no_gradient(matrix, need_matrix) if sums is None else _total(sums, matrix)
 
 
 def tps_sample(input, coefficients, control_points, size, mode, padding_mode, align_corners):
-    output = empty_images(input, (*coefficients.shape[:-2], input.shape[1], *size), is_channels_last(input))
     narrow = coefficients.to(compute_dtype(input))  # float64 for the CPU's sake
-    return _forward("tps", input, narrow, output, padding_mode, align_corners, control_points)
+    lead = coefficients.shape[:-2]
+    return warp_ops.forward("tps", input, narrow, lead, size, mode, padding_mode, align_corners, control_points)
 
 
 def tps_sample_backward(
@@ -133,14 +170,13 @@ def tps_sample_backward(
     deterministic,
 ):
     narrow = coefficients.to(compute_dtype(input))
-    needs = need_input, need_coefficients, deterministic
-    grad_input, grad_grid = _backward(
-        "tps", _like_input(grad_output, input), input, narrow, padding_mode, align_corners, *needs, control_points
+    options = mode, padding_mode, align_corners, need_input, need_coefficients, deterministic
+    grad_input, sums = warp_ops.backward(
+        "tps", warp_ops.like_input(grad_output, input), input, narrow, *options, control_points
     )
-    if not need_coefficients:
-        return grad_input, coefficients.new_empty(0)
-    gradient = _lattice_backward("tps", grad_grid, narrow, control_points, align_corners)
-    return grad_input, gradient.to(coefficients.dtype)
+    if sums is None:
+        return grad_input, no_gradient(coefficients, need_coefficients)
+    return grad_input, _total(sums, coefficients)
 
 
 def homography_grid(matrix, size, align_corners):
@@ -148,7 +184,7 @@ def homography_grid(matrix, size, align_corners):
 
 
 def homography_grid_backward(grad_output, matrix, align_corners):
-    return _lattice_backward("homography", grad_output, matrix, None, align_corners)
+    return _total(_lattice_backward("homography", grad_output, matrix, None, align_corners), matrix)
 
 
 def tps_grid(coefficients, control_points, size, align_corners):
@@ -156,7 +192,8 @@ def tps_grid(coefficients, control_points, size, align_corners):
 
 
 def tps_grid_backward(grad_output, coefficients, control_points, align_corners):
-    return _lattice_backward("tps", grad_output, coefficients, control_points, align_corners)
+    sums = _lattice_backward("tps", grad_output, coefficients, control_points, align_corners)
+    return _total(sums, coefficients)
 
 
 def implementations():
@@ -166,6 +203,7 @@ def implementations():
         "_affine_sample_backward": affine_sample_backward,
         "grid_sample": grid_sample,
         "_grid_sample_backward": grid_sample_backward,
+        "_grid_sample_double_backward": grid_sample_double_backward,
         "affine_grid": affine_grid,
         "_affine_grid_backward": affine_grid_backward,
         "homography_sample": homography_sample,
@@ -176,157 +214,7 @@ def implementations():
         "_tps_sample_backward": tps_sample_backward,
         "tps_grid": tps_grid,
         "_tps_grid_backward": tps_grid_backward,
-    }
-
-
-def _sizes(input, output):
-    """What every kernel wants to know of the shapes; output: (B[, S], C, Ho, Wo)."""
-    return {
-        "samples": output.shape[1] if output.dim() == 5 else 1,
-        "channels": input.shape[1],
-        "height": input.shape[2],
-        "width": input.shape[3],
-        "out_height": output.shape[-2],
-        "out_width": output.shape[-1],
-    }
-
-
-def _strides(name, tensor, letters):
-    return {f"{name}_{letter}": stride for letter, stride in zip(letters, tensor.stride(), strict=True)}
-
-
-def _with_samples(images):
-    """(B[, S], C, H, W) -> (B, S, C, H, W)."""
-    return images if images.dim() == 5 else images.unsqueeze(1)
-
-
-def _like_input(grad_output, input):
-    """grad_output; a copy with channels last if the image has them and it has not, for which no kernel is good."""
-    if is_channels_last(input) and has_channels_last(input) and not has_channels_last(grad_output):
-        return store_images(grad_output, True)
-    return grad_output
-
-
-def _forward(transform, input, params, output, padding_mode, align_corners, control_points=None):
-    if output.numel() == 0:
-        return output
-    sizes = _sizes(input, output)
-    channels = sizes["channels"]
-    images = output.flatten(0, -4)  # one stride for B and S: the output is ours
-    channels_last = has_channels_last(input, images)
-    block = block_shape(channels, channels_last, input.element_size())
-    chunks = triton.cdiv(channels, block.CHUNK)
-    height, width = output.shape[-2:]
-    rows = block.rows(images.shape[0] * chunks * height * width, height)
-    arguments = {
-        "input_ptr": input,
-        "params_ptr": params.contiguous(),
-        **_controls(control_points),
-        "output_ptr": images,
-        **_strides("input", input, "bcyx"),
-        **_strides("output", images, "ncyx"),
-        **sizes,
-        "tile_rows": rows,
-        "TRANSFORM": transform,
-        "PADDING": PADDING_NAMES[padding_mode],
-        "ALIGN": int(align_corners),
-        "COMPUTE": COMPUTE[compute_dtype(input, params)],
-        **memory_constants(channels_last, block.CHUNK, input, images),
-    }
-    launch(warp_forward, images.shape[0] * chunks * block.tiles(height, width, rows), arguments, block)
-    return output
-
-
-def _backward(
-    transform,
-    grad_output,
-    input,
-    params,
-    padding_mode,
-    align_corners,
-    need_input,
-    need_params,
-    deterministic,
-    control_points=None,
-):
-    """Gradients to the input, by scattering, and to the parameters.
-
-    Those of theta are moments (N, 6, parts), those of a matrix or a spline the coordinates' (B[, S], Ho, Wo, 2).
-    """
-    compute = compute_dtype(input, params)
-    sizes = _sizes(input, grad_output)
-    channels = sizes["channels"]
-    grads = _with_samples(grad_output)
-    empty = grad_output.numel() == 0
-    channels_last = has_channels_last(input, grads) and (not need_input or is_channels_last(input))
-    accumulator = torch.int64 if deterministic else compute_dtype(input)
-    itemsize = max(input.element_size(), accumulator.itemsize * need_input)
-    block = block_shape(max(channels, 1), channels_last, itemsize, backward=True)
-    chunk = triton.cdiv(max(channels, 1), block.CHUNK) * block.CHUNK
-    if transform == "affine" or not need_params:  # else the gradient of a grid is one program's sum over channels
-        chunk = min(chunk, max(CHUNK_BACKWARD, block.CHUNK))
-    count, chunks, (height, width) = grads.shape[0] * grads.shape[1], triton.cdiv(channels, chunk), grads.shape[-2:]
-    rows = block.rows(count * chunks * height * width, height)
-    parts = chunks * block.tiles(height, width, rows)
-
-    grad_params = params.new_empty(params.shape if need_params else 0)
-    if transform == "affine" and need_params:
-        grad_params = params.new_empty((count, 6, parts), dtype=compute)
-    elif transform != "grid" and need_params:
-        grad_params = params.new_empty((*params.shape[:-2], *grads.shape[-2:], 2), dtype=compute)
-    if empty:
-        grad_input = empty_images(input, input.shape, is_channels_last(input)) if need_input else input.new_empty(0)
-        return grad_input.zero_(), grad_params.zero_()
-
-    sums, scale = None, None
-    if need_input:
-        sums = empty_images(input.new_empty(0, dtype=accumulator), input.shape, is_channels_last(input)).zero_()
-        if deterministic:
-            scale = fixed_point.scale(grads, compute)
-    target = input if sums is None else sums
-    arguments = {
-        "grad_output_ptr": grads,
-        "input_ptr": input,
-        "params_ptr": params.contiguous(),
-        **_controls(control_points),
-        "grad_input_ptr": sums,
-        "grad_params_ptr": grad_params if need_params else None,
-        "fixed_scale_ptr": scale,
-        **_strides("grad_output", grads, "bscyx"),
-        **_strides("input", input, "bcyx"),
-        **_strides("grad_input", target, "bcyx"),
-        **sizes,
-        "tile_rows": rows,
-        "chunk_size": chunk,
-        "TRANSFORM": transform,
-        "PADDING": PADDING_NAMES[padding_mode],
-        "ALIGN": int(align_corners),
-        "COMPUTE": COMPUTE[compute],
-        **memory_constants(channels_last, block.CHUNK, grads, input, target),
-    }
-    launch(warp_backward, count * parts, arguments, block)
-    if not need_input:
-        return input.new_empty(0), grad_params
-    return (fixed_point.to_float(sums, scale) if deterministic else sums).to(input.dtype), grad_params
-
-
-def _controls(control_points):
-    return {
-        "control_ptr": None if control_points is None else control_points.contiguous(),
-        "controls": 0 if control_points is None else control_points.shape[0],
-    }
-
-
-def _lattice_arguments(transform, params, control_points, size, align_corners):
-    return {
-        "params_ptr": params.contiguous(),
-        **_controls(control_points),
-        "count": params.shape[-2] * params.shape[-1],
-        "out_height": size[0],
-        "out_width": size[1],
-        "TRANSFORM": transform,
-        "ALIGN": int(align_corners),
-        "BLOCK": LATTICE_BLOCK,
+        **cpab_ops.IMPLEMENTATIONS,
     }
 
 
@@ -334,66 +222,97 @@ def _lattice(transform, params, control_points, size, align_corners):
     """The coordinates alone: (B[, S], Ho, Wo, 2)."""
     grid = params.new_empty((*params.shape[:-2], *size, 2), dtype=compute_dtype(params))
     if grid.numel() > 0:
-        arguments = _lattice_arguments(transform, params, control_points, size, align_corners) | {"grid_ptr": grid}
+        arguments = {
+            "params_ptr": params.contiguous(),
+            **controls(control_points),
+            "grid_ptr": grid,
+            "out_height": size[0],
+            "out_width": size[1],
+            "TRANSFORM": transform,
+            "ALIGN": int(align_corners),
+            "BLOCK": LATTICE_BLOCK,
+        }
         programs = params.shape[:-2].numel() * triton.cdiv(size[0] * size[1], LATTICE_BLOCK)
         launch(lattice_forward, programs, arguments)
     return grid
 
 
 def _lattice_backward(transform, grad_grid, params, control_points, align_corners):
-    """The gradient of the parameters from that of the coordinates: a program's sums, then their total."""
-    size = grad_grid.shape[-3:-1]
-    images, parts = params.shape[:-2].numel(), triton.cdiv(size[0] * size[1], LATTICE_BLOCK)
-    if images == 0:
-        return grad_grid.new_empty(params.shape)
-    count = params.shape[-2] * params.shape[-1]
-    partial = grad_grid.new_empty((images, parts, count))
-    arguments = _lattice_arguments(transform, params, control_points, size, align_corners)
-    arguments |= {"grad_grid_ptr": grad_grid.contiguous(), "partial_ptr": partial}
-    launch(lattice_backward, images * parts, arguments)
-    return partial.sum(1).reshape(params.shape)
+    """The sums (N, count, parts) of the parameters' gradient from that of the coordinates."""
+    n = grad_grid.shape[-1]
+    size = grad_grid.shape[-n - 1 : -1]
+    block = block_shape(n, 1, False, backward=True)
+    images, height = params.shape[:-2].numel(), math.prod(size[:-1])
+    rows = block.rows(images * math.prod(size), height)
+    tiles = block.tiles(height, size[-1], rows)
+    steps = rows // block.TILE_H if transform == "tps" else 1
+    shape = images, params.shape[-2] * params.shape[-1], tiles * steps
+    sums = grad_grid.new_empty(shape, dtype=compute_dtype(grad_grid))
+    if sums.numel() > 0:
+        arguments = {
+            "params_ptr": params.contiguous() if transform == "homography" else None,
+            **controls(control_points),
+            "grad_grid_ptr": grad_grid.contiguous(),
+            "partial_ptr": sums,
+            **sizes("out_", size),
+            "tile_rows": rows,
+            "N": n,
+            "TRANSFORM": transform,
+            "ALIGN": int(align_corners),
+        }
+        launch(lattice_backward, images * tiles, arguments, block)
+    return sums
+
+
+def _total(sums, params):
+    """The parameters' gradient from its sums (N, count, parts)."""
+    return sums.sum(-1).reshape(params.shape).to(params.dtype)
 
 
 def _gather(grad_output, input, theta, align_corners):
     grad_input = empty_images(input, input.shape, is_channels_last(input))
     if grad_output.numel() == 0:
         return grad_input.zero_()
-    sizes = _sizes(input, grad_output)
-    channels = sizes["channels"]
-    grads = _with_samples(grad_output)
-    channels_last = has_channels_last(grad_input, grads)
-    block = block_shape(channels, channels_last, input.element_size(), backward=True)
+    channels = input.shape[1]
+    grads = grad_output if grad_output.dim() == 5 else grad_output.unsqueeze(1)
+    channels_last = has_channels_last(2, grad_input, grads)
+    block = block_shape(2, channels, channels_last, input.element_size(), backward=True)
     arguments = {
         "grad_output_ptr": grads,
         "theta_ptr": theta.contiguous(),
         "grad_input_ptr": grad_input,
-        **_strides("grad_output", grads, "bscyx"),
-        **_strides("grad_input", grad_input, "bcyx"),
-        **sizes,
+        **{f"grad_output_{letter}": s for letter, s in zip("bscyx", grads.stride(), strict=True)},
+        **{f"grad_input_{letter}": s for letter, s in zip("bcyx", grad_input.stride(), strict=True)},
+        "samples": grads.shape[1],
+        "channels": channels,
+        "height": input.shape[2],
+        "width": input.shape[3],
+        "out_height": grads.shape[-2],
+        "out_width": grads.shape[-1],
         "ALIGN": int(align_corners),
         "COMPUTE": COMPUTE[compute_dtype(input, theta)],
-        **memory_constants(channels_last, block.CHUNK, grads, grad_input),
+        **memory_constants(2, channels_last, block.CHUNK, grads, grad_input),
     }
     chunks = triton.cdiv(channels, block.CHUNK)
     launch(affine_gather, input.shape[0] * chunks * block.tiles(*input.shape[-2:]), arguments, block)
     return grad_input
 
 
-def _add_moments(moments, grad_theta, spans, size, align_corners):
-    """Second pass of theta's gradient; spans: twice the pixels (x, y) in a normalized unit."""
+def _add_moments(moments, theta, spans, size, align_corners):
+    """Theta's gradient from its moments; spans: twice the pixels (x[, y[, z]]) in a normalized unit."""
+    grad_theta = theta.new_empty(theta.shape)
     if grad_theta.numel() == 0:
-        return
-    span_x, span_y = spans
-    out_height, out_width = size
+        return grad_theta
+    n = len(spans)
     arguments = {
         "partial_ptr": moments,
         "grad_theta_ptr": grad_theta,
         "parts": moments.shape[-1],
-        "span_x": span_x,
-        "span_y": span_y,
-        "out_height": out_height,
-        "out_width": out_width,
+        **{f"span_{axis}": span for axis, span in zip("xyz", [*spans, 0, 0], strict=False)},
+        **sizes("out_", size),
+        "N": n,
         "ALIGN": int(align_corners),
         "BLOCK": PARTS_BLOCK,
     }
     launch(affine.theta_gradient, moments.shape[0], arguments)
+    return grad_theta

@@ -1,30 +1,18 @@
-"""The coordinates of a projective transform or a spline alone, and the gradient of its parameters from theirs."""
+"""The coordinates of a transform alone, and the gradient of its parameters from theirs."""
 
-import triton
 import triton.language as tl
 
-from . import homography, tps
-from .coords import kernel
-from .transforms import lattice_points, source_normalized
-
-
-@triton.jit
-def block_points(blocks, out_height, out_width, ALIGN: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
-    """This program's image, its block, the numbers of its points, which of them exist, and where they lie."""
-    n = (tl.program_id(0) // blocks).to(tl.int64)
-    part = tl.program_id(0) % blocks
-    point = part * BLOCK + tl.arange(0, BLOCK)
-    x, y = lattice_points(point % out_width, point // out_width, out_height, out_width, ALIGN, COMPUTE)
-    return n, part, point, point < out_height * out_width, x, y
+from .coords import axes_of, kernel, point_of, program_share, row_count, tile_points
+from .grid import load_points
+from .transforms import add_parameter_gradient, no_sums, normalized, source_normalized, store_sums
 
 
 @kernel
 def lattice_forward(
-    params_ptr,  # (N, count)
-    control_ptr,  # (controls, 2) of a spline, else None
+    params_ptr,  # of a homography or a spline: see transforms.py
+    control_ptr,
     grid_ptr,  # (N, Ho, Wo, 2)
     controls: tl.int32,
-    count: tl.int32,
     out_height: tl.int32,
     out_width: tl.int32,
     TRANSFORM: tl.constexpr,
@@ -32,52 +20,54 @@ def lattice_forward(
     BLOCK: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = grid_ptr.dtype.element_ty
+    sizes = (out_width, out_height)
     size = out_height * out_width
-    n, _, point, exists, x, y = block_points(tl.cdiv(size, BLOCK), out_height, out_width, ALIGN, COMPUTE, BLOCK)
-    source_x, source_y = source_normalized(params_ptr + n * count, control_ptr, controls, x, y, TRANSFORM)
-    at = grid_ptr + (n * size + point) * 2
-    tl.store(at, source_x, mask=exists)
-    tl.store(at + 1, source_y, mask=exists)
+    blocks = tl.cdiv(size, BLOCK)
+    n = (tl.program_id(0) // blocks).to(tl.int64)
+    number = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    coords = normalized((number % out_width, number // out_width), sizes, ALIGN, COMPUTE)
+    source_x, source_y = source_normalized(params_ptr, control_ptr, controls, n, coords, TRANSFORM)
+    at = grid_ptr + (n * size + number) * 2
+    tl.store(at, source_x, mask=number < size)
+    tl.store(at + 1, source_y, mask=number < size)
 
 
 @kernel
 def lattice_backward(
-    params_ptr,
+    params_ptr,  # of a homography, else None: the others are linear
     control_ptr,
-    grad_grid_ptr,  # (N, Ho, Wo, 2), contiguous
-    partial_ptr,  # (N, parts, count): a program's sums
+    grad_grid_ptr,  # (N, *out, n), contiguous
+    partial_ptr,  # (N, count, parts)
     controls: tl.int32,
-    count: tl.int32,
-    out_height: tl.int32,
     out_width: tl.int32,
+    out_height: tl.int32,
+    out_depth: tl.int32,
+    tile_rows: tl.int32,
+    N: tl.constexpr,
     TRANSFORM: tl.constexpr,
     ALIGN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = partial_ptr.dtype.element_ty
-    size = out_height * out_width
-    parts = tl.cdiv(size, BLOCK)
-    n, part, point, exists, x, y = block_points(parts, out_height, out_width, ALIGN, COMPUTE, BLOCK)
-    at = grad_grid_ptr + (n * size + point) * 2
-    grad_x = tl.load(at, mask=exists, other=0.0).to(COMPUTE)
-    grad_y = tl.load(at + 1, mask=exists, other=0.0).to(COMPUTE)
-    sums = partial_ptr + (n * parts + part) * count
-    if TRANSFORM == "homography":
-        source_x, source_y, reciprocal = homography.project(params_ptr + n * count, x, y)
-        grads = homography.project_vjp(source_x, source_y, reciprocal, grad_x, grad_y)
-        for row in tl.static_range(3):
-            tl.store(sums + 3 * row, tl.sum(grads[row] * x, 0))
-            tl.store(sums + 3 * row + 1, tl.sum(grads[row] * y, 0))
-            tl.store(sums + 3 * row + 2, tl.sum(grads[row], 0))
-    else:
-        for k in range(controls):
-            value = tps.radial(control_ptr, k, x, y)
-            tl.store(sums + 2 * k, tl.sum(grad_x * value, 0))
-            tl.store(sums + 2 * k + 1, tl.sum(grad_y * value, 0))
-        affine = sums + 2 * controls
-        tl.store(affine, tl.sum(grad_x, 0))
-        tl.store(affine + 1, tl.sum(grad_y, 0))
-        tl.store(affine + 2, tl.sum(grad_x * x, 0))
-        tl.store(affine + 3, tl.sum(grad_y * x, 0))
-        tl.store(affine + 4, tl.sum(grad_x * y, 0))
-        tl.store(affine + 5, tl.sum(grad_y * y, 0))
+    sizes = axes_of(out_width, out_height, out_depth, N)
+    rows = row_count(sizes)
+    tiles = tl.cdiv(out_width, TILE_W) * tl.cdiv(rows, tile_rows)
+    n, _chunk, tile = program_share(tiles, 1)
+    x, first_row = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, False)
+    steps = tile_rows // TILE_H
+    sums = no_sums(tl.zeros(x.shape, COMPUTE), N, TRANSFORM)
+    for step in range(0, steps):
+        row = first_row + step * TILE_H
+        exists = (x < out_width) & (row < rows)
+        point = point_of(x, row, sizes)
+        grads = load_points(grad_grid_ptr, n, point, exists, sizes)
+        wide = ()
+        for axis in tl.static_range(N):
+            wide = wide + (grads[axis].to(COMPUTE),)  # noqa: RUF005
+        sums = add_parameter_gradient(
+            partial_ptr, sums, params_ptr, control_ptr, controls, n, tile * steps + step, tiles * steps,
+            point, exists, wide, sizes, TRANSFORM, ALIGN,
+        )  # fmt: skip
+    if TRANSFORM != "tps":
+        store_sums(partial_ptr, sums, n, tile, tiles)

@@ -13,8 +13,12 @@ VECTOR_BYTES = 16
 NUM_WARPS = 4
 # Without a limit ptxas aims at occupancy on sm_80 and spills; this one leaves 4 blocks of 4 warps on a processor.
 OPTIONS = {"num_warps": NUM_WARPS, "maxnreg": 128, "enable_fp_fusion": True}
-PROGRAMS = 2048  # enough for a large GPU: 132 processors of 16 blocks
+LONG = {**OPTIONS, "num_warps": 1, "maxnreg": 255}  # loops of many steps: a warp waits for its longest path alone
+ROOMY = {**OPTIONS, "maxnreg": 200}  # for the many taps of cubic and volume gradients
+INTERPRETED = triton.knobs.runtime.interpret
+PROGRAMS = 1 if INTERPRETED else 2048  # enough for a large GPU: 132 processors of 16 blocks
 MOST_REPEATS = 4
+POINTS_FACTOR = 8 if INTERPRETED else 1  # the interpreter's time goes with the programs, not with their points
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,13 @@ class Block:
     TILE_H: int
     TILE_W: int
 
-    def rows(self, points: int, height: int) -> int:
+    def rows(self, points: int, rows: int) -> int:
         """The rows of a program's tile: several TILE_H if the whole work of `points` still fills a large GPU."""
         repeats = points // (self.TILE_H * self.TILE_W * PROGRAMS)
-        return self.TILE_H * max(1, min(repeats, MOST_REPEATS, triton.cdiv(height, self.TILE_H)))
+        return self.TILE_H * max(1, min(repeats, MOST_REPEATS, triton.cdiv(rows, self.TILE_H)))
 
-    def tiles(self, height: int, width: int, rows: int | None = None) -> int:
-        return triton.cdiv(height, rows or self.TILE_H) * triton.cdiv(width, self.TILE_W)
+    def tiles(self, rows: int, width: int, tile_rows: int | None = None) -> int:
+        return triton.cdiv(rows, tile_rows or self.TILE_H) * triton.cdiv(width, self.TILE_W)
 
 
 # Planar: lanes along x, 16 x 2 points a warp (a rotated row of 32 touches twice the cache lines), and the weights of a
@@ -43,53 +47,59 @@ TILE_W = 16
 CHANNELS_LAST_FROM = 8
 
 
-def block_shape(channels: int, channels_last: bool, itemsize: int = 4, backward: bool = False) -> Block:
+def block_shape(
+    n: int, channels: int, channels_last: bool, itemsize: int = 4, backward: bool = False, warps: int = NUM_WARPS
+) -> Block:
     """The static table: no autotuning, which would run kernels with atomics several times."""
+    if warps == 1:  # 8 x 4 points, whose paths are alike
+        points = 32 * POINTS_FACTOR
+        return Block(False, min(channels, PLANAR_CHUNK), 1, 1 if n == 1 else points // 8, points if n == 1 else 8)
     if not channels_last:
         one_a_thread = backward or channels > 4  # two would take the registers of 4 warps
-        return Block(False, min(channels, PLANAR_CHUNK), 1, 8 if one_a_thread else 16, TILE_W)
-    block = min(triton.next_power_of_2(channels), 256 // itemsize)
-    points = 32 * NUM_WARPS * VECTOR_BYTES // (itemsize * block) * (1 if backward else 2)
-    return Block(True, block, block, max(points // TILE_W, 1), min(points, TILE_W))
+        points, chunk, block = 128 if one_a_thread else 256, min(channels, PLANAR_CHUNK if n < 3 else 4), 1
+    else:
+        block = chunk = min(triton.next_power_of_2(channels), 256 // itemsize)
+        points = 32 * NUM_WARPS * VECTOR_BYTES // (itemsize * block) * (1 if backward else 2)
+    points *= POINTS_FACTOR
+    width = points if n == 1 else min(points, TILE_W)
+    return Block(channels_last, chunk, block, points // width, width)
 
 
-def offset_type(*images: torch.Tensor) -> tl.dtype:
-    """int32 if that reaches every pixel of an image, from two pixels before its first."""
-    largest = max(
-        ((t.shape[-2] + 2) * abs(t.stride(-2)) + (t.shape[-1] + 2) * abs(t.stride(-1)) for t in images), default=0
-    )
-    return tl.int32 if largest <= INT32_MAX else tl.int64
+def offset_type(n: int, *images: torch.Tensor) -> tl.dtype:
+    """int32 if that reaches every pixel of an image with n axes, from four pixels before its first."""
+    reach = (sum((t.shape[d] + 4) * abs(t.stride(d)) for d in range(-n, 0)) for t in images)
+    return tl.int32 if max(reach, default=0) <= INT32_MAX else tl.int64
 
 
-def vector_width(*images: torch.Tensor) -> int:
-    """How many channels fit a 16-byte access to each of (..., C, H, W), if all allow it; else 1."""
+def vector_width(n: int, *images: torch.Tensor) -> int:
+    """How many channels fit a 16-byte access to each of (..., C, *in), if all allow it; else 1."""
     width = VECTOR_BYTES // max(t.element_size() for t in images if t.is_floating_point())
-    counts = [t.shape[-3] for t in images]
-    strides = [t.stride(d) for t in images for d in range(t.dim()) if d != t.dim() - 3]
+    counts = [t.shape[-n - 1] for t in images]
+    strides = [t.stride(d) for t in images for d in range(t.dim()) if d != t.dim() - n - 1]
     aligned = all(t.data_ptr() % VECTOR_BYTES == 0 for t in images)
-    return width if aligned and all(n % width == 0 for n in counts + strides) else 1
+    return width if aligned and all(count % width == 0 for count in counts + strides) else 1
 
 
-def has_channels_last(*images: torch.Tensor) -> bool:
-    """Whether all (..., C, H, W) have enough channels, stored next to each other."""
-    return all(t.shape[-3] >= CHANNELS_LAST_FROM and t.stride(-3) == 1 for t in images)
+def has_channels_last(n: int, *images: torch.Tensor) -> bool:
+    """Whether all (..., C, *in) have enough channels, stored next to each other."""
+    return all(t.shape[-n - 1] >= CHANNELS_LAST_FROM and t.stride(-n - 1) == 1 for t in images)
 
 
-def memory_constants(channels_last: bool, chunk: int, *images: torch.Tensor) -> dict:
+def memory_constants(n: int, channels_last: bool, chunk: int, *images: torch.Tensor) -> dict:
     """What kernels may assume of the images' memory, and that all channels of a chunk exist."""
     return {
-        "INDEX": offset_type(*images),
-        "VECTOR": vector_width(*images) if channels_last else 1,
+        "INDEX": offset_type(n, *images),
+        "VECTOR": vector_width(n, *images) if channels_last else 1,
         "X_UNIT": not channels_last and all(t.stride(-1) == 1 for t in images),
-        "WHOLE": images[0].shape[-3] % chunk == 0,
+        "WHOLE": images[0].shape[-n - 1] % chunk == 0,
     }
 
 
-def launch(kernel, programs: int, arguments: dict, block: Block | None = None) -> None:
+def launch(kernel, programs: int, arguments: dict, block: Block | None = None, options: dict = OPTIONS) -> None:
     """Launches a kernel; it gets those fields of the block that it takes."""
     if block is not None:
         arguments = arguments | {k: v for k, v in asdict(block).items() if k in kernel.arg_names}
-    run(kernel, programs, arguments, OPTIONS)
+    run(kernel, programs, arguments, options)
 
 
 def run(kernel, programs: int, arguments: dict, options: dict) -> None:

@@ -25,3 +25,20 @@ def apply(coefficients_ptr, control_ptr, controls, x, y):
         source_x += tl.load(coefficients_ptr + 2 * k).to(x.dtype) * value
         source_y += tl.load(coefficients_ptr + 2 * k + 1).to(x.dtype) * value
     return source_x, source_y
+
+
+@triton.jit
+def store_gradient(sums_ptr, parts, control_ptr, controls, x, y, grad_x, grad_y):
+    """Writes what points (x, y) add to the coefficients' gradient (controls + 3, 2), entries `parts` apart."""
+    for k in range(controls):
+        value = radial(control_ptr, k, x, y)
+        store_pair(sums_ptr, parts, k, grad_x * value, grad_y * value)
+    store_pair(sums_ptr, parts, controls, grad_x, grad_y)
+    store_pair(sums_ptr, parts, controls + 1, grad_x * x, grad_y * x)
+    store_pair(sums_ptr, parts, controls + 2, grad_x * y, grad_y * y)
+
+
+@triton.jit
+def store_pair(sums_ptr, parts, row, x, y):
+    tl.store(sums_ptr + 2 * row * parts, tl.sum(tl.sum(x, 1), 0))
+    tl.store(sums_ptr + (2 * row + 1) * parts, tl.sum(tl.sum(y, 1), 0))

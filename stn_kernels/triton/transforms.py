@@ -1,113 +1,124 @@
-"""What a kernel asks of a transform, by its name."""
+"""What a kernel asks of a transform, by its name.
+
+Parameters: affine (N, n, n + 1), homography (N, 3, 3), tps (N, controls + 3, 2) with control points (controls, 2), grid
+(N, *out, n), cpab (forward alone) field and geometry of cpab.py. Their gradient: of a grid the coordinates' own;
+else a program's sums (N, count, parts), where a spline has a part for every step of a program.
+"""
 
 import triton
 import triton.language as tl
 
-from . import affine, grid, homography, tps
+from . import affine, cpab, grid, homography, tps
 from .coords import centred, lattice_intervals, quotient
 
 
 @triton.jit
-def lattice_points(u, v, out_height, out_width, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
-    """Normalized (x, y) of the outputs (u, v)."""
+def normalized(point, sizes, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
+    """Normalized coordinates of output pixels."""
     two = tl.full([], 2, COMPUTE)
-    x = centred(u, out_width, COMPUTE) * quotient(two, lattice_intervals(out_width, ALIGN, COMPUTE))
-    y = centred(v, out_height, COMPUTE) * quotient(two, lattice_intervals(out_height, ALIGN, COMPUTE))
-    return x, y
+    coords = ()
+    for axis in tl.static_range(len(sizes)):
+        unit = quotient(two, lattice_intervals(sizes[axis], ALIGN, COMPUTE))
+        coords = coords + (centred(point[axis], sizes[axis], COMPUTE) * unit,)  # noqa: RUF005
+    return coords
 
 
 @triton.jit
-def source_normalized(params_ptr, control_ptr, controls, x, y, TRANSFORM: tl.constexpr):
-    """The normalized source of normalized points, under one image's matrix or spline."""
+def pixels_of(coords, sizes, ALIGN: tl.constexpr, COMPUTE: tl.constexpr):
+    """Normalized coordinates of computed points -> pixels."""
+    pixels = ()
+    for axis in tl.static_range(len(sizes)):
+        scale = (sizes[axis] - ALIGN).to(COMPUTE) * 0.5
+        pixels = pixels + (coords[axis] * scale + (sizes[axis] - 1).to(COMPUTE) * 0.5,)  # noqa: RUF005
+    return pixels
+
+
+@triton.jit
+def source_normalized(params_ptr, control_ptr, controls, n, coords, TRANSFORM: tl.constexpr):
+    """The normalized source of normalized points under the matrix or the spline of image n."""
     if TRANSFORM == "homography":
-        source_x, source_y, _reciprocal = homography.project(params_ptr, x, y)
+        x, y, _reciprocal = homography.project(params_ptr + n * 9, coords[0], coords[1])
     else:
         tl.static_assert(TRANSFORM == "tps")
-        source_x, source_y = tps.apply(params_ptr, control_ptr, controls, x, y)
-    return source_x, source_y
+        x, y = tps.apply(params_ptr + n * 2 * (controls + 3), control_ptr, controls, coords[0], coords[1])
+    return x, y
 
 
 @triton.jit
 def source_pixels(
-    params_ptr,  # affine: theta (N, 2, 3); homography: (N, 3, 3); tps: (N, controls + 3, 2); grid: (N, Ho, Wo, 2)
-    control_ptr,  # tps: (controls, 2)
-    controls,
-    n,
-    u,
-    v,
-    exists,
-    height,
-    width,
-    out_height,
-    out_width,
-    TRANSFORM: tl.constexpr,
-    ALIGN: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """The source pixel (x, y) of the outputs (u, v) of image n."""
+    params_ptr, control_ptr, controls, n, point, exists, sizes, out_sizes,
+    TRANSFORM: tl.constexpr, ALIGN: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """The source pixel of the output pixels `point` of image n."""
+    N: tl.constexpr = len(sizes)
     if TRANSFORM == "affine":
-        u = centred(u, out_width, COMPUTE)
-        v = centred(v, out_height, COMPUTE)
-        p, q, r = affine.pixel_row(params_ptr + n * 6, width, out_height, out_width, ALIGN, COMPUTE)
-        x = affine.apply_row(p, q, r, u, v)
-        p, q, r = affine.pixel_row(params_ptr + n * 6 + 3, height, out_height, out_width, ALIGN, COMPUTE)
-        y = affine.apply_row(p, q, r, u, v)
-    elif TRANSFORM == "homography" or TRANSFORM == "tps":
-        u, v = lattice_points(u, v, out_height, out_width, ALIGN, COMPUTE)
-        count = 9 if TRANSFORM == "homography" else 2 * (controls + 3)
-        x, y = source_normalized(params_ptr + n * count, control_ptr, controls, u, v, TRANSFORM)
-        x = x * ((width - ALIGN).to(COMPUTE) * 0.5) + (width - 1).to(COMPUTE) * 0.5
-        y = y * ((height - ALIGN).to(COMPUTE) * 0.5) + (height - 1).to(COMPUTE) * 0.5
+        distances = affine.from_middle(point, out_sizes, COMPUTE)
+        source = ()
+        for axis in tl.static_range(N):
+            row_ptr = params_ptr + (n * N + axis) * (N + 1)
+            row = affine.pixel_row(row_ptr, sizes[axis], out_sizes, ALIGN, COMPUTE)
+            source = source + (affine.apply_row(row, distances),)  # noqa: RUF005
+    elif TRANSFORM == "grid":
+        coords = grid.load_points(params_ptr, n, point, exists, out_sizes)
+        source = ()
+        for axis in tl.static_range(N):
+            source = source + (grid.to_pixel(coords[axis], sizes[axis], ALIGN, COMPUTE),)  # noqa: RUF005
+    elif TRANSFORM == "cpab":
+        coords = normalized(point, out_sizes, ALIGN, COMPUTE)
+        source = pixels_of(cpab.warp(coords, params_ptr, control_ptr, n, controls, exists), sizes, ALIGN, COMPUTE)
     else:
-        tl.static_assert(TRANSFORM == "grid")
-        x, y = grid.load_points(params_ptr, n, u, v, exists, out_height, out_width)
-        x = grid.to_pixel(x, width, ALIGN, COMPUTE)
-        y = grid.to_pixel(y, height, ALIGN, COMPUTE)
-    return x, y
+        coords = normalized(point, out_sizes, ALIGN, COMPUTE)
+        coords = source_normalized(params_ptr, control_ptr, controls, n, coords, TRANSFORM)
+        source = pixels_of(coords, sizes, ALIGN, COMPUTE)
+    return source
 
 
 @triton.jit
-def no_sums(shape: tl.constexpr, TRANSFORM: tl.constexpr, COMPUTE: tl.constexpr):
+def no_sums(zero, N: tl.constexpr, TRANSFORM: tl.constexpr):
     """What a program sums for the parameters' gradient, at the start."""
-    zero = tl.zeros(shape, COMPUTE)
-    return affine.no_moments(zero) if TRANSFORM == "affine" else (zero,)
-
-
-@triton.jit
-def add_parameter_gradient(
-    grad_ptr,  # grid, homography, tps: the gradient of the normalized coordinates, for lattice_backward
-    sums,
-    n,
-    u,
-    v,
-    exists,
-    gx,  # gradient of the source pixel
-    gy,
-    height,
-    width,
-    out_height,
-    out_width,
-    TRANSFORM: tl.constexpr,
-    ALIGN: tl.constexpr,
-):
-    """The parameters' gradient of the outputs (u, v): added to the sums, or stored where every output has its own."""
-    if TRANSFORM == "affine":
-        u = centred(u, out_width, gx.dtype)
-        v = centred(v, out_height, gx.dtype)
-        sums = affine.add_moments(sums, gx, gy, u, v)
-    else:
-        grid.store_gradient(grad_ptr, n, u, v, exists, gx, gy, height, width, out_height, out_width, ALIGN)
+    COUNT: tl.constexpr = N * (N + 1) if TRANSFORM == "affine" else 9 if TRANSFORM == "homography" else 0
+    sums = ()
+    for _ in tl.static_range(COUNT):
+        sums = sums + (zero,)  # noqa: RUF005
     return sums
 
 
 @triton.jit
-def store_sums(
-    grad_ptr,  # affine: the moments (N, 6, parts), for affine.theta_gradient
-    sums,
-    n,
-    part,
-    parts,
-    TRANSFORM: tl.constexpr,
-):
+def normalized_gradient(grads, sizes, ALIGN: tl.constexpr):
+    """The gradient of normalized coordinates from that of pixel coordinates."""
+    scaled = ()
+    for axis in tl.static_range(len(sizes)):
+        scaled = scaled + (grads[axis] * ((sizes[axis] - ALIGN).to(grads[axis].dtype) * 0.5),)  # noqa: RUF005
+    return scaled
+
+
+@triton.jit
+def add_parameter_gradient(
+    grad_ptr, sums, params_ptr, control_ptr, controls, n, part, parts, point, exists, grads, out_sizes,
+    TRANSFORM: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """The parameters' gradient of output pixels: added to the sums, or stored where every part or point has its own.
+
+    grads: of their source, in pixels for "affine", else normalized. exists: where not, they are 0.
+    """
+    COMPUTE: tl.constexpr = grads[0].dtype
     if TRANSFORM == "affine":
-        affine.store_moments(grad_ptr, n, part, parts, sums)
+        sums = affine.add_moments(sums, grads, affine.from_middle(point, out_sizes, COMPUTE))
+    elif TRANSFORM == "grid":
+        grid.store_gradient(grad_ptr, n, point, exists, grads, out_sizes)
+    else:
+        x, y = normalized(point, out_sizes, ALIGN, COMPUTE)
+        if TRANSFORM == "homography":
+            sums = homography.add_sums(sums, params_ptr + n * 9, x, y, grads[0], grads[1])
+        else:
+            at = grad_ptr + n * (2 * (controls + 3)) * parts + part
+            tps.store_gradient(at, parts, control_ptr, controls, x, y, grads[0], grads[1])
+    return sums
+
+
+@triton.jit
+def store_sums(grad_ptr, sums, n, part, parts):
+    """Writes a program's sums to column `part` of image n."""
+    at = grad_ptr + n * len(sums) * parts + part
+    for k in tl.static_range(len(sums)):
+        tl.store(at + k * parts, tl.sum(tl.sum(sums[k], 1), 0))

@@ -1,35 +1,84 @@
-"""The warp, transform x sampler: an output point goes through the transform, and the sampler reads there."""
+"""The warp, transform x sampler: an output point goes through the transform, and the sampler reads there.
 
+Images have up to three axes (x, y, z). Of those that are not there sizes are 1 and strides 0.
+"""
+
+import triton
 import triton.language as tl
 
-from . import bilinear
-from .coords import batch_and_sample, channel_range, kernel, known_multiple, program_share, stored, tile_points
-from .transforms import add_parameter_gradient, no_sums, source_pixels, store_sums
+from .coords import (
+    axes_of,
+    batch_and_sample,
+    channel_range,
+    kernel,
+    known_multiple,
+    offset,
+    pixel_steps,
+    point_of,
+    program_share,
+    row_count,
+    row_offset,
+    stored,
+    tile_points,
+    zeros,
+)
+from .samplers import axis_tap, places, row_taps
+from .transforms import add_parameter_gradient, no_sums, normalized_gradient, source_pixels, store_sums
+
+
+@triton.jit
+def add_taps(
+    totals, at, block_step, left, whole, steps, taps, exists, sizes, outer,
+    TAPS: tl.constexpr, SAMPLER: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """totals + a row of taps; totals[k] belongs to the k-th block of channels from `at` on, of which `left` exist."""
+    row, in_row, row_weight, _slopes = row_taps(taps, sizes, outer, TAPS, SAMPLER, PADDING, ALIGN)
+    at += row_offset(row, steps, INDEX)
+    in_row = in_row & exists
+    for tap in tl.static_range(TAPS):
+        x, inside, weight, _slope = axis_tap(taps[0], sizes[0], tap, SAMPLER, PADDING, ALIGN)
+        weight = weight * row_weight
+        source = at + x.to(INDEX) * steps[0]
+        inside = inside & in_row
+        sums = ()
+        for k in tl.static_range(len(totals)):
+            read = tl.load(source + k * block_step, mask=inside & ((k * BLOCK_C < left) | whole), other=0.0)
+            sums = sums + (totals[k] + weight * read.to(totals[k].dtype),)  # noqa: RUF005
+        totals = sums
+    return totals
 
 
 @kernel
 def warp_forward(
-    input_ptr,  # (B, C, H, W)
-    params_ptr,
-    control_ptr,  # of a spline, else None
-    output_ptr,  # (B * S, C, Ho, Wo)
+    input_ptr,  # (B, C, *in)
+    params_ptr,  # see transforms.py
+    control_ptr,
+    output_ptr,  # (B * S, C, *out)
     input_b: tl.int64,  # strides
     input_c: tl.int64,
+    input_z: tl.int64,
     input_y: tl.int64,
     input_x: tl.int64,
     output_n: tl.int64,
     output_c: tl.int64,
+    output_z: tl.int64,
     output_y: tl.int64,
     output_x: tl.int64,
     samples: tl.int32,
     channels: tl.int32,
-    height: tl.int32,
     width: tl.int32,
-    out_height: tl.int32,
+    height: tl.int32,
+    depth: tl.int32,
     out_width: tl.int32,
+    out_height: tl.int32,
+    out_depth: tl.int32,
     tile_rows: tl.int32,  # rows of a program, TILE_H at a time
     controls: tl.int32,
+    N: tl.constexpr,  # dimensions of an image
     TRANSFORM: tl.constexpr,
+    SAMPLER: tl.constexpr,
+    TAPS: tl.constexpr,  # of the sampler, along an axis
     PADDING: tl.constexpr,
     ALIGN: tl.constexpr,
     COMPUTE: tl.constexpr,
@@ -43,74 +92,131 @@ def warp_forward(
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
 ):
-    tiles = tl.cdiv(out_width, TILE_W) * tl.cdiv(out_height, tile_rows)
+    sizes = axes_of(width, height, depth, N)
+    out_sizes = axes_of(out_width, out_height, out_depth, N)
+    rows = row_count(out_sizes)
+    tiles = tl.cdiv(out_width, TILE_W) * tl.cdiv(rows, tile_rows)
     n, chunk, tile = program_share(tiles, tl.cdiv(channels, CHUNK))
     b, _sample = batch_and_sample(n, samples)
-    last = channels // VECTOR * VECTOR
-    step_y = known_multiple(input_y, VECTOR, INDEX)
-    step_x = 1 if X_UNIT else known_multiple(input_x, VECTOR, INDEX)
+    c = chunk * CHUNK + channel_range(BLOCK_C, C_LAST)
+    left = channels // VECTOR * VECTOR - c  # channels from c on
     step_c = 1 if C_LAST else input_c
-    image = input_ptr + b * known_multiple(input_b, VECTOR, tl.int64)
-    out_y = known_multiple(output_y, VECTOR, INDEX)
-    out_x = 1 if X_UNIT else known_multiple(output_x, VECTOR, INDEX)
     out_c = 1 if C_LAST else output_c
-    output = output_ptr + n * known_multiple(output_n, VECTOR, tl.int64)
-    u, first_v = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, C_LAST)
+    steps = pixel_steps(input_x, input_y, input_z, N, VECTOR, X_UNIT, INDEX)
+    out_steps = pixel_steps(output_x, output_y, output_z, N, VECTOR, X_UNIT, INDEX)
+    image = input_ptr + b * known_multiple(input_b, VECTOR, tl.int64) + c * step_c
+    output = output_ptr + n * known_multiple(output_n, VECTOR, tl.int64) + c * out_c
+    x, first_row = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, C_LAST)
     for row in range(0, tile_rows, TILE_H):
-        v = first_v + row
-        exists = (u < out_width) & (v < out_height)
-        x, y = source_pixels(
-            params_ptr, control_ptr, controls, n, u, v, exists,
-            height, width, out_height, out_width, TRANSFORM, ALIGN, COMPUTE,
-        )  # fmt: skip
-        x0, y0, fx, fy, left, right, top, bottom, _slope_x, _slope_y = bilinear.corner(
-            x, y, exists, height, width, PADDING, ALIGN
+        y = first_row + row
+        exists = (x < out_width) & (y < rows)
+        point = point_of(x, y, out_sizes)
+        source = source_pixels(
+            params_ptr, control_ptr, controls, n, point, exists, sizes, out_sizes, TRANSFORM, ALIGN, COMPUTE
         )
-        w00, w01, w10, w11 = bilinear.weights(fx, fy)
-        taps = y0.to(INDEX) * step_y + x0.to(INDEX) * step_x
-        points = v.to(INDEX) * out_y + u.to(INDEX) * out_x
-        for k in tl.static_range(0, CHUNK, BLOCK_C):
-            c = chunk * CHUNK + k + channel_range(BLOCK_C, C_LAST)
-            in_range = (c < last) | WHOLE
-            v00, v01, v10, v11 = bilinear.load_taps(
-                image + c * step_c + taps, step_x, step_y, left, right, top, bottom, in_range, COMPUTE
-            )
-            value = (v00 * w00 + v01 * w01) + (v10 * w10 + v11 * w11)
-            tl.store(output + c * out_c + points, stored(value, output_ptr.dtype.element_ty), mask=exists & in_range)
+        taps = places(source, sizes, SAMPLER, PADDING, ALIGN)
+        totals = zeros((x + c).shape, COMPUTE, CHUNK // BLOCK_C)
+        if TAPS < 4:
+            for outer in tl.static_range(TAPS ** (N - 1)):
+                totals = add_taps(
+                    totals, image, BLOCK_C * step_c, left, WHOLE, steps, taps, exists, sizes, outer,
+                    TAPS, SAMPLER, PADDING, ALIGN, INDEX, BLOCK_C,
+                )  # fmt: skip
+        else:
+            for outer in range(TAPS ** (N - 1)):
+                totals = add_taps(
+                    totals, image, BLOCK_C * step_c, left, WHOLE, steps, taps, exists, sizes, outer,
+                    TAPS, SAMPLER, PADDING, ALIGN, INDEX, BLOCK_C,
+                )  # fmt: skip
+        points = offset(point, out_steps, INDEX)
+        for k in tl.static_range(CHUNK // BLOCK_C):
+            in_range = exists & ((k * BLOCK_C < left) | WHOLE)
+            value = stored(totals[k], output_ptr.dtype.element_ty)
+            tl.store(output + k * BLOCK_C * out_c + points, value, mask=in_range)
+
+
+@triton.jit
+def pull_taps(
+    along, grads, at, block_step, target, target_step, left, whole, steps, target_steps, taps, exists, sizes,
+    fixed_scale, outer, NEED_PARAMS: tl.constexpr, NEED_INPUT: tl.constexpr,
+    TAPS: tl.constexpr, SAMPLER: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """A row of taps of the backward: along + the gradient of the source's coordinates, and the image's, scattered."""
+    row, in_row, row_weight, row_slopes = row_taps(taps, sizes, outer, TAPS, SAMPLER, PADDING, ALIGN)
+    at += row_offset(row, steps, INDEX)
+    target += row_offset(row, target_steps, INDEX)
+    in_row = in_row & exists
+    for tap in tl.static_range(TAPS):
+        x, inside, weight, slope = axis_tap(taps[0], sizes[0], tap, SAMPLER, PADDING, ALIGN)
+        inside = inside & in_row
+        if NEED_PARAMS:
+            source = at + x.to(INDEX) * steps[0]
+            dot = tl.zeros(grads[0].shape, grads[0].dtype)
+            for k in tl.static_range(len(grads)):
+                read = tl.load(source + k * block_step, mask=inside & ((k * BLOCK_C < left) | whole), other=0.0)
+                dot += grads[k] * read.to(dot.dtype)
+            sums = (along[0] + dot * (slope * row_weight),)
+            for axis in tl.static_range(1, len(along)):
+                sums = sums + (along[axis] + dot * (weight * row_slopes[axis - 1]),)  # noqa: RUF005
+            along = sums
+        if NEED_INPUT:
+            total = weight * row_weight
+            to = target + x.to(INDEX) * target_steps[0]
+            for k in tl.static_range(len(grads)):
+                mask = inside & ((k * BLOCK_C < left) | whole)
+                accumulate(to + k * target_step, total * grads[k], mask, fixed_scale)
+    return along
+
+
+@triton.jit
+def accumulate(at, value, mask, fixed_scale):
+    """Adds to accumulators; of type int64 they hold value * fixed_scale."""
+    if at.dtype.element_ty == tl.int64:
+        value = tl.floor(tl.where(mask, value * fixed_scale, 0.0) + 0.5)
+    tl.atomic_add(at, value.to(at.dtype.element_ty), mask=mask, sem="relaxed")
 
 
 @kernel
 def warp_backward(
-    grad_output_ptr,  # (B, S, C, Ho, Wo)
-    input_ptr,  # (B, C, H, W)
+    grad_output_ptr,  # (B, S, C, *out)
+    input_ptr,  # (B, C, *in)
     params_ptr,
     control_ptr,
-    grad_input_ptr,  # (B, C, H, W) accumulators, zero before; None: not needed
+    grad_input_ptr,  # (B, C, *in) accumulators, zero before; None: not needed
     grad_params_ptr,  # see transforms.py; None: not needed
     fixed_scale_ptr,  # (B,) for int64 accumulators, else None
     grad_output_b: tl.int64,  # strides
     grad_output_s: tl.int64,
     grad_output_c: tl.int64,
+    grad_output_z: tl.int64,
     grad_output_y: tl.int64,
     grad_output_x: tl.int64,
     input_b: tl.int64,
     input_c: tl.int64,
+    input_z: tl.int64,
     input_y: tl.int64,
     input_x: tl.int64,
     grad_input_b: tl.int64,
     grad_input_c: tl.int64,
+    grad_input_z: tl.int64,
     grad_input_y: tl.int64,
     grad_input_x: tl.int64,
     samples: tl.int32,
     channels: tl.int32,
-    height: tl.int32,
     width: tl.int32,
-    out_height: tl.int32,
+    height: tl.int32,
+    depth: tl.int32,
     out_width: tl.int32,
+    out_height: tl.int32,
+    out_depth: tl.int32,
     tile_rows: tl.int32,
     controls: tl.int32,
     chunk_size: tl.int32,  # channels a program
+    N: tl.constexpr,
     TRANSFORM: tl.constexpr,
+    SAMPLER: tl.constexpr,
+    TAPS: tl.constexpr,
     PADDING: tl.constexpr,
     ALIGN: tl.constexpr,
     COMPUTE: tl.constexpr,
@@ -124,70 +230,80 @@ def warp_backward(
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
 ):
-    tiles = tl.cdiv(out_width, TILE_W) * tl.cdiv(out_height, tile_rows)
+    NEED_INPUT: tl.constexpr = grad_input_ptr is not None
+    NEED_PARAMS: tl.constexpr = grad_params_ptr is not None
+    sizes = axes_of(width, height, depth, N)
+    out_sizes = axes_of(out_width, out_height, out_depth, N)
+    rows = row_count(out_sizes)
+    tiles = tl.cdiv(out_width, TILE_W) * tl.cdiv(rows, tile_rows)
     chunks = tl.cdiv(channels, chunk_size)
     n, chunk, tile = program_share(tiles, chunks)
     b, sample = batch_and_sample(n, samples)
     last = channels // VECTOR * VECTOR
-    in_y = known_multiple(input_y, VECTOR, INDEX)
-    in_x = 1 if X_UNIT else known_multiple(input_x, VECTOR, INDEX)
     in_c = 1 if C_LAST else input_c
-    image = input_ptr + b * known_multiple(input_b, VECTOR, tl.int64)
-    out_y = known_multiple(grad_output_y, VECTOR, INDEX)
-    out_x = 1 if X_UNIT else known_multiple(grad_output_x, VECTOR, INDEX)
     out_c = 1 if C_LAST else grad_output_c
-    grads = grad_output_ptr + b * known_multiple(grad_output_b, VECTOR, tl.int64)
-    grads += sample * known_multiple(grad_output_s, VECTOR, tl.int64)
-    if grad_input_ptr is not None:
-        to_y = known_multiple(grad_input_y, VECTOR, INDEX)
-        to_x = 1 if X_UNIT else known_multiple(grad_input_x, VECTOR, INDEX)
-        to_c = 1 if C_LAST else grad_input_c
-        accumulators = grad_input_ptr + b * known_multiple(grad_input_b, VECTOR, tl.int64)
-        fixed_scale = 1.0 if fixed_scale_ptr is None else tl.load(fixed_scale_ptr + b)
+    steps = pixel_steps(input_x, input_y, input_z, N, VECTOR, X_UNIT, INDEX)
+    out_steps = pixel_steps(grad_output_x, grad_output_y, grad_output_z, N, VECTOR, X_UNIT, INDEX)
+    image = input_ptr + b * known_multiple(input_b, VECTOR, tl.int64)
+    output = grad_output_ptr + b * known_multiple(grad_output_b, VECTOR, tl.int64)
+    output += sample * known_multiple(grad_output_s, VECTOR, tl.int64)
+    to_c = 1 if C_LAST else grad_input_c
+    to_steps = pixel_steps(grad_input_x, grad_input_y, grad_input_z, N, VECTOR, X_UNIT, INDEX)
+    target = image
+    fixed_scale = 1.0
+    if NEED_INPUT:
+        target = grad_input_ptr + b * known_multiple(grad_input_b, VECTOR, tl.int64)
+        if fixed_scale_ptr is not None:
+            fixed_scale = tl.load(fixed_scale_ptr + b)
 
-    u, first_v = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, C_LAST)
-    block: tl.constexpr = (u + channel_range(BLOCK_C, C_LAST)).shape
-    sums = no_sums(u.shape, TRANSFORM, COMPUTE)
+    x, first_row = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, C_LAST)
+    block: tl.constexpr = (x + channel_range(BLOCK_C, C_LAST)).shape
+    sums = no_sums(tl.zeros(x.shape, COMPUTE), N, TRANSFORM)
     begin = chunk * (chunk_size // CHUNK * CHUNK)
     for row in range(0, tile_rows, TILE_H):
-        v = first_v + row
-        exists = (u < out_width) & (v < out_height)
-        x, y = source_pixels(
-            params_ptr, control_ptr, controls, n, u, v, exists,
-            height, width, out_height, out_width, TRANSFORM, ALIGN, COMPUTE,
-        )  # fmt: skip
-        x0, y0, fx, fy, left, right, top, bottom, slope_x, slope_y = bilinear.corner(
-            x, y, exists, height, width, PADDING, ALIGN
+        y = first_row + row
+        exists = (x < out_width) & (y < rows)
+        point = point_of(x, y, out_sizes)
+        source = source_pixels(
+            params_ptr, control_ptr, controls, n, point, exists, sizes, out_sizes, TRANSFORM, ALIGN, COMPUTE
         )
-        taps = y0.to(INDEX) * in_y + x0.to(INDEX) * in_x
-        points = v.to(INDEX) * out_y + u.to(INDEX) * out_x
-        gx = tl.zeros(block, COMPUTE)
-        gy = tl.zeros(block, COMPUTE)
+        taps = places(source, sizes, SAMPLER, PADDING, ALIGN)
+        points = offset(point, out_steps, INDEX)
+        along = zeros(block, COMPUTE, N)
         for first in range(begin, tl.minimum(begin + chunk_size, channels), CHUNK):
-            for k in tl.static_range(0, CHUNK, BLOCK_C):
-                c = first + k + channel_range(BLOCK_C, C_LAST)
-                in_range = (c < last) | WHOLE
-                grad = tl.load(grads + c * out_c + points, mask=exists & in_range, other=0.0).to(COMPUTE)
-                if grad_params_ptr is not None:
-                    v00, v01, v10, v11 = bilinear.load_taps(
-                        image + c * in_c + taps, in_x, in_y, left, right, top, bottom, in_range, COMPUTE
-                    )
-                    along_x, along_y = bilinear.point_gradient(grad, v00, v01, v10, v11, fx, fy)
-                    gx += along_x
-                    gy += along_y
-                if grad_input_ptr is not None:
-                    targets = y0.to(INDEX) * to_y + x0.to(INDEX) * to_x
-                    bilinear.scatter(
-                        accumulators + c * to_c + targets,
-                        to_x, to_y, grad, fx, fy, left, right, top, bottom, in_range, fixed_scale,
+            c = first + channel_range(BLOCK_C, C_LAST)
+            left = last - c
+            grads = ()
+            for k in tl.static_range(CHUNK // BLOCK_C):
+                mask = exists & ((k * BLOCK_C < left) | WHOLE)
+                grad = tl.load(output + (c + k * BLOCK_C) * out_c + points, mask=mask, other=0.0)
+                grads = grads + (grad.to(COMPUTE),)  # noqa: RUF005
+            if TAPS < 4 and N < 3:
+                for outer in tl.static_range(TAPS ** (N - 1)):
+                    along = pull_taps(
+                        along, grads, image + c * in_c, BLOCK_C * in_c, target + c * to_c, BLOCK_C * to_c, left, WHOLE,
+                        steps, to_steps, taps, exists, sizes, fixed_scale, outer, NEED_PARAMS, NEED_INPUT,
+                        TAPS, SAMPLER, PADDING, ALIGN, INDEX, BLOCK_C,
                     )  # fmt: skip
-        if grad_params_ptr is not None:
+            else:
+                for outer in range(TAPS ** (N - 1)):
+                    along = pull_taps(
+                        along, grads, image + c * in_c, BLOCK_C * in_c, target + c * to_c, BLOCK_C * to_c, left, WHOLE,
+                        steps, to_steps, taps, exists, sizes, fixed_scale, outer, NEED_PARAMS, NEED_INPUT,
+                        TAPS, SAMPLER, PADDING, ALIGN, INDEX, BLOCK_C,
+                    )  # fmt: skip
+        if NEED_PARAMS:
             AXIS: tl.constexpr = 1 if C_LAST else 0
-            gx = tl.sum(gx, AXIS, keep_dims=True) * slope_x
-            gy = tl.sum(gy, AXIS, keep_dims=True) * slope_y
+            grads = ()
+            for axis in tl.static_range(N):
+                total = tl.sum(along[axis], AXIS, keep_dims=True) * taps[axis][2]
+                grads = grads + (total,)  # noqa: RUF005
+            if TRANSFORM != "affine":
+                grads = normalized_gradient(grads, sizes, ALIGN)
+            part = (chunk * tiles + tile) * (tile_rows // TILE_H) + row // TILE_H
             sums = add_parameter_gradient(
-                grad_params_ptr, sums, n, u, v, exists, gx, gy,
-                height, width, out_height, out_width, TRANSFORM, ALIGN,
+                grad_params_ptr, sums, params_ptr, control_ptr, controls, n, part,
+                tiles * chunks * (tile_rows // TILE_H), point, exists, grads, out_sizes, TRANSFORM, ALIGN,
             )  # fmt: skip
-    if grad_params_ptr is not None:
-        store_sums(grad_params_ptr, sums, n, chunk * tiles + tile, tiles * chunks, TRANSFORM)
+    if NEED_PARAMS and (TRANSFORM == "affine" or TRANSFORM == "homography"):
+        store_sums(grad_params_ptr, sums, n, chunk * tiles + tile, tiles * chunks)

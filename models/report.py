@@ -32,7 +32,7 @@ def summary(experiment: Experiment, preset: str, records: list[dict], conditions
         row["published"] = experiment.published.get(network, {})
         timed = [record for record in mine if record.get("seconds")]
         if timed:
-            row["seconds"], row["seconds_torch"] = (statistics.median(r["seconds"][i] for r in timed) for i in (0, 1))
+            row["seconds"], row["seconds_torch"] = timed[0]["seconds"]
         row["finals"] = [record["loss"] for record in mine]
         rows.append(row)
         means[network] = {measure: value["mean"] for measure, value in row["measures"].items()}

@@ -103,7 +103,8 @@ def perform_all(name, preset="quick", seeds=None, device="cpu", out="runs", resu
         records.append(record)
         if run.seed == 0 and ranks()[0] == 0:
             state.network.eval()
-            before, seen = experiment.show(state.network, state.split, device)
+            with torch.no_grad():
+                before, seen = experiment.show(state.network, state.split, device)
             if seen is not None:
                 warps[run.network] = seen
             if "ece" in experiment.measures:

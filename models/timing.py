@@ -85,7 +85,12 @@ def torch_sampling():
         yield
 
 
-def seconds_a_step(run: Run, state: State, rounds: int = 7) -> tuple[float, float]:
+def torch_can(network) -> bool:
+    """Whether torch has samplers for all of the network's transformers: it has none for CPAB."""
+    return all(getattr(module, "tessellation", None) is None for module in network.modules())
+
+
+def seconds_a_step(run: Run, state: State, rounds: int = 7) -> tuple[float, float | None]:
     """Median seconds of a step with ours and with torch's, in turn; call it last, for it trains on."""
 
     def once():
@@ -95,12 +100,11 @@ def seconds_a_step(run: Run, state: State, rounds: int = 7) -> tuple[float, floa
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    once()
-    with torch_sampling():
-        once()
+    both = torch_can(state.network)
     ours, theirs = [], []
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         ours.append(once())
-        with torch_sampling():
-            theirs.append(once())
-    return statistics.median(ours), statistics.median(theirs)
+        if both:
+            with torch_sampling():
+                theirs.append(once())
+    return statistics.median(ours[1:]), statistics.median(theirs[1:]) if both else None

@@ -271,7 +271,8 @@ def test_every_experiment_takes_steps(name):
     assert set(run.experiment.measures) - {"pose", "condition"} <= set(measured)
     assert measured == training.evaluate(run, state)
     assert all(torch.isfinite(torch.tensor(value)) for value in measured.values())
-    images, seen = run.experiment.show(state.network.eval(), state.split, "cpu")
+    with torch.no_grad():
+        images, seen = run.experiment.show(state.network.eval(), state.split, "cpu")
     assert seen is None or len(seen) == len(images)
 
 

@@ -101,7 +101,6 @@ class Experiment:
         """What the transformer makes of images, for the plots; None without one."""
         return None
 
-    @torch.no_grad()
     def show(self, network, split: Split, device, count: int = 10) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The first test images of different classes, and `warp` of them."""
         test = self.test_set(split)

@@ -91,10 +91,9 @@ class Colocalisation(nn.Module):
         return self
 
     def boxes(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 3): half the side and the centre (x, y) of the window, in the image's normalized coordinates."""
+        """(B, 3): half the side and the centre (x, y) of the window, normalized; at the start the whole image."""
         s, tx, ty = self.localization(image).unbind(-1)
-        share = self.size[0] / image.shape[-1]
-        return torch.stack([share * s.exp(), tx, ty], -1)
+        return torch.stack([s.exp(), tx, ty], -1)
 
     def crop(self, image, boxes):
         """Windows (B, 3) or (B, S, 3) of images (B, 1, H, W): (B[, S], 1, *size)."""

@@ -287,8 +287,8 @@ STN_HD V along(V start, const V (&a)[n], const V (&derivatives)[n][n + 1], int j
   return start;
 }
 
-// There is one coordinate more than needed, and roundings would take it from the others, exponentially far outside the
-// domain: the largest one follows the others, where that costs no digit.
+// There is one coordinate more than needed, and in strong fields and far outside the domain roundings would take it
+// from the others exponentially: the largest one follows the others, where that costs no digit.
 template <class V, int n>
 STN_HD void settle(const CpabMotion<V, n>& motion, V (&g)[n + 1]) {
   V excess = g[0] - constant<V>(1), largest = g[0], share = constant<V>(1);
@@ -412,7 +412,7 @@ STN_HD CpabStep<V, n> step(const CpabMotion<V, n>& motion, const V (&g)[n + 1], 
     // The face is met exactly, and no rounding leaves a point behind another.
     result.g[j] = select(result.leaves[j], zero, maximum(zero, along(g[j], a, derivatives, j)));
   }
-  settle(motion, result.g);
+  if (any((extent > constant<V>(1.5)) | (motion.limit < constant<V>(0.2)))) settle(motion, result.g);
   return result;
 }
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from stn_kernels import Tessellation, data
+from stn_kernels import Linearized, Tessellation, data
 from stn_kernels.op_cases import Inputs, Sample, smooth_homography, smooth_points
 from stn_kernels.reference.affine import affine_grid as reference_grid
 from stn_kernels.reference.cpab import lattice_points
+from stn_kernels.reference.linearized import Options, drawn_offsets
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Case:
     compiled: bool = False  # whether torch.compile takes part: compiling costs far more time than measuring
     noise: bool = False  # random images instead of photographs
     cells: tuple[int, ...] = ()  # of a CPAB transformation: the shape of its tessellation
+    linearized: int = 0  # samples a point of linearized multi-sampling, at given offsets; 0: bilinear
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -42,6 +44,15 @@ class Case:
     def smooth(self) -> bool:
         """Whether theta's gradient exists: a given matrix may put points on lattice lines, where it jumps."""
         return self.theta is None
+
+    def mode(self, device: str = "cpu"):
+        """The sampling mode; offsets are as the default draws them."""
+        if not self.linearized:
+            return "bilinear"
+        options = Options(self.linearized, 0.5, True, False, "uniform", 0.0, False)
+        others = drawn_offsets(torch.tensor(0), options, self.shape[2:], self.size, self.shape[0], torch.float32)
+        offsets = torch.cat([torch.zeros_like(others[:, :1]), others], 1)
+        return Linearized(self.linearized, offsets=offsets.reshape(*offsets.shape[:2], *self.size, 2).to(device))
 
     def inputs(self, device: str = "cpu") -> Inputs:
         batch = self.shape[0]
@@ -65,6 +76,7 @@ class Case:
                 image = image.contiguous(memory_format=torch.channels_last)
             if self.op == "affine_sample":
                 tensors, options["size"] = {"input": image, "theta": theta}, self.size
+                options["mode"] = self.mode()
             else:
                 tensors = {"input": image, "grid": reference_grid(theta, self.size, False)}
         return Inputs(tensors, options).to(device=device)
@@ -179,6 +191,16 @@ def all_cases(ops=None, quick: bool = False) -> list[Case]:
     cases += [
         Case("affine_sample", f"16x3x128x128 {name}", "matrices", (16, 3, 128, 128), theta=m)
         for name, m in MATRICES.items()
+    ]
+    cases += [
+        Case(
+            "affine_sample", f"{label(shape)} linearized K={count}", "linearized", shape, linearized=count, quick=quick
+        )
+        for shape, count, quick in (
+            ((16, 3, 64, 64), 8, True),
+            ((16, 3, 64, 64), 16, False),
+            ((64, 1, 28, 28), 8, False),
+        )
     ]
     sizes = (((16, 3, 128, 128), (44, 40)), ((16, 3, 48, 40), (128, 128)))
     cases += [Case("affine_sample", label(*pair), "matrices", *pair) for pair in sizes]

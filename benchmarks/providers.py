@@ -111,6 +111,20 @@ def libcpab(case: Case) -> Callable | None:
     return _cpab(case, transform)
 
 
+def _linearized(input, grid, offsets):
+    """Linearized multi-sampling as it was published: K copies of the image and batched matrices."""
+    batch, samples = offsets.shape[:2]
+    grids = (grid.unsqueeze(1) + offsets).detach().flatten(0, 1)
+    values = F.grid_sample(input.repeat_interleave(samples, 0), grids, align_corners=False)
+    values = values.unflatten(0, (batch, samples)).permute(0, 3, 4, 1, 2)  # (B, Ho, Wo, K, C)
+    rows = offsets[:, 1:].permute(0, 2, 3, 1, 4)
+    inside = (rows.abs() <= 1).all(-1, keepdim=True)
+    rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1) * inside
+    planes = torch.linalg.inv(rows.mT @ rows) @ rows.mT @ (values[..., 1:, :] - values[..., :1, :])
+    moved = torch.cat([grid - grid.detach(), torch.ones_like(grid[..., :1])], -1)
+    return (values[..., :1, :] + moved.unsqueeze(-2) @ planes.detach()).squeeze(-2).permute(0, 3, 1, 2)
+
+
 def eager(case: Case) -> Callable:
     if case.cells:
         return _cpab(case, functools.partial(_cpab_transform, tessellation=case.tessellation))
@@ -120,6 +134,9 @@ def eager(case: Case) -> Callable:
         if case.op.endswith("_grid"):
             return lambda **parameters: grid(*parameters.values())
         return lambda input, **parameters: _grid_sample(input, grid(*parameters.values()))
+    if case.linearized:
+        offsets_on = functools.cache(lambda device: case.mode(device).offsets)  # made before the measurement
+        return lambda input, theta: _linearized(input, _affine_grid(theta, case.size), offsets_on(input.device))
     if case.op == "affine_sample":
         return lambda input, theta: _grid_sample(input, _affine_grid(theta, case.size))
     if case.op == "grid_sample":
@@ -151,7 +168,7 @@ def kornia(case: Case) -> Callable | None:
 
     The conversion is part of the call, as it is for a user who has theta.
     """
-    if case.samples is not None or not importlib.util.find_spec("kornia"):
+    if case.samples is not None or case.linearized or not importlib.util.find_spec("kornia"):
         return None
     from kornia.geometry import transform
 
@@ -210,6 +227,8 @@ def ours(backend: str) -> Provider:
     def make(case):
         options = {} if case.op in ("grid_sample", "cpab_transform", "cpab_jacobian") else {"size": case.size}
         options |= {"tessellation": case.tessellation} if case.cells else {}
+        if case.linearized:
+            options["mode"] = case.mode("cuda" if backend in ("cuda", "triton") else "cpu")
         return functools.partial(getattr(stn_kernels, case.op), **options, backend=backend)
 
     return Provider(f"stn_kernels {backend}", make)

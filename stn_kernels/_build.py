@@ -21,7 +21,13 @@ PACKAGE_LIBRARIES = PACKAGE / "_lib"
 SOURCES = next((p for p in (PACKAGE.parent / "csrc", PACKAGE / "csrc") if p.is_dir()), PACKAGE / "csrc")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: one binary serves every later torch
 CPU_LEVELS = ("v2", "v3", "v4") if platform.machine() in ("x86_64", "AMD64") else ("generic",)
-LEVEL_SOURCES = ("cpab.cpp", "cpab_sample.cpp", "kernels.cpp", "samplers.cpp")  # compiled once an instruction set
+LEVEL_SOURCES = (  # compiled once an instruction set
+    "cpab.cpp",
+    "cpab_sample.cpp",
+    "kernels.cpp",
+    "linearized.cpp",
+    "samplers.cpp",
+)
 DEFAULT_CUDA_ARCHS = ("80", "90", "100")
 
 

@@ -33,7 +33,7 @@ NAMESPACES = {
 # What the kernels of a backend sample: (mode, dimensions of the image), where None is the coordinates alone. For the
 # rest a backend asked for by name raises, and the automatic choice takes the next one, in the end the reference.
 SAMPLERS = {
-    "cpu": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
+    "cpu": {(mode, n) for mode in (*MODES, "linearized", None) for n in (1, 2, 3)},
     "cuda": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
     "triton": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
 }

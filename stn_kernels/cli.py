@@ -178,18 +178,42 @@ def bench(ops, backends, quick, threads, device, out, json_file):
 
 
 @main.command()
-@click.argument("family", type=click.Choice(["affine", "cpab"]), default="affine")
+@click.argument("name", type=click.Choice(["affine", "cpab", "linearized"]), default="affine")
 @click.option("--out", type=click.Path(dir_okay=False), default="stn-kernels-demo.png", show_default=True)
 @backend_option
-def demo(family, out, backends):
-    """Warp a photograph, with "cpab" a time series too, with several transformations; save them side by side."""
+@json_option
+def demo(name, out, backends, json_file):
+    """Photographs, with "cpab" a time series too, under several transformations; or aligned by "linearized" sampling.
+
+    The first two save a picture of them side by side; the last one saves how far its gradients reach, and --json.
+    """
     from .demo import contact_sheet
 
+    backend = backends[0] if backends else None
     try:
-        path = contact_sheet(out, backends[0] if backends else None, family)
+        path = _linearized(out, backend, json_file) if name == "linearized" else contact_sheet(out, backend, name)
     except (ImportError, RuntimeError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"wrote {path}")
+
+
+def _linearized(out, backend, json_file):
+    from dataclasses import asdict
+
+    from . import demo_linearized as demonstration
+
+    names = demonstration.SAMPLERS
+    with _progress() as progress:
+        task = progress.add_task("", total=len(demonstration.FACTORS) * len(demonstration.OFFSETS) * len(names))
+        rows = demonstration.study(backend, lambda text: progress.update(task, advance=1, description=text))
+    table = _table("starts from which a photograph is aligned again", "resolution", "offset", *names)
+    cells = {(r.factor, r.offset, r.sampler): f"{100 * r.success:.0f} %" for r in rows}
+    for factor in demonstration.FACTORS:
+        for offset in demonstration.OFFSETS:
+            table.add_row(f"1/{factor}", f"{offset}", *(cells[factor, offset, name] for name in names))
+    _print(table)
+    _write_json(json_file, [asdict(r) for r in rows])
+    return demonstration.plot(rows, out, backend)
 
 
 @main.command()

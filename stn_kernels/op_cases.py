@@ -393,6 +393,7 @@ LINEARIZED_CASES = {
         function=function,
         draw=linearized_inputs(OP_CASES[function].draw, given),
         sampler=("linearized", 2),
+        dimensions=(1, 2, 3),
         surrogates=(next(k for k in OP_CASES[function].quantities if k != "input"),),
     )
     for name, function, given in (

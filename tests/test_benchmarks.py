@@ -65,6 +65,7 @@ def test_right_kernels_get_numbers(rows):
         SMALL,
         cases.Case("affine_sample", "matrix", "matrices", (2, 1, 12, 14), (9, 8), theta=cases.rotation(30)),
         cases.Case("affine_sample", "samples", "samples", (2, 2, 9, 8), samples=3),
+        cases.Case("affine_sample", "linearized", "linearized", (2, 3, 12, 14), (9, 8), linearized=8),
         cases.Case("affine_sample", "bfloat16", "dtype", (2, 3, 9, 8), dtype=torch.bfloat16),
         cases.Case("grid_sample", "small", "papers", (2, 3, 12, 14)),
         cases.Case("grid_sample", "samples", "samples", (2, 2, 9, 8), samples=3),

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from stn_kernels import _build
+from stn_kernels import _build, demo_linearized
 from stn_kernels.cli import main
 
 
@@ -82,6 +82,19 @@ def test_demo_writes_a_picture(tmp_path, family):
     assert done.exit_code == 0, done.output
     assert str(tmp_path / "sheet.png") in done.output
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_of_linearized_sampling(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_linearized, "STEPS", 3)
+    monkeypatch.setattr(demo_linearized, "FACTORS", (16,))
+    monkeypatch.setattr(demo_linearized, "OFFSETS", (0.01,))
+    out, numbers = tmp_path / "alignment.png", tmp_path / "alignment.json"
+    done = invoke("demo", "linearized", "--out", str(out), "--json", str(numbers))
+    assert done.exit_code == 0, done.output
+    assert out.read_bytes().startswith(b"\x89PNG")
+    rows = json.loads(numbers.read_text())
+    assert [row["sampler"] for row in rows] == list(demo_linearized.SAMPLERS)
+    assert all(row["success"] == 1 for row in rows)  # it starts within half an output pixel
 
 
 def test_build_prints_configuration_and_lines(monkeypatch):

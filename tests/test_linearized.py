@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy import stats
 
 import stn_kernels
+from benchmarks import harness
 from stn_kernels import Linearized, Tessellation, _library
 from stn_kernels.op_cases import DTYPES, LAYOUTS, LINEARIZED_CASES, OP_CASES, Inputs, Sample, image, spanning_offsets
 from stn_kernels.reference import linearized as reference
@@ -40,6 +41,7 @@ def published(input, grid, offsets, fixed_bias, padding, align):
     return values[..., 0, :].permute(0, 3, 1, 2) + (moved.unsqueeze(-2) @ slope).squeeze(-2).permute(0, 3, 1, 2)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("fixed_bias", FLAGS)
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -84,6 +86,7 @@ def matching(units, rounds=8):
     return len(units) * np.exp(f[:, None] + g - cost)[:, np.flatnonzero((places == 0).all(1))[0]]
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("weighting", ["uniform", "distance", "entropic"])
 @pytest.mark.parametrize("ridge", [0.0, 0.7])
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -123,6 +126,7 @@ def test_equals_the_weighted_normal_equations(backend, n, ridge, weighting):
         assert_close(gradient.cpu()[(0, *place)], expected, "coords")
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", LINEARIZED_CASES)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -136,6 +140,7 @@ def test_like_reference(backend, name, dtype, padding):
         assert_like_reference(backend, case, case.draw(sample), layout)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", LINEARIZED_CASES)
 def test_large(backend, name, layout):
@@ -162,6 +167,7 @@ def transformed(samples, generator):
     }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("given", FLAGS)
 @pytest.mark.parametrize("samples", [None, 3])
 @pytest.mark.parametrize("transform", ["affine", "homography", "tps", "cpab"])
@@ -317,6 +323,7 @@ SINGULAR = {
 
 
 class TestRules:
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("weighting", ["uniform", "distance", "entropic"])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("name", SINGULAR)
@@ -356,6 +363,7 @@ class TestRules:
         assert_close(value, bilinear)
         assert_close(gradient, slope.expand_as(gradient), "coords")
 
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_bad_coordinates(self, backend, padding, dtype):
@@ -402,6 +410,7 @@ def test_through_samples_the_gradient_of_the_image_is_that_of_the_value(backend,
     assert_close(centre, torch.autograd.grad(plain, (picture,), cotangent)[0], "image")
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", LINEARIZED_CASES)
 def test_second_gradients(backend, name, padding):
@@ -485,6 +494,23 @@ def test_deterministic_runs_are_equal(backend):
     with deterministic():
         runs = [backend.call(case, inputs.to(device=backend.device).requires_grad()) for _ in range(2)]
         assert torch.equal(*runs)
+
+
+def test_memory_does_not_depend_on_the_number_of_samples(backend):
+    if backend.name != "cpu":
+        return
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    theta = (torch.eye(2, 3).expand(2, 2, 3) + 0.1 * torch.randn(2, 2, 3)).requires_grad_()
+
+    def peak(mode):
+        def call():
+            value = backend.op("affine_sample")(images, theta, (32, 32), mode)
+            return torch.autograd.grad(value, (images, theta), torch.ones_like(value))
+
+        return harness.peak_bytes(call, "cpu")
+
+    few, many = (peak(Linearized(samples, seed=0)) for samples in (4, 64))
+    assert many == few <= peak("bilinear") + 1024  # and the seed
 
 
 OFFSETS = torch.zeros(2, 8, 4, 5, 2)

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "common/portable.h"
+#include "common/linearized.h"
 
 namespace stn {
 
@@ -23,6 +23,7 @@ struct Problem {
   int dimensions = 2;  // 1: (W), 2: (H, W), 3: (D, H, W); the extents of the others are 1
   int64_t depth = 1, out_depth = 1;
   Mode mode = Mode::bilinear;
+  MultiSampling multi{};  // of Mode::linearized
   Padding padding;
   bool align_corners;
   bool channels_last;  // how images, outputs and gradients are stored, all alike
@@ -77,9 +78,12 @@ struct Kernels {
   const char* level;
   Work (*forward)(const Problem&);
   Work (*grad_input)(const Problem&);
-  Work (*grad_parameters)(const Problem&);     // sums or grad_grid
-  Work (*grid)(const Problem&);                // parameters -> grid
-  Work (*grid_sums)(const Problem&);           // grad_grid -> sums
+  Work (*grad_parameters)(const Problem&);  // sums or grad_grid
+  Work (*grid)(const Problem&);             // parameters -> grid
+  Work (*grid_sums)(const Problem&);        // grad_grid -> sums
+  Work (*multi_forward)(const Problem&);    // of Mode::linearized: linearized.cpp
+  Work (*multi_grad_input)(const Problem&);
+  Work (*multi_grad_parameters)(const Problem&);
   Work (*second_grad_output)(const Problem&);  // samplers.h
   Work (*second_grad_input)(const Problem&);
   Work (*second_grad_grid)(const Problem&);

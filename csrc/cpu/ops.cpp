@@ -2,6 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -104,8 +106,10 @@ void sum_parameters(Problem& p, const stn::Work& work, int64_t points, Tensor& r
   }
 }
 
-Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options) {
+Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options,
+               const stn::MultiSampling& multi = {}) {
   Problem p = problem(input, parameters, out_size, options);
+  p.multi = multi;
   Shape size{p.batch};
   if (parameters.has_samples(p.dimensions)) size.push_back(p.samples);
   size.push_back(p.channels);
@@ -113,37 +117,46 @@ Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& o
   Tensor output = empty_images(input, size, p.channels_last, out_size.size());
   if (output.numel() == 0) return output;
   p.input = images<const void*>(input, p.dimensions), p.output = images<void*>(output, p.dimensions);
-  execute(p, stn::kernels().forward(p), output.numel());
+  const auto& kernels = stn::kernels();
+  execute(p, p.mode == stn::Mode::linearized ? kernels.multi_forward(p) : kernels.forward(p), output.numel());
   return output;
 }
 
 // The gradients; that of the parameters in `dtype`, the user's.
 std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Parameters& parameters,
-                                    ScalarType dtype, const Options& options, bool need_input, bool need_parameters) {
+                                    ScalarType dtype, const Options& options, bool need_input, bool need_parameters,
+                                    const stn::MultiSampling& multi = {}) {
   const int n = int(input.dim()) - 2;
   const bool channels_last = is_channels_last(input);
   const Tensor grad = with_layout(grad_output, channels_last, n);
   Problem p = problem(input, parameters, Shape(grad.sizes().end() - n, grad.sizes().end()), options);
   p.input = images<const void*>(input, n), p.grad_output = images<const void*>(grad, n);
-  const bool empty_call = grad.numel() == 0;
+  p.multi = multi;
+  const bool empty_call = grad.numel() == 0, linearized = p.mode == stn::Mode::linearized;
+  const auto& kernels = stn::kernels();
 
   Tensor grad_input = need_input ? empty_images(input, shape_of(input), channels_last, size_t(n)) : empty(input, {0});
   if (need_input && empty_call) {
     torch::stable::zero_(grad_input);
   } else if (need_input) {
     p.grad_input = images<void*>(grad_input, n);
-    execute(p, stn::kernels().grad_input(p), std::max(grad_input.numel(), grad.numel()));
+    if (linearized && !multi.through_samples) p.mode = stn::Mode::bilinear;  // the centre's
+    const bool several = p.mode == stn::Mode::linearized;
+    execute(p, several ? kernels.multi_grad_input(p) : kernels.grad_input(p),
+            std::max(grad_input.numel(), grad.numel()));
+    if (linearized) p.mode = stn::Mode::linearized;
   }
 
+  const auto grad_parameters_work = linearized ? kernels.multi_grad_parameters : kernels.grad_parameters;
   const Tensor& values = parameters.values;
   Tensor grad_parameters = empty(values, need_parameters ? shape_of(values) : Shape{0});
   if (need_parameters && (empty_call || p.mode == stn::Mode::nearest)) {  // nearest is a step function of coordinates
     torch::stable::zero_(grad_parameters);
   } else if (need_parameters && p.transform == stn::Transform::grid) {
     p.grad_grid = grad_parameters.mutable_data_ptr();
-    execute(p, stn::kernels().grad_parameters(p), grad.numel());
+    execute(p, grad_parameters_work(p), grad.numel());
   } else if (need_parameters) {
-    sum_parameters(p, stn::kernels().grad_parameters(p), grad.numel(), grad_parameters);
+    sum_parameters(p, grad_parameters_work(p), grad.numel(), grad_parameters);
   }
   return {grad_input, dtype == values.scalar_type() ? grad_parameters : torch::stable::to(grad_parameters, dtype)};
 }
@@ -320,6 +333,72 @@ Tensor tps_grid_backward(const Tensor& grad_output, const Tensor& coefficients, 
                           empty(grad_output, shape_of(coefficients)), align_corners);
 }
 
+// The call of a linearized operator: its transform by the codes of ops/linearized.py.
+struct Linearized {
+  Tensor input, parameters;
+  std::optional<Tensor> control_points, seed, offsets;
+  int64_t transform;
+  Shape size;
+  int64_t padding;
+  bool align_corners;
+  int64_t samples;
+  double noise;
+  bool push_away, fixed_bias;
+  int64_t weighting;
+  double ridge;
+  bool through_samples;
+
+  Parameters checked_parameters() const {
+    const auto kind = static_cast<stn::Transform>(transform);
+    return kind == stn::Transform::tps ? tps_parameters(parameters, *control_points) : parameters_of(kind, parameters);
+  }
+  Options options() const { return {int64_t(stn::Mode::linearized), padding, align_corners}; }
+  Options centre_options() const { return {int64_t(stn::Mode::bilinear), padding, align_corners}; }
+  // keep: what the result points to.
+  stn::MultiSampling sampling(Tensor& keep) const {
+    stn::MultiSampling m;
+    m.samples = samples, m.ridge = ridge;
+    m.weighting = static_cast<stn::Weighting>(weighting), m.through_samples = through_samples && !fixed_bias;
+    const size_t n = size.size();
+    for (size_t a = 0; a < n; ++a) {
+      const double push = push_away ? 2.0 / double(input.size(int64_t(n + 1 - a))) : 0.0;
+      m.spread[a] = std::hypot(noise / double(size[n - 1 - a]), push);
+    }
+    if (offsets) {
+      keep = stn::float_parameters(*offsets);
+      m.offsets = keep.const_data_ptr(), m.double_offsets = keep.scalar_type() == ScalarType::Double;
+    } else {
+      m.seed = uint64_t(*static_cast<const int64_t*>(seed->const_data_ptr()));
+    }
+    return m;
+  }
+};
+
+Tensor linearized_sample(const Tensor& input, const Tensor& parameters, std::optional<Tensor> control_points,
+                         std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform, Shape size,
+                         int64_t padding, bool align_corners, int64_t samples, double noise, bool push_away,
+                         bool fixed_bias, int64_t weighting, double ridge, bool through_samples) {
+  const Linearized call{input,      parameters, control_points, seed,           offsets, transform,
+                        size,       padding,    align_corners,  samples,        noise,   push_away,
+                        fixed_bias, weighting,  ridge,          through_samples};
+  Tensor keep;
+  if (fixed_bias) return forward(input, call.checked_parameters(), size, call.centre_options());
+  return forward(input, call.checked_parameters(), size, call.options(), call.sampling(keep));
+}
+
+std::tuple<Tensor, Tensor> linearized_sample_backward(
+    const Tensor& grad_output, const Tensor& input, const Tensor& parameters, std::optional<Tensor> control_points,
+    std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform, Shape size, int64_t padding,
+    bool align_corners, int64_t samples, double noise, bool push_away, bool fixed_bias, int64_t weighting, double ridge,
+    bool through_samples, bool need_input, bool need_parameters, bool) {
+  const Linearized call{input,      parameters, control_points, seed,           offsets, transform,
+                        size,       padding,    align_corners,  samples,        noise,   push_away,
+                        fixed_bias, weighting,  ridge,          through_samples};
+  Tensor keep;
+  return backward(grad_output, input, call.checked_parameters(), parameters.scalar_type(), call.options(), need_input,
+                  need_parameters, call.sampling(keep));
+}
+
 int64_t cpu_level() {  // the x86-64 microarchitecture level in use; 0 where there is only one
   const char* level = stn::kernels().level;
   return level[0] == 'v' ? level[1] - '0' : 0;
@@ -346,5 +425,7 @@ STABLE_TORCH_LIBRARY_IMPL(stn_kernels, CPU, m) {
   m.impl("_tps_grid_backward", TORCH_BOX(&tps_grid_backward));
   m.impl("grid_sample", TORCH_BOX(&grid_sample));
   m.impl("_grid_sample_backward", TORCH_BOX(&grid_sample_backward));
+  m.impl("_linearized_sample", TORCH_BOX(&linearized_sample));
+  m.impl("_linearized_sample_backward", TORCH_BOX(&linearized_sample_backward));
   m.impl("_grid_sample_double_backward", TORCH_BOX(&grid_sample_double_backward));
 }

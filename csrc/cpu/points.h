@@ -158,10 +158,9 @@ void split_axis(const double* x, int64_t count, int size, bool align_corners, In
   }
 }
 
-template <class T>
-void locate_in_double(const Item& item, int64_t row, int64_t u0, int64_t count, Points<T>& points) {
+// Source pixels, before padding, of the points [u0, u0 + count) of a row; the last one repeats up to a multiple of 16.
+STN_INLINE void source_points(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
   const Problem& p = item.p;
-  double x[3][kRun];
   if (p.transform == Transform::affine) {
     with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { source_affine<n>(item, row, u0, count, x); });
   } else if (p.transform == Transform::homography) {
@@ -171,15 +170,26 @@ void locate_in_double(const Item& item, int64_t row, int64_t u0, int64_t count, 
   } else {
     p.double_parameters ? source_grid<double>(item, row, u0, count, x) : source_grid<float>(item, row, u0, count, x);
   }
-  const auto split = with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA {
-    if (p.padding == Padding::zeros) return split_axis<kMode, Padding::zeros, T>;
-    return p.padding == Padding::border ? split_axis<kMode, Padding::border, T>
-                                        : split_axis<kMode, Padding::reflection, T>;
-  });
-  const int64_t whole = (count + 15) / 16 * 16;
   for (int a = 0; a < p.dimensions; ++a) {
-    for (int64_t i = count; i < whole; ++i) x[a][i] = x[a][count - 1];
-    split(x[a], whole, int(p.extent(a)), p.align_corners, points.index[a], points.fraction[a], points.slope[a]);
+    for (int64_t i = count; i < (count + 15) / 16 * 16; ++i) x[a][i] = x[a][count - 1];
+  }
+}
+
+template <Mode kMode, class T>
+STN_INLINE auto splitter(Padding padding) {
+  if (padding == Padding::zeros) return split_axis<kMode, Padding::zeros, T>;
+  return padding == Padding::border ? split_axis<kMode, Padding::border, T> : split_axis<kMode, Padding::reflection, T>;
+}
+
+template <class T>
+void locate_in_double(const Item& item, int64_t row, int64_t u0, int64_t count, Points<T>& points) {
+  const Problem& p = item.p;
+  double x[3][kRun];
+  source_points(item, row, u0, count, x);
+  const auto split = with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA { return splitter<kMode, T>(p.padding); });
+  for (int a = 0; a < p.dimensions; ++a) {
+    split(x[a], (count + 15) / 16 * 16, int(p.extent(a)), p.align_corners, points.index[a], points.fraction[a],
+          points.slope[a]);
   }
 }
 

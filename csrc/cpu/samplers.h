@@ -8,6 +8,10 @@ Work sampler_forward(const Problem&);
 Work sampler_grad_input(const Problem&);
 Work sampler_grad_parameters(const Problem&);
 void add_grad_input(const Problem&, int64_t first, int64_t last);
+// Linearized multi-sampling. The input's gradient through all samples: that of the centre is the bilinear one's.
+Work multi_forward(const Problem&);
+Work multi_grad_input(const Problem&);
+Work multi_grad_parameters(const Problem&);
 // The second backward at a grid, bilinear or nearest: the gradients to grad_output (into p.output), input and grid.
 Work second_grad_output(const Problem&);
 Work second_grad_input(const Problem&);

@@ -22,7 +22,7 @@ struct Lines {
   STN_INLINE int64_t tasks(const Problem& p) const { return p.items() * row_blocks(count); }
 };
 
-// Places points and lists their taps.
+// Places points and lists their taps. Another sampler (linearized.h) has the same interface.
 template <class T>
 struct Sampler {
   using A = Compute<T>;
@@ -33,6 +33,8 @@ struct Sampler {
   BuildTaps<A> build;
   STN_INLINE Sampler(const Problem& problem, bool with_slopes)
       : p(problem), slopes(with_slopes), locate(point_locator<A>(problem)), build(builder<A>(problem)) {}
+
+  static STN_INLINE int64_t planes(const Problem& p) { return planes_at_once(p); }  // that a body takes at a time
 
   // Calls body(list, point, begin, end) with the taps of the points [point, point + N), of which [begin, end) are new:
   // all N but in rows of fewer, and at the end of a row, where they overlap those before.
@@ -102,12 +104,12 @@ struct Nothing {
 
 // Calls body(row, list, point, begin, end, channel, channels) for all points of tasks [begin, end), some channels after
 // others, and end_line(row, task, whether it is the task's last) after each line.
-template <class T, class Line, class Body>
+template <class S, class Line, class Body>
 STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const Window& window, bool slopes,
                             Line end_line, Body body) {
-  const Sampler<T> sampler(p, slopes);
+  const S sampler(p, slopes);
   const Lines lines(p);
-  const int64_t step = planes_at_once(p);
+  const int64_t step = S::planes(p);
   over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number);
     for (int64_t channel = 0; channel < p.channels; channel += step) {
@@ -129,7 +131,7 @@ void taps_forward(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
   const Window window(p, p.input);
-  over_points<T>(
+  over_points<Sampler<T>>(
       p, begin, end, window, false, Nothing{},
       [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel, int64_t channels)
           STN_LAMBDA {
@@ -204,22 +206,22 @@ STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int en
   }
 }
 
-template <class T>
+template <class T, class S>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   const Window window(p, p.input);
-  over_points<T>(p, begin, end, window, true, Nothing{},
-                 [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel,
-                     int64_t channels) STN_LAMBDA {
-                   typename TapList<A>::V gradient[3];
-                   point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
-                   p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
-                                       : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
-                 });
+  over_points<S>(p, begin, end, window, true, Nothing{},
+                 [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
+                     STN_LAMBDA {
+                       typename TapList<A>::V gradient[3];
+                       point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
+                       p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
+                                           : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
+                     });
 }
 
 // Sums of a task: its n (n + 1) entries of dL/dtheta.
-template <class T>
+template <class T, class S>
 void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
@@ -249,30 +251,30 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       }
     }
   };
-  over_points<T>(p, begin, end, window, true, end_line,
-                 [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel,
-                     int64_t channels) STN_LAMBDA {
-                   if (list.outside) return;
-                   V gradient[3];
-                   point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
-                   const Wide at = lane + (double(u) - row.item.lattice[0].centre);
-                   const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
-                   for (int a = 0; a < n; ++a) {
-                     const Wide g = __builtin_convertvector(masked(gradient[a], fresh), Wide);
-                     sum[a] += g, moment[a] += g * at;
-                   }
-                 });
+  over_points<S>(p, begin, end, window, true, end_line,
+                 [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
+                     STN_LAMBDA {
+                       if (list.outside) return;
+                       V gradient[3];
+                       point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
+                       const Wide at = lane + (double(u) - row.item.lattice[0].centre);
+                       const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
+                       for (int a = 0; a < n; ++a) {
+                         const Wide g = __builtin_convertvector(masked(gradient[a], fresh), Wide);
+                         sum[a] += g, moment[a] += g * at;
+                       }
+                     });
 }
 
 // The same of a transform in two dimensions that is neither affine nor a grid.
-template <class T, class Sums>
+template <class T, class S, class Sums>
 void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
   const Window window(p, p.input);
-  const Sampler<T> sampler(p, true);
+  const S sampler(p, true);
   const Lines lines(p);
-  const int64_t step = planes_at_once(p);
+  const int64_t step = S::planes(p);
   over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number);
     const Source source(p, number);
@@ -283,7 +285,7 @@ void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
         const Row row(item, line / lines.per_row);
         const int64_t u = line % lines.per_row * Lines::kLine;
         sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.out_width), window,
-                     [&](const TapList<A>& list, int64_t point, int from, int to) STN_LAMBDA {
+                     [&](const auto& list, int64_t point, int from, int to) STN_LAMBDA {
                        if (list.outside) return;
                        typename TapList<A>::V gradient[3];
                        point_gradient<T>(row, list, window, point, to, channel, channels, gradient);
@@ -311,73 +313,97 @@ struct Bands {
   }
 };
 
-// Adds what the outputs of image b give to slices [window.first, window.last): `sums` starts with the first of them, in
-// planes or in pixels of the compute type. weights(row, list, u, from, to) gives the taps' weights.
-template <class T, class Weights>
-STN_INLINE void scatter_image(const Problem& p, int64_t b, int64_t channel, int64_t channels, const Window& window,
-                              Compute<T>* sums, int64_t plane_stride, bool slopes, Weights weights) {
+// What outputs add to: planes, or pixels, of the compute type.
+template <class A>
+struct Target {
+  A* origin;
+  int64_t plane_stride, channels;
+};
+
+// Adds the cotangents `grad` of points [begin, end) of a list, times weights.
+template <class T>
+STN_INLINE void scatter_list(const Problem& p, const TapList<Compute<T>>& list,
+                             const typename TapList<Compute<T>>::V* weight, const T* grad,
+                             const Target<Compute<T>>& target, int begin, int end) {
   using A = Compute<T>;
-  constexpr int N = TapList<A>::N;
-  const Sampler<T> sampler(p, slopes);
-  A* origin = sums - window.first * window.stride[p.dimensions - 1];
+  if (!lanes_are_points(p)) {
+    for (int i = begin; i < end; ++i) {
+      const PointTaps<A> taps(list, weight, i);
+      channels_scatter<T>(taps, grad + i * p.grad_output.column, target.origin, target.channels);
+    }
+    return;
+  }
+  A* plane = target.origin;
+  for (int64_t k = 0; k < target.channels; ++k, grad += p.grad_output.channel, plane += target.plane_stride) {
+    const auto g = load_points_of<TapList<A>::N>(grad, p.grad_output.column, end);
+    scatter_plane<A>(list, plane, g, weight, begin, end);
+  }
+}
+
+// Calls scatter(row, list, u, from, to, grad, target) for what the outputs of image b give to the slices
+// [window.first, window.last), with which `target` starts.
+template <class T, class S, class Scatter>
+STN_INLINE void scatter_image(const S& sampler, const Problem& p, int64_t b, int64_t channel, const Window& window,
+                              Target<Compute<T>> target, Scatter scatter) {
+  target.origin -= window.first * window.stride[p.dimensions - 1];
   for (int64_t number = b * p.samples; number < (b + 1) * p.samples; ++number) {
     const Item item(p, number);
     for (int64_t r = 0; r < p.out_depth * p.out_height; ++r) {
       const Row row(item, r);
-      sampler.over(
-          item, r, 0, p.out_width, window, [&](const TapList<A>& list, int64_t u, int from, int to) STN_LAMBDA {
-            if (list.outside) return;
-            const auto* weight = weights(row, list, u, from, to);
-            const T* grad =
-                static_cast<const T*>(p.grad_output.data) + channel * p.grad_output.channel + row.at(p.grad_output, u);
-            if (!lanes_are_points(p)) {
-              for (int i = from; i < to; ++i) {
-                const PointTaps<A> taps(list, weight, i);
-                channels_scatter<T>(taps, grad + i * p.grad_output.column, origin, channels);
-              }
-              return;
-            }
-            A* plane = origin;
-            for (int64_t k = 0; k < channels; ++k, grad += p.grad_output.channel, plane += plane_stride) {
-              const auto g = load_points_of<N>(grad, p.grad_output.column, to);
-              scatter_plane<A>(list, plane, g, weight, from, to);
-            }
-          });
+      sampler.over(item, r, 0, p.out_width, window, [&](const auto& list, int64_t u, int from, int to) STN_LAMBDA {
+        if (list.outside) return;
+        const T* grad =
+            static_cast<const T*>(p.grad_output.data) + channel * p.grad_output.channel + row.at(p.grad_output, u);
+        scatter(row, list, u, from, to, grad, target);
+      });
     }
   }
 }
 
-template <class T, class Weights>
-STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool slopes, Weights weights) {
+template <class T, class S, class Scatter>
+STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool slopes, Scatter scatter) {
   using A = Compute<T>;
   const Bands bands(p);
+  const S sampler(p, slopes);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands.count, c = task / bands.count % bands.blocks * bands.block,
                   b = task / bands.count / bands.blocks, channels = minimum(bands.block, p.channels - c);
     Window window(p, p.grad_input);
     window.first = bands.slices * band / bands.count, window.last = bands.slices * (band + 1) / bands.count;
     const int64_t area = (window.last - window.first) * bands.area;
-    T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + c * p.grad_input.channel +
-                window.first * window.stride[p.dimensions - 1];
+    T* image = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + c * p.grad_input.channel +
+               window.first * window.stride[p.dimensions - 1];
     const int64_t planes = p.channels_last ? 1 : channels, size = p.channels_last ? area * channels : area;
+    const auto scatter_to = [&](A* origin, int64_t plane_stride) STN_LAMBDA {
+      const Target<A> target{origin, p.channels_last ? 1 : plane_stride, channels};
+      scatter_image<T>(sampler, p, b, c, window, target, scatter);
+    };
     if constexpr (sizeof(T) == sizeof(A)) {
-      const int64_t plane_stride = p.channels_last ? 1 : p.grad_input.channel;
       for (int64_t k = 0; k < planes; ++k)
-        __builtin_memset(target + k * p.grad_input.channel, 0, size_t(size) * sizeof(T));
-      scatter_image<T>(p, b, c, channels, window, target, plane_stride, slopes, weights);
+        __builtin_memset(image + k * p.grad_input.channel, 0, size_t(size) * sizeof(T));
+      scatter_to(image, p.grad_input.channel);
     } else {
       const Scratch<A> sums(area * channels);
-      scatter_image<T>(p, b, c, channels, window, sums.data, p.channels_last ? 1 : area, slopes, weights);
+      scatter_to(sums.data, area);
       for (int64_t k = 0; k < planes; ++k)
-        for (int64_t i = 0; i < size; ++i) store_one(target + k * p.grad_input.channel + i, sums.data[k * size + i]);
+        for (int64_t i = 0; i < size; ++i) store_one(image + k * p.grad_input.channel + i, sums.data[k * size + i]);
     }
   }
 }
 
 template <class T>
+struct ScatterTaps {
+  const Problem& p;
+  template <class List>
+  STN_INLINE void operator()(const Row&, const List& list, int64_t, int from, int to, const T* grad,
+                             const Target<Compute<T>>& target) const {
+    scatter_list<T>(p, list, list.weight, grad, target, from, to);
+  }
+};
+
+template <class T>
 void taps_grad_input(const Problem& p, int64_t begin, int64_t end) {
-  scatter_tasks<T>(p, begin, end, false,
-                   [](const Row&, const auto& list, int64_t, int, int) STN_LAMBDA { return list.weight; });
+  scatter_tasks<T, Sampler<T>>(p, begin, end, false, ScatterTaps<T>{p});
 }
 
 // Adds what the outputs of the only image give to slices [first, last) of grad_input, which is of the compute type.
@@ -385,12 +411,13 @@ template <class T>
 void taps_add_grad_input(const Problem& p, int64_t first, int64_t last) {
   Window window(p, p.grad_input);
   window.first = first, window.last = last;
+  const Sampler<T> sampler(p, false);
   const int64_t block = Bands(p).block, plane_stride = p.channels_last ? 1 : p.grad_input.channel;
   for (int64_t c = 0; c < p.channels; c += block) {
     auto* sums = static_cast<Compute<T>*>(p.grad_input.data) + c * p.grad_input.channel +
                  first * window.stride[p.dimensions - 1];
-    scatter_image<T>(p, 0, c, minimum(block, p.channels - c), window, sums, plane_stride, false,
-                     [](const Row&, const auto& list, int64_t, int, int) STN_LAMBDA { return list.weight; });
+    const Target<Compute<T>> target{sums, plane_stride, minimum(block, p.channels - c)};
+    scatter_image<T>(sampler, p, 0, c, window, target, ScatterTaps<T>{p});
   }
 }
 

@@ -58,39 +58,42 @@ void taps_second_output(const Problem& p, int64_t begin, int64_t end) {
   using V = typename TapList<A>::V;
   constexpr int N = TapList<A>::N;
   const Window window(p, p.input);
-  over_points<T>(p, begin, end, window, true, Nothing{},
-                 [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel,
-                     int64_t channels) STN_LAMBDA {
-                   V q[3], along[TapList<A>::kMost];
-                   load_directions<A>(row, u, count, q);
-                   directional_weights<A>(list, p.dimensions, q, along);
-                   const T* image = row.item.template input<T>() + channel * p.input.channel;
-                   const T* other = p.grad_grad_input ? static_cast<const T*>(p.grad_grad_input) +
-                                                            (image - static_cast<const T*>(p.input.data))
-                                                      : nullptr;
-                   T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
-                   with_reads(reads_of<T>(list, window, p.width), [&](auto reads) STN_LAMBDA {
-                     for (int64_t c = 0; c < channels; ++c, out += p.output.channel) {
-                       V value{};
-                       if (p.grad_grad_grid) value = weighted_sum<reads, T>(list, image + c * p.input.channel, along);
-                       if (other) value += weighted_sum<reads, T>(list, other + c * p.input.channel, list.weight);
-                       store_points_of<N>(out, p.output.column, value, count);
-                     }
-                   });
-                 });
+  over_points<Sampler<T>>(p, begin, end, window, true, Nothing{},
+                          [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel,
+                              int64_t channels) STN_LAMBDA {
+                            V q[3], along[TapList<A>::kMost];
+                            load_directions<A>(row, u, count, q);
+                            directional_weights<A>(list, p.dimensions, q, along);
+                            const T* image = row.item.template input<T>() + channel * p.input.channel;
+                            const T* other = p.grad_grad_input ? static_cast<const T*>(p.grad_grad_input) +
+                                                                     (image - static_cast<const T*>(p.input.data))
+                                                               : nullptr;
+                            T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
+                            with_reads(reads_of<T>(list, window, p.width), [&](auto reads) STN_LAMBDA {
+                              for (int64_t c = 0; c < channels; ++c, out += p.output.channel) {
+                                V value{};
+                                if (p.grad_grad_grid)
+                                  value = weighted_sum<reads, T>(list, image + c * p.input.channel, along);
+                                if (other)
+                                  value += weighted_sum<reads, T>(list, other + c * p.input.channel, list.weight);
+                                store_points_of<N>(out, p.output.column, value, count);
+                              }
+                            });
+                          });
 }
 
 template <class T>
 void taps_second_input(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   typename TapList<A>::V along[TapList<A>::kMost];
-  scatter_tasks<T>(p, begin, end, true,
-                   [&](const Row& row, const TapList<A>& list, int64_t u, int, int count) STN_LAMBDA {
-                     typename TapList<A>::V q[3];
-                     load_directions<A>(row, u, count, q);
-                     directional_weights<A>(list, p.dimensions, q, along);
-                     return along;
-                   });
+  scatter_tasks<T, Sampler<T>>(p, begin, end, true,
+                               [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, const T* grad,
+                                   const auto& target) STN_LAMBDA {
+                                 typename TapList<A>::V q[3];
+                                 load_directions<A>(row, u, to, q);
+                                 directional_weights<A>(list, p.dimensions, q, along);
+                                 scatter_list<T>(p, list, along, grad, target, from, to);
+                               });
 }
 
 template <class T>
@@ -98,7 +101,7 @@ void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
   const Window window(p, p.input);
-  over_points<T>(
+  over_points<Sampler<T>>(
       p, begin, end, window, true, Nothing{},
       [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
           STN_LAMBDA {

@@ -155,6 +155,16 @@ STN_INLINE void channels_sum(const PointTaps<Compute<T>>& taps, const T* image, 
   });
 }
 
+// The same added to sums, in the compute type.
+template <class T>
+STN_INLINE void channels_add(const PointTaps<Compute<T>>& taps, const T* image, Compute<T>* sums, int64_t channels) {
+  over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+    auto value = lanes.load(sums + c);
+    for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
+    lanes.store(sums + c, value);
+  });
+}
+
 // dots[t] of one point of a list.
 template <class T>
 STN_INLINE void channels_dots(const PointTaps<Compute<T>>& taps, const T* image, const T* grad, int64_t channels,

@@ -52,7 +52,7 @@ def normal_pair(first, second):
     square = f * f
     log = (f - square * 0.5) + (square * f) * _polynomial(f, LOG)
     log = (exponent - 24).to(torch.float32) * LOG2 + log
-    radius = (log * -2).sqrt()
+    radius = (log * -2).double().sqrt().float()  # rounded as IEEE wants it: torch's float32 one is not
     # An angle: a quarter turn by two bits of the word, and a part of one in (-1/2, 1/2).
     quarter = second >> 30
     part = ((second >> 6) & 0xFFFFFF).to(torch.float32) * 2**-24 + (2**-25 - 0.5)

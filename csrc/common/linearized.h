@@ -1,0 +1,139 @@
+// Linearized multi-sampling at one point: the weights of its samples and the plane through them, by the rules of
+// reference/linearized.py. T: a number or a vector of them, one a point; offsets are in pixels of the input.
+#pragma once
+#include <limits>
+
+#include "exponential.h"
+#include "portable.h"
+
+namespace stn {
+
+enum class Weighting : int { uniform = 0, distance = 1, entropic = 2 };  // the codes of reference.WEIGHTINGS
+
+// What a call samples with, besides the bilinear samples themselves.
+struct MultiSampling {
+  int64_t samples = 0;
+  Weighting weighting = Weighting::uniform;
+  bool through_samples = false;
+  double ridge = 0;
+  double spread[3];               // of drawn offsets, normalized, x first
+  uint64_t seed = 0;              // of the numbers drawn, if no offsets are given
+  const void* offsets = nullptr;  // (items, samples, *out, n) normalized
+  bool double_offsets = false;    // float64, else float32
+};
+
+// Eq. 5 of ESTN: the weight at a distance, where the neighbourhood reaches `half` pixels.
+template <class T>
+STN_HD T distance_weight(T distance, double half) {
+  const double reach = half * std::sqrt(half);
+  const T value = (constant<T>(1 + reach) - distance) * constant<T>(1 / reach);
+  return maximum(constant<T>(0), value);
+}
+
+constexpr int kSinkhornRounds = 8;
+template <int n>
+constexpr int kPlaces = n == 1   ? 3
+                        : n == 2 ? 9
+                                 : 27;  // the point, which is the first, and its neighbours
+
+// One sample's row of the kernel of the matching, up to a factor, from its offset in spreads.
+template <int n, class T>
+STN_HD void matching_kernel(const T (&units)[n], T counts, T* kernel) {
+  T factor[n][3];
+  for (int a = 0; a < n; ++a) {
+    const T bounded = minimum(maximum(constant<T>(-4), units[a]), constant<T>(4));
+    const T ahead = exp_of(bounded + bounded);
+    factor[a][0] = constant<T>(1);
+    factor[a][1] = constant<T>(0.36787944117144233) * ahead, factor[a][2] = constant<T>(0.36787944117144233) / ahead;
+  }
+  for (int j = 0; j < kPlaces<n>; ++j) {
+    T product = counts * factor[0][j % 3];
+    if constexpr (n > 1) product *= factor[1][j / 3 % 3];
+    if constexpr (n > 2) product *= factor[2][j / 9];
+    kernel[j] = product;
+  }
+}
+
+// weights[k] of `count` samples with kernels (count, places), of which those count whose row is not 0.
+template <int n, class T>
+STN_HD void matched_weights(const T* kernel, int64_t count, T* weights) {
+  constexpr int M = kPlaces<n>;
+  const T zero = constant<T>(0), one = constant<T>(1);
+  T of_places[M];
+  for (int j = 0; j < M; ++j) of_places[j] = one;
+  for (int round = 0; round < kSinkhornRounds; ++round) {
+    T mass[M];
+    for (int j = 0; j < M; ++j) mass[j] = zero;
+    for (int64_t k = 0; k < count; ++k) {
+      T sum = zero;
+      for (int j = 0; j < M; ++j) sum += kernel[k * M + j] * of_places[j];
+      const T of_sample = select(sum > zero, one / sum, zero);
+      for (int j = 0; j < M; ++j) mass[j] += kernel[k * M + j] * of_sample;
+      weights[k] = of_sample;
+    }
+    for (int j = 0; j < M; ++j) of_places[j] = select(mass[j] > zero, one / mass[j], zero);
+  }
+  T counted = zero;
+  for (int64_t k = 0; k < count; ++k) counted += select(weights[k] > zero, one, zero);
+  for (int64_t k = 0; k < count; ++k) weights[k] *= counted * kernel[k * M] * of_places[0];
+}
+
+// The least squares of one point: first the mean offset, then its factors, then each sample's coefficients.
+template <class T, int n>
+struct FittedPlane {
+  T total, mean[n];  // of the weights and the ridge; of the offsets
+  T solvable;        // 1 or 0: without a plane there is no slope and no bias
+  T inverse_total;
+  T lower[n][n], inverse_pivot[n];  // L D L^T of the offsets' covariance from their mean
+
+  // weighted: sum w d.
+  STN_HD FittedPlane(T weight, const T (&weighted)[n], double ridge) : total(weight + constant<T>(ridge)) {
+    const T zero = constant<T>(0), one = constant<T>(1);
+    solvable = select(total > zero, one, zero);
+    inverse_total = select(total > zero, one / total, zero);
+    for (int a = 0; a < n; ++a) mean[a] = weighted[a] * inverse_total;
+  }
+  // covariance: sum w (d - mean) (d - mean)^T, its lower half; moment: sum w d^2.
+  STN_HD void factor(T (&covariance)[n][n], const T (&moment)[n], double ridge) {
+    using E = std::remove_cvref_t<decltype(first_of(total))>;
+    const T zero = constant<T>(0), one = constant<T>(1), least = constant<T>(64 * std::numeric_limits<E>::epsilon());
+    T pivot[n];
+    for (int a = 0; a < n; ++a) {
+      for (int b = 0; b <= a; ++b) {
+        T rest = covariance[a][b] + constant<T>(ridge) * (mean[a] * mean[b] + (a == b ? one : zero));
+        for (int c = 0; c < b; ++c) rest -= lower[a][c] * lower[b][c] * pivot[c];
+        if (b < a) {
+          lower[a][b] = rest * inverse_pivot[b];
+        } else {
+          const auto above = rest > least * moment[a];
+          solvable = select(above, solvable, zero);
+          pivot[a] = select(above, rest, one), inverse_pivot[a] = one / pivot[a];
+        }
+      }
+    }
+    for (int a = 0; a < n; ++a) inverse_pivot[a] *= solvable;
+    inverse_total *= solvable;
+  }
+  STN_HD void coefficients(T weight, const T (&offset)[n], T (&slope)[n], T& bias) const {
+    for (int a = 0; a < n; ++a) {
+      slope[a] = weight * (offset[a] - mean[a]);
+      for (int c = 0; c < a; ++c) slope[a] -= lower[a][c] * slope[c];
+    }
+    bias = weight * inverse_total;
+    for (int a = n; a-- > 0;) {
+      slope[a] *= inverse_pivot[a];
+      for (int c = a + 1; c < n; ++c) slope[a] -= lower[c][a] * slope[c];
+      bias -= slope[a] * mean[a];
+    }
+  }
+
+ private:
+  static STN_HD auto first_of(T value) {
+    if constexpr (std::is_arithmetic_v<T>)
+      return value;
+    else
+      return value[0];
+  }
+};
+
+}  // namespace stn

@@ -28,7 +28,7 @@ struct CpabProblem {
   void* grad_points;        // (items, points, n), nullptr if not wanted
   double* sums;             // (tasks, vertices * n): each task's part of the gradient to velocities, or nullptr
   void* starts;             // what `locate` fills: `start_bytes` bytes, aligned to 64
-  int* unfinished;          // set to 1 by a path that hits the segment limit
+  int64_t* unfinished;      // counts the paths that hit the segment limit
   // If given, it gets the points instead of `output`; backwards it replaces them by their cotangents, which are then
   // pulled back instead of grad_output. Runs of an item come in order.
   void (*at_points)(const void* context, const CpabRun&);

@@ -79,10 +79,10 @@ struct Exact {
 
  private:
   void finish_lanes(V left, const Visit* visits, V (&y)[n]) {
-    __atomic_store_n(p.unfinished, 1, __ATOMIC_RELAXED);
     unfinished = visits, rest = left;
     for (int l = 0; l < N; ++l) {
       if (!(rest[l] > 0)) continue;
+      __atomic_fetch_add(p.unfinished, 1, __ATOMIC_RELAXED);
       double at[n];
       for (int d = 0; d < n; ++d) at[d] = double(y[d][l]);
       finish<n>(p.tables, velocities, double(rest[l]), at, rest_visits.data + l * kCpabRestSteps);

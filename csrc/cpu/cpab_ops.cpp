@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -29,7 +30,7 @@ const stn::CpabKernels& kernels() { return *stn::kernels().cpab; }
 struct Call {
   Tensor velocities, integers, reals, points, starts;
   CpabProblem p{};
-  int unfinished = 0;
+  int64_t unfinished = 0;
 
   Call(const Tensor& velocities_, const Tensor& integers_, const Tensor& reals_, const Shape& shape, int64_t steps)
       : velocities(dense(velocities_)),
@@ -69,12 +70,10 @@ struct Call {
       launch(kernels().locate(p), p.points, 1);
     }
     launch(kernel(p), p.items() * p.points, together);
-    warn();
-  }
-  void warn() const {
     if (unfinished) {
-      aoti_torch_warn("cpab_transform", __FILE__, __LINE__,
-                      "stn_kernels: a CPAB path has more than 1024 segments; its rest was taken in 50 fixed steps");
+      const std::string text = "stn_kernels: " + std::to_string(unfinished) +
+                               " CPAB paths have more than 1024 segments; their rest was taken in 50 fixed steps";
+      aoti_torch_warn("cpab_transform", __FILE__, __LINE__, text.c_str());
     }
   }
 
@@ -203,7 +202,6 @@ struct SampleCall : Call {
         work.run(own, i / bands * tasks, (i / bands + 1) * tasks);
       }
     });
-    warn();
   }
 
  private:

@@ -31,7 +31,7 @@ def cpab_transform(points, theta, tessellation, *, method="exact", steps=50, inv
         (B, P, n), or (B, S, P, n) if theta has a sample dimension; float64 if points or theta is, else float32.
         Differentiable in points and theta, twice (the second backward runs on the reference). The first gradient
         costs one sweep, whatever d is. A path of more than 1024 segments (theta in the hundreds) is finished in fixed
-        steps; the cpu backend warns.
+        steps; the cpu backend warns and counts them.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.

@@ -48,7 +48,7 @@ def is_slow(backend: str) -> bool:
 
 
 def samples(dtype: torch.dtype, padding: str, every: int = 1) -> list[Sample]:
-    """The inputs folded into one cell; of every n-th only, all layouts, flags and sample dimensions but no large one."""
+    """The inputs folded into one cell; of every n-th alone, all layouts, flags and sample dimensions, none large."""
     base = Sample(dtype=dtype, padding_mode=padding)
     flags = (False, True)
     chosen = [

@@ -62,7 +62,7 @@ class TestAffineSample(SamplingTests):
         image, theta = inputs.tensors.values()
         align = inputs.options["align_corners"]
         grid = F.affine_grid(theta, (*image.shape[:2], *inputs.options["size"]), align)
-        return F.grid_sample(image, grid, padding_mode=inputs.options["padding_mode"], align_corners=align)
+        return F.grid_sample(image, grid, inputs.options["mode"], inputs.options["padding_mode"], align)
 
     @pytest.mark.thinned(7)
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -11,7 +11,7 @@ import torch
 from scipy import linalg
 
 from stn_kernels import Tessellation, _library, cpab_jacobian, cpab_transform
-from stn_kernels.op_cases import OP_CASES, Sample, grad_output
+from stn_kernels.op_cases import OP_CASES, Inputs, Sample, grad_output
 
 from . import cpab_oracle
 from .tolerances import assert_like_reference
@@ -304,6 +304,25 @@ def test_huge_parameters_end_and_say_so():
     with pytest.warns(UserWarning, match=r"\d+ CPAB paths have more than 1024 segments"):
         grads = torch.autograd.grad(moved.sum(), (points, theta))
     assert all(t.isfinite().all() for t in (moved, *grads))
+
+
+def test_rest_after_the_limit_in_fixed_steps(backend, monkeypatch):
+    """Of Triton and the reference, whose limit can be lowered: the same steps, and so the same gradients."""
+    if backend.name != "triton" or backend.device == "cuda":
+        return
+    import triton.language as tl
+
+    from stn_kernels.reference import cpab as reference
+    from stn_kernels.triton import cpab
+
+    for name, number in (("SEGMENTS", 2), ("REST_STEPS", 4)):
+        monkeypatch.setattr(cpab, name, tl.constexpr(number))
+    for name, number in (("SEGMENT_LIMIT", 2), ("FIXED_STEPS", 4)):
+        monkeypatch.setattr(reference, name, number)
+    tessellation = Tessellation((2, 2))
+    theta = 6 * tessellation.sample(1, dtype=torch.float64)
+    inputs = Inputs({"points": torch.rand(5, 2, dtype=torch.float64), "theta": theta}, {"tessellation": tessellation})
+    assert_like_reference(backend, CASE, inputs)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -50,7 +50,7 @@ class TestHomographySample(SamplingTests):
         image, matrix = inputs.tensors.values()
         align = inputs.options["align_corners"]
         grid = composed_grid(matrix, inputs.options["size"], align)
-        return F.grid_sample(image, grid, padding_mode=inputs.options["padding_mode"], align_corners=align)
+        return F.grid_sample(image, grid, inputs.options["mode"], inputs.options["padding_mode"], align)
 
     def test_equals_kornia(self, backend):
         """warp_perspective takes the matrix from source to output pixels, and normalizes as align_corners=True does."""

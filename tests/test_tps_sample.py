@@ -30,7 +30,7 @@ class TestTpsSample(SamplingTests):
         image, points = inputs.tensors.values()
         align = inputs.options["align_corners"]
         grid = stn_kernels.tps_grid(points, inputs.options["size"], align, backend="reference")
-        return F.grid_sample(image, grid, padding_mode=inputs.options["padding_mode"], align_corners=align)
+        return F.grid_sample(image, grid, inputs.options["mode"], inputs.options["padding_mode"], align)
 
     def test_equals_kornia(self, backend):
         """Its warp, with our weights for its half as large functions; its get_tps_transform solves another system."""

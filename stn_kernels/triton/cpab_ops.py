@@ -70,35 +70,38 @@ def cpab_jacobian(points, velocities, integers, reals, shape, steps):
     jacobian = velocities.new_zeros((*lead, count, n, vertices, n))
     if jacobian.numel() == 0:
         return jacobian
-    own = points.unsqueeze(0).expand(images, -1, -1)
-    if points.dim() == 3:
-        own = points.repeat_interleave(images // points.shape[0], 0)
-    if steps:  # every point is an image
-        each = velocities.reshape(images, 1, vertices, n).expand(-1, count, -1, -1).reshape(-1, vertices, n)
-        starts = own.reshape(-1, 1, n)
-    for i in range(n):
-        unit = velocities.new_zeros(n)
-        unit[i] = 1
-        if steps:
-            grads = cpab_transform_backward(
-                unit.expand_as(starts), starts, each, integers, reals, shape, steps, False, True
-            )[1]
-        else:
-            fields = Fields(velocities, integers, reals, shape, velocities.dtype)
-            parts = min(triton.cdiv(count, BLOCK), max(1, PROGRAMS // images))
-            sums = velocities.new_zeros((images * count, fields.count, n, n + 1))
-            arguments = _arguments(points, fields, 0) | {
-                "grad_ptr": unit.expand(images, count, n).contiguous(),
-                "grad_points_ptr": None,
-                "sums_ptr": sums,
-                "parts": parts,
-                "PER_POINT": True,
-            }
-            arguments = _scratch(velocities, images * parts, n) | arguments
-            launch(cpab_backward, images * parts, arguments, options=LONG)
-            grads = fields.records_gradient(sums)
+    rows = _fixed_rows if steps else _exact_rows
+    for i, unit in enumerate(torch.eye(n, dtype=velocities.dtype, device=velocities.device)):
+        grads = rows(unit, points, velocities, (integers, reals, shape, steps), images)
         jacobian.select(-3, i).copy_(grads.reshape(*lead, count, vertices, n))
     return jacobian
+
+
+def _fixed_rows(unit, points, velocities, tables, images):
+    """The gradient of every point for one cotangent: every point is an image."""
+    shared = points.dim() == 2
+    own = points.expand(images, -1, -1) if shared else points.repeat_interleave(images // points.shape[0], 0)
+    starts = own.reshape(-1, 1, points.shape[-1])
+    each = velocities.reshape(images, 1, *velocities.shape[-2:]).expand(-1, points.shape[-2], -1, -1).flatten(0, 1)
+    return cpab_transform_backward(unit.expand_as(starts), starts, each, *tables, False, True)[1]
+
+
+def _exact_rows(unit, points, velocities, tables, images):
+    """The same from one launch, with sums of its own for every point."""
+    count, n = points.shape[-2:]
+    fields = Fields(velocities, *tables[:3], velocities.dtype)
+    parts = min(triton.cdiv(count, BLOCK), max(1, PROGRAMS // images))
+    sums = velocities.new_zeros((images * count, fields.count, n, n + 1))
+    arguments = _arguments(points, fields, 0) | {
+        "grad_ptr": unit.expand(images, count, n).contiguous(),
+        "grad_points_ptr": None,
+        "sums_ptr": sums,
+        "parts": parts,
+        **_scratch(velocities, images * parts, n),
+        "PER_POINT": True,
+    }
+    launch(cpab_backward, images * parts, arguments, options=LONG)
+    return fields.records_gradient(sums)
 
 
 def cpab_sample(input, velocities, affine, integers, reals, shape, steps, size, mode, padding_mode, align_corners):

@@ -23,6 +23,8 @@ def run(progress, name, preset, seeds, networks, device, out, resume):
     tasks = {}
 
     def advance(run, step, loss):
+        if training.ranks()[0]:
+            return  # one process of torchrun shows the progress
         key = run.network, run.seed
         if key not in tasks:
             tasks[key] = progress.add_task("", total=run.preset.steps)

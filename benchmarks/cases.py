@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from stn_kernels import Linearized, Tessellation, data
-from stn_kernels.op_cases import Inputs, Sample, smooth_homography, smooth_points
+from stn_kernels.op_cases import Inputs, Sample, smooth_homography, smooth_points, smooth_theta
 from stn_kernels.reference.affine import affine_grid as reference_grid
 from stn_kernels.reference.cpab import lattice_points
 from stn_kernels.reference.linearized import Options, drawn_offsets
@@ -19,7 +19,7 @@ class Case:
 
     op: str
     name: str
-    suite: str  # "papers", "matrices", "layout", "dtype", "samples", "overhead" or "cpab"
+    suite: str  # "papers", "matrices", "layout", "dtype", "samples", "samplers", "overhead" or "cpab"
     shape: tuple[int, ...]  # (B, C, *in)
     out_size: tuple[int, ...] | None = None  # None: the size of the image
     theta: tuple[tuple[float, ...], ...] | None = None  # None: the identity plus 0.1 randn
@@ -29,12 +29,17 @@ class Case:
     quick: bool = False
     compiled: bool = False  # whether torch.compile takes part: compiling costs far more time than measuring
     noise: bool = False  # random images instead of photographs
+    sampler: str = "bilinear"
     cells: tuple[int, ...] = ()  # of a CPAB transformation: the shape of its tessellation
-    linearized: int = 0  # samples a point of linearized multi-sampling, at given offsets; 0: bilinear
+    linearized: int = 0  # samples a point of linearized multi-sampling, at given offsets; 0: `sampler`
 
     @property
     def size(self) -> tuple[int, ...]:
         return self.out_size or self.shape[2:]
+
+    @property
+    def n(self) -> int:
+        return len(self.shape) - 2
 
     @property
     def tessellation(self) -> Tessellation:
@@ -48,7 +53,7 @@ class Case:
     def mode(self, device: str = "cpu"):
         """The sampling mode; offsets are as the default draws them."""
         if not self.linearized:
-            return "bilinear"
+            return self.sampler
         options = Options(self.linearized, 0.5, True, False, "uniform", 0.0, False)
         others = drawn_offsets(torch.tensor(0), options, self.shape[2:], self.size, self.shape[0], torch.float32)
         offsets = torch.cat([torch.zeros_like(others[:, :1]), others], 1)
@@ -62,11 +67,14 @@ class Case:
         if self.op not in ("affine_sample", "affine_grid", "grid_sample"):
             return self._drawn(lead).to(device=device)
         generator = torch.Generator().manual_seed(0)
-        if self.theta is None:
+        if self.suite == "samplers":
+            sample = Sample(batch=batch, size=self.shape[2:], out_size=self.size, mode=self.sampler)
+            theta = smooth_theta(sample, generator, spread=0.1)
+        elif self.theta is None:
             theta = torch.eye(2, 3) + 0.1 * torch.randn((*lead, 2, 3), generator=generator)
         else:
             theta = torch.tensor(self.theta).expand(*lead, 2, 3).contiguous()
-        options = {"padding_mode": "zeros", "align_corners": False}
+        options = {"mode": self.mode(), "padding_mode": "zeros", "align_corners": False}
         if self.op == "affine_grid":
             tensors = {"theta": theta}
             options = {"size": self.size, "align_corners": False}
@@ -76,9 +84,8 @@ class Case:
                 image = image.contiguous(memory_format=torch.channels_last)
             if self.op == "affine_sample":
                 tensors, options["size"] = {"input": image, "theta": theta}, self.size
-                options["mode"] = self.mode()
             else:
-                tensors = {"input": image, "grid": reference_grid(theta, self.size, False)}
+                tensors = {"input": image, "grid": reference_grid(theta.double(), self.size, False).to(theta.dtype)}
         return Inputs(tensors, options).to(device=device)
 
     def _image(self) -> torch.Tensor:
@@ -127,6 +134,11 @@ PAPERS = (
     (4, 256, 28, 28),
     (1, 3, 1024, 1024),
 )
+SAMPLER_SHAPES = {
+    "bilinear": ((64, 8, 1024), (2, 4, 48, 48, 48), (1, 1, 96, 96, 96)),
+    "nearest": ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56), (16, 4, 16, 16, 16)),
+    "bicubic": ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56)),
+}
 QUICK = ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56))
 MATRICES = {
     "rotation 45": rotation(45),
@@ -160,6 +172,11 @@ def sampling_cases(op: str) -> list[Case]:
     cases += [
         Case(op, f"{label(s)} S=10", "samples", s, samples=10, quick=s == (64, 1, 28, 28))
         for s in ((64, 1, 28, 28), (16, 3, 64, 64), (4, 64, 56, 56))
+    ]
+    cases += [
+        Case(op, f"{label(s)} {mode}", "samplers", s, sampler=mode)
+        for mode, shapes in SAMPLER_SHAPES.items()
+        for s in shapes
     ]
     cases.append(Case(op, label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8), quick=True))
     return cases

@@ -26,20 +26,29 @@ class Provider:
     make: Callable[[Case], Callable | None]
 
 
-def _grid_sample(input, grid):
-    """torch's grid_sample; a sample dimension is folded into rows, which copies no image (the best that eager has)."""
+def _grid_sample(input, grid, mode="bilinear"):
+    """torch's grid_sample; a sample dimension is folded into rows, which copies no image (the best that eager has).
+
+    A signal is an image of one row, and its points lie on that row.
+    """
     dtype = input.dtype
     wide = input.to(grid.dtype)  # torch wants one dtype for both
-    if grid.dim() == 4:
-        return F.grid_sample(wide, grid, align_corners=False).to(dtype)
+    if grid.shape[-1] == 1:
+        rows = torch.cat([grid, torch.zeros_like(grid)], -1).unsqueeze(1)
+        return F.grid_sample(wide.unsqueeze(2), rows, mode, align_corners=False).squeeze(2).to(dtype)
+    if grid.dim() == input.dim():
+        return F.grid_sample(wide, grid, mode, align_corners=False).to(dtype)
     batch, samples, height, width, _ = grid.shape
     rows = F.grid_sample(wide, grid.reshape(batch, samples * height, width, 2), align_corners=False)
     return rows.reshape(batch, -1, samples, height, width).movedim(2, 1).to(dtype)
 
 
 def _affine_grid(theta, size):
+    if len(size) == 1:  # which torch does not have
+        lattice = (2 * torch.arange(*size, device=theta.device, dtype=theta.dtype) + 1) / size[0] - 1
+        return theta[..., :1] * lattice[:, None] + theta[..., 1:]
     grid = F.affine_grid(theta.flatten(0, -3), (theta[..., 0, 0].numel(), 1, *size), align_corners=False)
-    return grid.reshape(*theta.shape[:-2], *size, 2)
+    return grid.reshape(*theta.shape[:-2], *size, len(size))
 
 
 def _homography_grid(matrix, size):
@@ -86,10 +95,7 @@ def _cpab(case: Case, transform: Callable) -> Callable:
 
     def sample(input, theta):
         grid = (2 * transform(points.to(theta), theta) - 1).unflatten(1, case.size)
-        if len(case.size) == 1:  # torch has no sampler in one dimension
-            grid = torch.stack([grid[..., 0], torch.zeros_like(grid[..., 0])], -1).unsqueeze(1)
-            return F.grid_sample(input.unsqueeze(2), grid, align_corners=False).squeeze(2)
-        return F.grid_sample(input, grid, align_corners=False)
+        return _grid_sample(input, grid)
 
     return sample
 
@@ -138,9 +144,9 @@ def eager(case: Case) -> Callable:
         offsets_on = functools.cache(lambda device: case.mode(device).offsets)  # made before the measurement
         return lambda input, theta: _linearized(input, _affine_grid(theta, case.size), offsets_on(input.device))
     if case.op == "affine_sample":
-        return lambda input, theta: _grid_sample(input, _affine_grid(theta, case.size))
+        return lambda input, theta: _grid_sample(input, _affine_grid(theta, case.size), case.sampler)
     if case.op == "grid_sample":
-        return _grid_sample
+        return functools.partial(_grid_sample, mode=case.sampler)
     return lambda theta: _affine_grid(theta, case.size)
 
 
@@ -168,7 +174,12 @@ def kornia(case: Case) -> Callable | None:
 
     The conversion is part of the call, as it is for a user who has theta.
     """
-    if case.samples is not None or case.linearized or not importlib.util.find_spec("kornia"):
+    if (
+        case.samples is not None
+        or case.linearized
+        or case.suite == "samplers"
+        or not importlib.util.find_spec("kornia")
+    ):
         return None
     from kornia.geometry import transform
 
@@ -227,7 +238,7 @@ def ours(backend: str) -> Provider:
     def make(case):
         options = {} if case.op in ("grid_sample", "cpab_transform", "cpab_jacobian") else {"size": case.size}
         options |= {"tessellation": case.tessellation} if case.cells else {}
-        if case.linearized:
+        if case.op in ("affine_sample", "grid_sample"):
             options["mode"] = case.mode("cuda" if backend in ("cuda", "triton") else "cpu")
         return functools.partial(getattr(stn_kernels, case.op), **options, backend=backend)
 

@@ -64,12 +64,14 @@ class Op:
     reference: Callable
     setup_context: Callable | None = None
     backward: Callable[[str], Callable] | None = None  # namespace -> autograd formula
+    vmap: Callable[[str], Callable] | None = None  # namespace -> batching rule
 
 
 _ops: list[Op] = []
 _entries: dict[
     tuple[str, str], tuple[Callable, type | None]
 ] = {}  # (namespace, name) -> operator, its autograd.Function
+_transformable: dict[tuple[str, str], type] = {}  # the same as a function that functorch transforms
 
 
 def declare(op: Op) -> None:
@@ -99,11 +101,15 @@ def _define(namespace: str, op: Op, implementation: Callable | None) -> None:
         library.impl(op.name, implementation, "CompositeExplicitAutograd")
     qualified = f"{namespace}::{op.name}"
     torch.library.register_fake(qualified, op.fake, lib=library)
+    if op.vmap is not None:
+        torch.library.register_vmap(qualified, op.vmap(namespace), lib=library)
     function = None
     handle = getattr(getattr(torch.ops, namespace), op.name).default
     if op.backward is not None:
         torch.library.register_autograd(qualified, op.backward(namespace), setup_context=op.setup_context, lib=library)
         function = _eager_function(handle, op.setup_context, op.backward(namespace))
+        if op.vmap is not None:
+            _transformable[namespace, op.name] = _transformable_function(handle, op, namespace)
     _entries[namespace, op.name] = handle, function
 
 
@@ -123,6 +129,22 @@ def _eager_function(handle, setup_context, formula):
             return formula(ctx, *grads)
 
     return Eager
+
+
+def _transformable_function(handle, op: Op, namespace: str):
+    """The operator under torch.func's transforms, which an operator's registered formula does not take part in."""
+
+    class Transformable(torch.autograd.Function):
+        @staticmethod
+        def forward(*args):
+            with torch._C._AutoDispatchBelowAutograd():
+                return handle(*args)
+
+        setup_context = staticmethod(op.setup_context)
+        backward = staticmethod(op.backward(namespace))
+        vmap = staticmethod(op.vmap(namespace))
+
+    return Transformable
 
 
 def library_paths(name: str) -> list[pathlib.Path]:
@@ -287,10 +309,15 @@ def call_in(namespace: str, name: str, *args):
     """Runs the operator `name` of a namespace.
 
     In plain eager mode it goes around the dispatcher's autograd key, whose Python kernel costs more than a small call;
-    under torch.compile and functorch transforms the registered operator is called as it is.
+    under torch.compile the registered operator is called as it is.
     """
     handle, function = _entries[namespace, name]
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling():
+        return handle(*args)
+    if torch._C._are_functorch_transforms_active():
+        transformable = _transformable.get((namespace, name))
+        return handle(*args) if transformable is None else transformable.apply(*args)
+    if forward_ad._current_level >= 0:
         return handle(*args)
     if function is not None and torch.is_grad_enabled():
         for arg in args:

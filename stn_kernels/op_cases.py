@@ -401,4 +401,27 @@ LINEARIZED_CASES = {
         ("linearized_drawn", "grid_sample", False),
     )
 }
-VERIFIED = {**OP_CASES, **LINEARIZED_CASES}
+
+
+def in_mode(draw_inputs: Callable[[Sample], Inputs], mode: str):
+    """Inputs of another case in a mode."""
+    return lambda sample: draw_inputs(replace(sample, mode=mode))
+
+
+# Every sampler; bilinear in two dimensions is what OP_CASES draws.
+SAMPLER_CASES = {
+    name: replace(
+        OP_CASES[function],
+        name=name,
+        function=function,
+        draw=in_mode(OP_CASES[function].draw, mode),
+        sampler=(mode, n),
+        dimensions=(n,),
+        slow_reference=True,
+    )
+    for function in ("affine_sample", "grid_sample")
+    for mode, n in SAMPLERS
+    if (mode, n) != ("bilinear", 2)
+    for name in (f"{function}_{mode}_{n}d",)
+}
+VERIFIED = {**OP_CASES, **SAMPLER_CASES, **LINEARIZED_CASES}

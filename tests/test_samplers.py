@@ -10,7 +10,7 @@ from scipy import ndimage
 
 import stn_kernels
 from stn_kernels import _library
-from stn_kernels.op_cases import DTYPES, LAYOUTS, OP_CASES, Inputs, Sample, grad_output, image
+from stn_kernels.op_cases import DTYPES, LAYOUTS, OP_CASES, Inputs, Sample, grad_output, image, smooth_parameters
 from stn_kernels.reference.affine import affine_grid as reference_grid
 from stn_kernels.reference.sampling import grid_sample_backward as reference_backward
 
@@ -197,6 +197,31 @@ def test_nearest_rounds_halves_to_even(backend):
     grid = ((2 * pixels + 1) / 8 - 1).reshape(1, -1, 1).to(backend.device)
     values = backend.op("grid_sample")(signal, grid, "nearest")
     assert values.flatten().tolist() == [0, 2, 2, 4, 4, 6]
+
+
+@pytest.mark.thinned(11)
+@pytest.mark.parametrize("spread", ["near", "far", "random"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("align", FLAGS)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("mode", _library.MODES)
+def test_grids_of_larger_images(backend, mode, padding, align, dtype, spread):
+    """Neighbouring points near one another, far apart and anywhere: kernels may read them together."""
+    sample = Sample(dtype=dtype, mode=mode, size=(13, 18), out_size=(11, 14), samples=2, channels=3, seed=4)
+    sample = replace(sample, padding_mode=padding, align_corners=align)
+    inputs = OP_CASES["grid_sample"].draw(sample)
+    if spread != "random":
+        zoom, generator = 0.6 if spread == "near" else 2.5, torch.Generator().manual_seed(5)
+
+        def draw(count):
+            noise = torch.randn(count, 2, 3, generator=generator, dtype=torch.float64)
+            return zoom * torch.eye(2, 3, dtype=torch.float64) + 0.2 * noise
+
+        def grid_of(theta):
+            return reference_grid(theta, sample.out_size, align)
+
+        inputs.tensors["grid"] = grid_of(smooth_parameters(sample, draw, grid_of).double()).float()
+    assert_like_reference(backend, OP_CASES["grid_sample"], inputs)
 
 
 @pytest.mark.thinned(7)

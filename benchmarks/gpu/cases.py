@@ -24,7 +24,9 @@ def large_cases() -> list[Case]:
 
 def gpu_cases(ops=None, tiny: bool = False) -> list[Case]:
     """The cases of `ops` (None: all) on random images; tiny: one of every suite and operator, shrunk to rehearse."""
-    cases = [case for case in large_cases() if ops is None or case.op in ops] + all_cases(ops)
+    cases = [
+        case for case in large_cases() + all_cases(ops) if case.suite in SUITES and (ops is None or case.op in ops)
+    ]
     cases = sorted((replace(case, noise=True) for case in cases), key=lambda case: SUITES.index(case.suite))
     if not tiny:
         return cases

@@ -16,21 +16,17 @@ def by_autograd(backward, tensors, grads, needed):
         grads: the cotangents of the first gradients; None for none.
         needed: which of the first gradients were asked for.
     """
-    with torch.enable_grad():
-        leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
-        first = backward(*leaves)
-    # A gradient that is 0 everywhere, as nearest's to the coordinates, is not connected to anything.
-    wanted = [i for i, need in enumerate(needed) if need and grads[i] is not None and first[i].requires_grad]
-    present = [i for i, leaf in enumerate(leaves) if leaf is not None]
-    second = torch.autograd.grad(
-        [first[i] for i in wanted],
-        [leaves[i] for i in present],
-        [grads[i] for i in wanted],
-        allow_unused=True,
-        create_graph=torch.is_grad_enabled(),
-    )
-    found = dict(zip(present, second, strict=True))
-    return [found.get(i) for i in range(len(leaves))]
+    wanted = [i for i, need in enumerate(needed) if need and grads[i] is not None]
+    present = [i for i, t in enumerate(tensors) if t is not None]
+
+    def first(*leaves):
+        given = dict(zip(present, leaves, strict=True))
+        gradients = backward(*(given.get(i) for i in range(len(tensors))))
+        return tuple(gradients[i] for i in wanted)
+
+    _, pull_back = torch.func.vjp(first, *(tensors[i] for i in present))  # differentiable itself, in all of them
+    found = dict(zip(present, pull_back(tuple(grads[i] for i in wanted)), strict=True))
+    return [found.get(i) for i in range(len(tensors))]
 
 
 def double_backward_at_grid(namespace, gg_input, gg_grid, grad_output, input, grid, options, needs):

@@ -11,6 +11,11 @@ from ..reference import tps as reference
 _systems = WeakTensorKeyDictionary()  # a user's control points -> their version, _solve(them)
 
 
+def _in_a_transform() -> bool:
+    """Whether tensors computed now belong to a trace, or to a transform of torch.func: they must not outlive it."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def _solve(control_points):
     """Control points (K, 2) -> the same and their solver (K + 3, K), in float64 on their device."""
     wide = control_points.detach().double()
@@ -29,7 +34,7 @@ def _default_system_once(device):
 
 
 def _default_system(device):
-    return _default_system_once(device)
+    return (_default_system_once.__wrapped__ if _in_a_transform() else _default_system_once)(device)
 
 
 # torch.compile takes its result as a constant, and does not trace the cache.
@@ -42,7 +47,7 @@ def _system(control_points):
     Raises:
         ValueError: the points lie on a line, or two coincide.
     """
-    if torch.compiler.is_compiling():
+    if _in_a_transform():
         return _solve(control_points)
     version, system = _systems.get(control_points, (None, None))
     if version != control_points._version:

@@ -11,6 +11,7 @@ from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference.sampling import compute_dtype
 from ._double_backward import grid_double_backward, reference_double_backward
 from ._outputs import empty_images, is_channels_last, store_images
+from ._vmap import into_batch, sampling
 
 
 def declare_sample(name, parameters, reference, reference_backward, constants=(), *, double_backward=None, sized=True):
@@ -74,8 +75,10 @@ def declare_sample(name, parameters, reference, reference_backward, constants=()
         return gradient
 
     second = reference_double_backward(reference_backward, count, double_backward)
-    _library.declare(_library.Op(f"_{name}_backward", backward_schema, fake_backward, backward, *second))
-    _library.declare(_library.Op(name, schema, fake, forward, setup_context, formula))
+    vmap = sampling(f"_{name}_backward", 1, count, sized, backward=True)
+    _library.declare(_library.Op(f"_{name}_backward", backward_schema, fake_backward, backward, *second, vmap))
+    vmap = sampling(name, 1, count, sized)
+    _library.declare(_library.Op(name, schema, fake, forward, setup_context, formula, vmap))
 
 
 def declare_grid(name, parameters, reference, reference_backward, constants=()):
@@ -114,5 +117,7 @@ def declare_grid(name, parameters, reference, reference_backward, constants=()):
         return gradient
 
     double_backward = grid_double_backward(backward, count)
-    _library.declare(_library.Op(f"_{name}_backward", backward_schema, fake_backward, backward, *double_backward))
-    _library.declare(_library.Op(name, schema, fake, reference, setup_context, formula))
+    vmap = into_batch(f"_{name}_backward", 2, count)
+    _library.declare(_library.Op(f"_{name}_backward", backward_schema, fake_backward, backward, *double_backward, vmap))
+    vmap = into_batch(name, 1, count)
+    _library.declare(_library.Op(name, schema, fake, reference, setup_context, formula, vmap))

@@ -3,6 +3,7 @@
 from .. import _checks, _library
 from ..reference import affine as reference
 from ..reference.sampling import compute_dtype
+from ._vmap import into_batch
 
 SCHEMA = "(Tensor theta, SymInt[] size, bool align_corners) -> Tensor"
 BACKWARD_SCHEMA = "(Tensor grad_output, bool align_corners) -> Tensor"
@@ -73,6 +74,17 @@ _library.declare(
         reference.affine_grid_backward,
         _setup_backward_context,
         _double_backward,
+        into_batch("_affine_grid_backward", 1),
     )
 )
-_library.declare(_library.Op("affine_grid", SCHEMA, _fake, reference.affine_grid, _setup_context, _backward))
+_library.declare(
+    _library.Op(
+        "affine_grid",
+        SCHEMA,
+        _fake,
+        reference.affine_grid,
+        _setup_context,
+        _backward,
+        into_batch("affine_grid", 1),
+    )
+)

@@ -5,6 +5,7 @@ import torch
 from .. import _library
 from ..reference import cpab as reference
 from . import _cpab
+from ._vmap import moving_points
 
 NAME = "cpab_jacobian"
 SCHEMA = f"(Tensor points, Tensor velocities, {_cpab.TABLES}) -> Tensor"
@@ -43,4 +44,4 @@ def _fake(points, velocities, integers, reals, shape, steps):
     return velocities.new_empty((*lead, points.shape[-2], n, vertices, n))
 
 
-_library.declare(_library.Op(NAME, SCHEMA, _fake, reference.cpab_jacobian))
+_library.declare(_library.Op(NAME, SCHEMA, _fake, reference.cpab_jacobian, vmap=moving_points(NAME)))

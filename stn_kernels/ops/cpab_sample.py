@@ -8,6 +8,7 @@ from ..reference import cpab as reference
 from . import _cpab, linearized
 from ._double_backward import by_autograd
 from ._outputs import empty_images, is_channels_last, store_images
+from ._vmap import sampling
 from .cpab_grid import cpab_grid
 from .grid_sample import grid_sample
 
@@ -170,6 +171,7 @@ _library.declare(
         _reference_backward,
         _setup_backward_context,
         _double_backward,
+        sampling(f"_{NAME}_backward", 2, 2, backward=True),
     )
 )
-_library.declare(_library.Op(NAME, SCHEMA, _fake, _reference, _setup_context, _backward))
+_library.declare(_library.Op(NAME, SCHEMA, _fake, _reference, _setup_context, _backward, sampling(NAME, 2, 2)))

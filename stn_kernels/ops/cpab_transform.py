@@ -4,6 +4,7 @@ from .. import _library
 from ..reference import cpab as reference
 from . import _cpab
 from ._double_backward import by_autograd
+from ._vmap import moving_points
 
 NAME = "cpab_transform"
 SCHEMA = f"(Tensor points, Tensor velocities, {_cpab.TABLES}) -> Tensor"
@@ -103,6 +104,9 @@ _library.declare(
         _reference_backward,
         _setup_backward_context,
         _double_backward,
+        moving_points(f"_{NAME}_backward", backward=True),
     )
 )
-_library.declare(_library.Op(NAME, SCHEMA, _fake, reference.cpab_transform, _setup_context, _backward))
+_library.declare(
+    _library.Op(NAME, SCHEMA, _fake, reference.cpab_transform, _setup_context, _backward, moving_points(NAME))
+)

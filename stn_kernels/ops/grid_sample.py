@@ -6,6 +6,7 @@ from ..reference import sampling as reference
 from . import linearized
 from ._broadcast import over_batch
 from ._double_backward import double_backward_at_grid
+from ._vmap import into_batch
 from ._warp import declare_sample
 
 DOUBLE_BACKWARD_SCHEMA = (
@@ -68,7 +69,11 @@ def _reference_double_backward(gg_input, gg_grid, grad_output, input, grid, mode
 
 _library.declare(
     _library.Op(
-        "_grid_sample_double_backward", DOUBLE_BACKWARD_SCHEMA, _fake_double_backward, _reference_double_backward
+        "_grid_sample_double_backward",
+        DOUBLE_BACKWARD_SCHEMA,
+        _fake_double_backward,
+        _reference_double_backward,
+        vmap=into_batch("_grid_sample_double_backward", 5),
     )
 )
 declare_sample(

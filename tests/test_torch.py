@@ -152,7 +152,7 @@ def test_autocast_leaves_coordinates_alone(name, backend_name):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "rows", "expanded"])
-@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize("name", [name for name in SAMPLING if not name.startswith("cpab")])
 def test_allocates_results_alone(name, layout):
     """Forward: no copy of the image; backward: of each gradient only what is asked for."""
     case = OP_CASES[name]

@@ -45,9 +45,8 @@ inline Tensor empty(const Tensor& like, const Shape& size) {
   return empty(like, size, stride);
 }
 
-// Images (..., C, *size) with n spatial dimensions, stored (..., *size, C) if channels_last: as ops/_outputs.py.
-inline Tensor empty_images(const Tensor& like, const Shape& size, bool channels_last, size_t n) {
-  if (!channels_last) return empty(like, size);
+// The strides of images (..., C, *size) with n spatial dimensions that are stored (..., *size, C).
+inline Shape channels_last_strides(const Shape& size, size_t n) {
   const auto atleast1 = [](int64_t v) { return v > 0 ? v : 1; };
   const size_t c = size.size() - n - 1;
   Shape stride(size.size());
@@ -55,7 +54,12 @@ inline Tensor empty_images(const Tensor& like, const Shape& size, bool channels_
   stride[c] = 1;
   for (size_t i = size.size(); i-- > c + 1; next *= atleast1(size[i])) stride[i] = next;
   for (size_t i = c; i-- > 0; next *= atleast1(size[i])) stride[i] = next;
-  return empty(like, size, stride);
+  return stride;
+}
+
+// Images with n spatial dimensions, as ops/_outputs.py.
+inline Tensor empty_images(const Tensor& like, const Shape& size, bool channels_last, size_t n) {
+  return channels_last ? empty(like, size, channels_last_strides(size, n)) : empty(like, size);
 }
 
 inline Shape shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
@@ -95,12 +99,13 @@ inline Tensor float_parameters(const Tensor& t) {
 // grad_output in the layout of the output, copied only if it has another.
 inline Tensor with_layout(const Tensor& grad, bool channels_last, int n) {
   if (!channels_last) return dense(grad);
-  Tensor wanted = empty_images(grad, shape_of(grad), true, size_t(n));
+  const Shape stride = channels_last_strides(shape_of(grad), size_t(n));
   bool same = true;
-  for (int64_t i = 0; i < grad.dim(); ++i) same &= grad.stride(i) == wanted.stride(i) || grad.size(i) == 1;
+  for (int64_t i = 0; i < grad.dim(); ++i) same &= grad.stride(i) == stride[size_t(i)] || grad.size(i) == 1;
   if (same) return grad;
-  torch::stable::copy_(wanted, grad);
-  return wanted;
+  Tensor copy = empty(grad, shape_of(grad), stride);
+  torch::stable::copy_(copy, grad);
+  return copy;
 }
 
 struct Options {

@@ -15,7 +15,7 @@ FLAGS = (True, False)
 SHAPES = ((4,), (2, 2), (3, 1), (2, 1, 2))
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(13)
 @pytest.mark.parametrize("method", ["exact", "fixed"])
 @pytest.mark.parametrize("own", FLAGS)
 @pytest.mark.parametrize("shape", SHAPES)

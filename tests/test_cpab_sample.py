@@ -12,7 +12,7 @@ from .tolerances import assert_close, assert_like_reference
 CASE = OP_CASES["cpab_sample"]
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("samples", [None, 2])
 @pytest.mark.parametrize("padding", CASE.paddings)
 @pytest.mark.parametrize("n", [1, 2, 3])

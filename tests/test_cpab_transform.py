@@ -94,6 +94,7 @@ def test_fixed_steps_are_exponentials(backend, shape, steps):
     np.testing.assert_allclose(value[0].cpu(), expected[:, :-1], atol=1e-13)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("number", range(len(LIBCPAB)))
 def test_fixed_steps_are_libcpabs(backend, number):
     """libcpab 0.1.3 computes in float32."""
@@ -109,7 +110,7 @@ def test_fixed_steps_are_libcpabs(backend, number):
         assert (value[0].cpu() - torch.tensor(moved, dtype=torch.float64)).abs().max() < 3e-6
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("samples", [None, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -8,7 +8,6 @@ from stn_kernels.op_cases import OP_CASES, Inputs, Sample, grad_output
 from .op_tests import deterministic
 
 pytestmark = pytest.mark.on_gpu
-SAMPLING = ("affine_sample", "grid_sample")
 LAYOUTS = [("contiguous", 3), ("channels_last", 16)]
 MEMORY = 24 * 2**30
 

@@ -19,7 +19,8 @@ def large_cases() -> list[Case]:
     cases.append(Case("affine_sample", f"{label(LARGE[1])} bfloat16", "large", LARGE[1], **half))
     name = f"{label(LARGE[2])} bfloat16 channels last"
     cases.append(Case("affine_sample", name, "large", LARGE[2], channels_last=True, **half))
-    return cases + [Case(op, label(LARGE[1]), "large", LARGE[1]) for op in ("grid_sample", "affine_grid")]
+    others = ("grid_sample", "homography_sample", "tps_sample", "affine_grid", "homography_grid", "tps_grid")
+    return cases + [Case(op, label(LARGE[1]), "large", LARGE[1]) for op in others]
 
 
 def gpu_cases(ops=None, tiny: bool = False) -> list[Case]:

@@ -34,7 +34,9 @@ METRICS = {
     "launch__registers_per_thread": "registers",
     "launch__grid_size": "blocks",
 }
-KERNELS = "regex:(warp_|sampler_|lattice_|affine_|gather|sum_partials|theta_gradient|fixed_point|homography|tps|cpab|linear)"
+KERNELS = (
+    "regex:(warp_|sampler_|lattice_|affine_|gather|sum_partials|theta_gradient|fixed_point|homography|tps|cpab|linear)"
+)
 
 
 def find_ncu() -> str | None:

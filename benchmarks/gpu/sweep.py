@@ -7,22 +7,33 @@ import time
 import torch
 
 from stn_kernels import verify
-from stn_kernels._library import device_of
+from stn_kernels._library import device_of, hole
 from stn_kernels._tolerances import relative_error
-from stn_kernels.op_cases import DTYPES, OP_CASES, OpCase, Sample
+from stn_kernels.op_cases import DTYPES, OP_CASES, SAMPLERS, OpCase, Sample
 
 from .machine import register
 
 LAYOUTS = (("contiguous", 1), ("contiguous", 3), ("contiguous", 5), ("channels_last", 3), ("channels_last", 16))
 
 
-def samples(case: OpCase) -> list[Sample]:
+def samples(case: OpCase, backend: str) -> list[Sample]:
     """float32 first, so that a sweep that is cut short has seen what is used most."""
     dtypes = sorted(DTYPES, key=lambda dtype: dtype != torch.float32)
     paddings = ["zeros" if padding == "none" else padding for padding in case.paddings]
-    return [
+    plain = [
         Sample(dtype, padding_mode=padding, layout=layout, channels=channels, samples=2, size=(4, 5), out_size=(3, 17))
         for dtype, padding, (layout, channels) in itertools.product(dtypes, paddings, LAYOUTS)
+    ]
+    if case.name not in ("affine_sample", "grid_sample", "homography_sample", "tps_sample"):
+        return plain
+    dimensions = (1, 2, 3) if case.name in ("affine_sample", "grid_sample") else (2,)
+    others = [s for s in SAMPLERS if s != ("bilinear", 2) and s[1] in dimensions and not hole(backend, s)]
+    turns = itertools.cycle(itertools.product(paddings, ("contiguous", "channels_last")))
+    return plain + [
+        Sample(
+            dtype, padding_mode=padding, layout=layout, samples=2, mode=mode, size=(4, 5), out_size=(3, 17)
+        ).in_dimension(n)
+        for (dtype, (mode, n)), (padding, layout) in zip(itertools.product(dtypes, others), turns, strict=False)
     ]
 
 
@@ -55,7 +66,10 @@ def main() -> int:
     register([options.backend])
     ops = options.ops.split(",") if options.ops else list(OP_CASES)
     ops = [op for op in ops if OP_CASES[op].runs_on(options.backend)]
-    each = ([(OP_CASES[op], sample, d) for sample in samples(OP_CASES[op]) for d in (False, True)] for op in ops)
+    each = (
+        [(OP_CASES[op], sample, d) for sample in samples(OP_CASES[op], options.backend) for d in (False, True)]
+        for op in ops
+    )
     calls = [call for turn in itertools.zip_longest(*each) for call in turn if call]  # operators in turn
     torch.utils.deterministic.fill_uninitialized_memory = False  # initcheck is to see it
     start, done, wrong = time.monotonic(), 0, []

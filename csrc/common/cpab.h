@@ -206,11 +206,12 @@ STN_HD int32_t locate(const CpabTables& t, const double* y, double (&g)[n + 1]) 
   for (int step = 0;; ++step) {
     const CpabRegion<n> region(t, number);
     int least = 0;
+    double lowest = 0;
     for (int j = 0; j <= n; ++j) {
       g[j] = region.coordinate(j, y);
-      if (g[j] < g[least]) least = j;
+      if (g[j] < lowest) least = j, lowest = g[j];
     }
-    if (!(g[least] < 0) || region.crossing[least] < 0 || step == 4 * n + 4) break;
+    if (!(lowest < 0) || region.crossing[least] < 0 || step == 4 * n + 4) break;
     number = crossing_region(region.crossing[least]);
   }
   for (int j = 0; j <= n; ++j) g[j] = g[j] < 0 ? 0 : g[j];
@@ -245,6 +246,30 @@ struct CpabSeries {
     }
   }
 };
+#if defined(__CUDACC__) || defined(SIMT_HOST)
+// On a GPU float64's coefficients have no room in registers: computed each time.
+template <int n>
+struct CpabSeries<double, n> {
+  static constexpr int K = kCpabTerms<double>;
+  double powers[n];
+
+  STN_HD explicit CpabSeries(const double (&given)[n]) {
+    for (int l = 0; l < n; ++l) powers[l] = given[l];
+  }
+  STN_HD void at(double t, double (&a)[n]) const {
+    double power[n], weight = t;
+    for (int l = 0; l < n; ++l) power[l] = l == 0, a[l] = 0;
+#pragma unroll 4
+    for (int k = 0; k < K; ++k) {
+      for (int l = 0; l < n; ++l) a[l] += weight * power[l];
+      const double last = power[n - 1];
+      for (int l = n - 1; l > 0; --l) power[l] = power[l - 1] + powers[l] * last;
+      power[0] = powers[0] * last;
+      weight *= t * (1.0 / (k + 2));
+    }
+  }
+};
+#endif
 
 // da_l/dt, from a_l.
 template <class V, int n>

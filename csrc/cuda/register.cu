@@ -1,6 +1,7 @@
 // The operators of ops/*.py for CUDA tensors; in the test runner (tests/simt) for CPU tensors of its own namespace.
 #include <torch/csrc/stable/library.h>
 
+#include "cpab.h"
 #include "lattice.h"
 #include "warp.h"
 
@@ -211,6 +212,49 @@ Tensor tps_grid_backward(const Tensor& grad_output, const Tensor& coefficients, 
       lattice_call(Kind::tps, coefficients, lattice_size(grad_output), align_corners, control_points), grad_output);
 }
 
+Tensor cpab_transform_points(const Tensor& points, const Tensor& velocities, const Tensor& integers,
+                             const Tensor& reals, std::vector<int64_t> shape, int64_t steps) {
+  return cpab_transform({points, velocities, integers, reals, shape, steps});
+}
+
+std::tuple<Tensor, Tensor> cpab_transform_points_backward(const Tensor& grad_output, const Tensor& points,
+                                                          const Tensor& velocities, const Tensor& integers,
+                                                          const Tensor& reals, std::vector<int64_t> shape,
+                                                          int64_t steps, bool need_points, bool need_velocities) {
+  return cpab_transform_backward({points, velocities, integers, reals, shape, steps}, grad_output, need_points,
+                                 need_velocities);
+}
+
+// Sampling where a CPAB transformation puts the output's pixels: integration, then the sampler at a grid.
+Tensor cpab_sample(const Tensor& input, const Tensor& velocities, std::optional<Tensor> affine, const Tensor& integers,
+                   const Tensor& reals, std::vector<int64_t> shape, int64_t steps, std::vector<int64_t> size,
+                   int64_t mode, int64_t padding, bool align_corners) {
+  CpabCall call{{}, velocities, integers, reals, shape, steps};
+  call.points = cpab_pixels(call, size, align_corners);
+  const Tensor grid = cpab_grid(call, cpab_transform(call), affine, size);
+  return forward(sampling(Kind::grid, input, grid, size, mode, padding, align_corners));
+}
+
+std::tuple<Tensor, Tensor, Tensor> cpab_sample_backward(const Tensor& grad_output, const Tensor& input,
+                                                        const Tensor& velocities, std::optional<Tensor> affine,
+                                                        const Tensor& integers, const Tensor& reals,
+                                                        std::vector<int64_t> shape, int64_t steps,
+                                                        std::vector<int64_t> size, int64_t mode, int64_t padding,
+                                                        bool align_corners, bool need_input, bool need_velocities,
+                                                        bool need_affine, bool deterministic) {
+  CpabCall call{{}, velocities, integers, reals, shape, steps};
+  call.points = cpab_pixels(call, size, align_corners);
+  const Tensor phi = cpab_transform(call), grid = cpab_grid(call, phi, affine, size);
+  const auto [grad_input, grad_grid] =
+      backward(sampling(Kind::grid, input, grid, size, mode, padding, align_corners), grad_output,
+               {need_input, need_velocities || need_affine, deterministic});
+  const Tensor none = torch::stable::new_empty(velocities, {0});
+  if (!need_velocities && !need_affine) return {grad_input, none, none};
+  const auto [grad_phi, grad_affine] = cpab_grid_backward(call, grad_grid, phi, affine, need_velocities, need_affine);
+  if (!need_velocities) return {grad_input, none, grad_affine};
+  return {grad_input, std::get<1>(cpab_transform_backward(call, grad_phi, false, true)), grad_affine};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(STN_NAMESPACE, STN_DISPATCH_KEY, m) {
@@ -223,6 +267,10 @@ STABLE_TORCH_LIBRARY_IMPL(STN_NAMESPACE, STN_DISPATCH_KEY, m) {
   m.impl("_homography_sample_backward", TORCH_BOX(&homography_sample_backward));
   m.impl("tps_sample", TORCH_BOX(&tps_sample));
   m.impl("_tps_sample_backward", TORCH_BOX(&tps_sample_backward));
+  m.impl("cpab_transform", TORCH_BOX(&cpab_transform_points));
+  m.impl("_cpab_transform_backward", TORCH_BOX(&cpab_transform_points_backward));
+  m.impl("cpab_sample", TORCH_BOX(&cpab_sample));
+  m.impl("_cpab_sample_backward", TORCH_BOX(&cpab_sample_backward));
   m.impl("affine_grid", TORCH_BOX(&affine_grid));
   m.impl("_affine_grid_backward", TORCH_BOX(&affine_grid_backward));
   m.impl("homography_grid", TORCH_BOX(&homography_grid));

@@ -119,6 +119,7 @@ inline int __all_sync(unsigned mask, int predicate, SIMT_SITE) {
   return __ballot_sync(mask, predicate, file, line) == mask;
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 template <class T>
 T __ldg(const T* address) {
   return *address;

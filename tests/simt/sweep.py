@@ -11,9 +11,11 @@ import torch
 
 import stn_kernels  # noqa: F401  declares the operators
 from stn_kernels._tolerances import TOLERANCES, relative_error
+from stn_kernels.ops import _cpab
 from stn_kernels.ops._outputs import empty_images, is_channels_last
 from stn_kernels.ops._tps_system import default_control_points
 from stn_kernels.reference import tps
+from stn_kernels.tessellation import Tessellation
 
 from .build import NAMESPACE, load
 
@@ -84,8 +86,8 @@ class Case:
         return () if self.op == "grid_sample" else (list(self.out_size),)
 
 
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, quantity: str) -> None:
-    error, allowed = relative_error(actual, expected), TOLERANCES[actual.dtype][quantity]
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, quantity: str, times: float = 1) -> None:
+    error, allowed = relative_error(actual, expected), times * TOLERANCES[actual.dtype][quantity]
     assert error <= allowed, f"{quantity}: relative error {error:.2e} > {allowed:.2e} ({actual.dtype})"
 
 
@@ -148,6 +150,41 @@ def check_lattice(case: Case) -> None:
     assert_close(result.to(case.coords_dtype), expected, "coords")
 
 
+def check_cpab(shape: tuple[int, ...], dtype: torch.dtype, steps: int, own_points: bool, scale: float = 3.0) -> None:
+    """The transform of points in the domain and its gradients; steps: 0 for exact paths."""
+    tessellation = Tessellation(shape)
+    theta = (scale * torch.randn(2, 2, tessellation.dim)).to(dtype)
+    points = torch.rand(*((2,) if own_points else ()), 140, len(shape)).to(dtype)
+    points, velocities, tables = _cpab.points_and_field(points, theta, tessellation, False)
+    namespace, reference = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels_reference
+    output = namespace.cpab_transform(points, velocities, *tables, steps)
+    grad_output = torch.randn(output.shape).to(dtype)
+    results = namespace._cpab_transform_backward(grad_output, points, velocities, *tables, steps, True, True)
+    tensors = double((grad_output, points, velocities))
+    truth = reference._cpab_transform_backward(*tensors, *tables, steps, True, True)
+    assert_close(output, reference.cpab_transform(*tensors[1:], *tables, steps), "value", 10)
+    for result, expected in zip(results, truth, strict=True):
+        assert_close(result, expected, "coords", 50)
+
+
+def check_cpab_limit() -> None:
+    """Paths beyond the limit of segments end, somewhere. Their way back would be walked again a hundred times."""
+    tessellation = Tessellation((3, 2), zero_boundary=False)
+    points, velocities, tables = _cpab.points_and_field(
+        torch.rand(3, 2), 3000 * torch.randn(1, tessellation.dim), tessellation, False
+    )
+    getattr(torch.ops, NAMESPACE).cpab_transform(points, velocities, *tables, 0)
+
+
+# The tables of (3, 3, 3) in float64 have no room in shared memory.
+CPAB = (
+    ((5,), 0, True),
+    ((5,), 11, False),
+    ((3, 2), 0, False),
+    ((3, 2), 11, True),
+    ((3, 3, 3), 0, True),
+    ((2, 1, 2), 11, True),
+)
 SIZES = {1: ((9,), (300,)), 2: ((4, 5), (3, 17)), 3: ((3, 4, 5), (3, 2, 17))}
 
 
@@ -211,6 +248,9 @@ def main() -> None:
         ("tps_sample", 2),
     ):
         check_lattice(Case(op, size=SIZES[n][0], out_size=SIZES[n][1], samples=2))
+    for (shape, steps, own_points), dtype in itertools.product(CPAB, DTYPES[:2]):
+        check_cpab(shape, dtype, steps, own_points)
+    check_cpab_limit()
     print(f"{len(cases)} cases on {sys.argv[1]}: as the reference")
 
 

@@ -1,0 +1,57 @@
+#include "cpab_launch.cuh"
+
+namespace stn {
+namespace {
+
+// f(CpabLaunch) of the call's type and dimensions; its tensors are contiguous.
+template <class F>
+void with_launch(const CpabCall& call, simt::Stream stream, F&& f) {
+  const auto with_type = [&](auto type) {
+    using T = decltype(type);
+    if (call.shape.size() == 1) f(CpabLaunch<T, 1>(call, stream), type);
+    if (call.shape.size() == 2) f(CpabLaunch<T, 2>(call, stream), type);
+    if (call.shape.size() == 3) f(CpabLaunch<T, 3>(call, stream), type);
+  };
+  call.points.scalar_type() == ScalarType::Double ? with_type(double{}) : with_type(float{});
+}
+
+CpabCall dense(CpabCall call) {
+  for (Tensor* t : {&call.points, &call.velocities, &call.integers, &call.reals}) *t = torch::stable::contiguous(*t);
+  return call;
+}
+
+}  // namespace
+
+Tensor cpab_transform(const CpabCall& given) {
+  const CpabCall call = dense(given);
+  std::vector<int64_t> shape = shape_of(call.velocities);
+  shape[shape.size() - 2] = call.points.size(call.points.dim() - 2);
+  const Tensor output = torch::stable::new_empty(call.points, shape);
+  if (output.numel() == 0) return output;
+  const Device device(call.points);
+  with_launch(call, device.stream, [&](auto launch, auto) { launch.forward(output); });
+  return output;
+}
+
+std::tuple<Tensor, Tensor> cpab_transform_backward(const CpabCall& given, const Tensor& grad_output, bool need_points,
+                                                   bool need_velocities) {
+  const CpabCall call = dense(given);
+  const Tensor grad = torch::stable::contiguous(grad_output), none = torch::stable::new_empty(call.points, {0});
+  if (grad.numel() == 0 || !(need_points || need_velocities))
+    return {need_points ? torch::stable::new_zeros(call.points, call.points.sizes()) : none,
+            need_velocities ? torch::stable::new_zeros(call.velocities, call.velocities.sizes()) : none};
+  const Device device(call.points);
+  const Tensor grad_points = need_points ? torch::stable::new_empty(call.points, call.points.sizes()) : none;
+  const Tensor grad_velocities =
+      need_velocities ? torch::stable::new_empty(call.velocities, call.velocities.sizes()) : none;
+  // Items whose points are the same tensor each have a gradient to it.
+  const int64_t shared = call.points.dim() == 3 ? call.samples() : call.items();
+  const Tensor each = need_points && shared > 1 ? torch::stable::new_empty(call.points, grad.sizes()) : grad_points;
+  with_launch(call, device.stream, [&](auto launch, auto type) {
+    launch.backward(grad, need_points ? &each : nullptr, need_velocities ? &grad_velocities : nullptr);
+    if (need_points && shared > 1) sum_shared<decltype(type)>(each, grad_points, shared, device.stream);
+  });
+  return {grad_points, grad_velocities};
+}
+
+}  // namespace stn

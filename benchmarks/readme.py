@@ -29,7 +29,8 @@ def section(folder: pathlib.Path) -> str:
     where = first["device"] if first["device"] != "cpu" else f"{first['cpu']}, kernels {first['level']}"
     lines = [
         f"**{where}**, torch {first['torch']}, {first['date']}, commit {first['commit']}: how many times faster than"
-        " torch eager (median of interleaved rounds; below 1 is slower). All rows:"
+        " torch eager (median of interleaved rounds; below 1 is slower; of CPAB libcpab's algorithm in torch), and the"
+        " relative error of the values. All rows:"
         f" `benchmarks/results/{folder.name}/{path.name}`.",
     ]
     for op in dict.fromkeys(r["op"] for r in rows):
@@ -42,14 +43,14 @@ def table(rows: list[dict], op: str) -> list[str]:
     columns = [(p, t) for p in PASSES for t in threads]
     heads = [f"{p}, {t} thread{'s' if t > 1 else ''}" for p, t in columns]
     found = {(r["case"], r["provider"], r["pass"], r["threads"]): r for r in rows}
-    lines = [f"| `{op}` | provider | " + " | ".join(heads) + " | peak MiB |", "|---" * (len(columns) + 3) + "|"]
+    lines = [f"| `{op}` | provider | " + " | ".join(heads) + " | peak MiB | error |", "|---" * (len(columns) + 4) + "|"]
     for case in dict.fromkeys(r["case"] for r in rows):
         for provider in dict.fromkeys(r["provider"] for r in rows if r["case"] == case):
             cells = [cell(found.get((case, provider, *column)), provider) for column in columns]
             memory = found.get((case, provider, PASSES[1], threads[0]), {}).get("peak_mib")
-            lines.append(
-                f"| {case} | {provider} | " + " | ".join(cells) + f" | {'' if memory is None else f'{memory:.3g}'} |"
-            )
+            error = found.get((case, provider, PASSES[0], threads[0]), {}).get("error_value")
+            last = ("" if memory is None else f"{memory:.3g}", "" if error is None else f"{error:.0e}")
+            lines.append(f"| {case} | {provider} | " + " | ".join([*cells, *last]) + " |")
     return lines
 
 

@@ -187,7 +187,7 @@ def cpab_cases() -> list[Case]:
     shapes = (
         ((8, 1, 64, 64), (2, 2)),
         ((8, 1, 64, 64), (8, 8)),
-        ((32, 1, 1024), (16,)),
+        ((64, 1, 128), (16,)),  # at more pixels the peers' fixed steps are refused by the gate
         ((2, 1, 12, 12, 12), (2, 2, 2)),
     )
     cases = [

@@ -59,7 +59,7 @@ def cell(row: dict | None, provider: str) -> str:
         return ""
     if row["reason"]:
         return "refused"
-    if provider == EAGER:
+    if provider == EAGER or row["ratio"] is None:  # there is none where eager is refused
         return f"{row['median_ms']:.3g} ms"
     return f"{row['ratio']:.2f}" if row["ratio"] < 10 else f"{row['ratio']:.1f}"
 

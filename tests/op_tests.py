@@ -90,6 +90,7 @@ class OpTests:
         sample = Sample(padding_mode=padding, layout=layout, channels=channels, size=(11, 13), out_size=(12, 10))
         assert_like_reference(backend, self.case, self.case.draw(sample), layout)
 
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("empty", [{"batch": 0}, {"samples": 0}, {"channels": 0}, {"batch": 0, "samples": 2}])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_empty(self, backend, padding, dtype, empty):
@@ -242,6 +243,7 @@ class SamplingTests(OpTests):
         for name, (a, b) in zip(inputs.tensors, zip(*results, strict=True), strict=True):
             assert_close(a, b, self.case.quantities[name])
 
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_sample_dimension_is_a_loop_over_copies(self, backend, padding, dtype):
         count = 4
@@ -262,6 +264,7 @@ class SamplingTests(OpTests):
         if dtype in (torch.float32, torch.float64):  # the sum of rounded half-precision gradients is less exact
             assert_close(gradient, total, "image")
 
+    @pytest.mark.thinned(5)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("samples", [None, 3])
     def test_adjoint(self, backend, padding, dtype, samples):
@@ -276,6 +279,7 @@ class SamplingTests(OpTests):
         scale = output.detach().double().norm() * cotangent.double().norm()
         assert abs(left - right) <= (1e-14 if dtype == torch.float64 else 1e-6) * scale
 
+    @pytest.mark.thinned(7)
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("align", FLAGS)

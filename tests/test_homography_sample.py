@@ -102,6 +102,7 @@ class TestHomographySample(SamplingTests):
         inputs.tensors["matrix"] *= 2.0**-20
         assert_close(backend.call(self.case, inputs), expected)
 
+    @pytest.mark.thinned(7)
     @pytest.mark.parametrize("align", FLAGS)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("kind", HORIZONS)

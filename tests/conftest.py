@@ -3,8 +3,8 @@
 Every test that takes `backend` runs once for each backend that works here. The interpreters (the CUDA kernels on the
 CPU, Triton's interpreter) are slow: of a test marked `thinned(n)` they run every n-th combination of its parameters, n
 prime to the number of values of each parameter so that every value is met; their gradcheck is torch's fast one. So it
-is for every backend in a class with `thin_everywhere`, whose samplers another class tests in full; there interpreters run
-fewer still. The summary counts what was left out.
+is for every backend in a class with `thin_everywhere`, whose samplers another class tests in full; interpreters run
+fewer still there. The summary counts what was left out.
 """
 
 import collections

@@ -150,7 +150,7 @@ def check_lattice(case: Case) -> None:
     assert_close(result.to(case.coords_dtype), expected, "coords")
 
 
-def check_cpab(shape: tuple[int, ...], dtype: torch.dtype, steps: int, own_points: bool, scale: float = 3.0) -> None:
+def check_cpab(shape: tuple[int, ...], dtype: torch.dtype, steps: int, own_points: bool, scale: float = 2.0) -> None:
     """The transform of points in the domain and its gradients; steps: 0 for exact paths."""
     tessellation = Tessellation(shape)
     theta = (scale * torch.randn(2, 2, tessellation.dim)).to(dtype)
@@ -189,10 +189,12 @@ SIZES = {1: ((9,), (300,)), 2: ((4, 5), (3, 17)), 3: ((3, 4, 5), (3, 2, 17))}
 
 
 def each_sampler() -> list[Case]:
-    """Every mode, dimension and transform but the plain ones; types, paddings and layouts in turn."""
+    """Every mode, dimension and transform but the plain ones; types but float32, paddings and layouts in turn."""
     cases = []
     turns = itertools.cycle(itertools.product(PADDINGS, ("planar", "channels_last"), (False, True)))
-    for mode, n, dtype in itertools.product((0, 1, 2), (1, 2, 3), DTYPES):
+    others = itertools.cycle(t for t in DTYPES if t != torch.float32)
+    samplers = itertools.product((0, 1, 2), (1, 2, 3))
+    for (mode, n), dtype in ((sampler, t) for sampler in samplers for t in (torch.float32, next(others))):
         for op in ("affine_sample", "grid_sample", "homography_sample", "tps_sample")[: 4 if n == 2 else 2]:
             if (mode, n) != (0, 2) or op not in ("affine_sample", "grid_sample"):
                 padding, layout, align_corners = next(turns)
@@ -248,7 +250,7 @@ def main() -> None:
         ("tps_sample", 2),
     ):
         check_lattice(Case(op, size=SIZES[n][0], out_size=SIZES[n][1], samples=2))
-    for (shape, steps, own_points), dtype in itertools.product(CPAB, DTYPES[:2]):
+    for (shape, steps, own_points), dtype in zip(CPAB, itertools.cycle(DTYPES[:2]), strict=False):
         check_cpab(shape, dtype, steps, own_points)
     check_cpab_limit()
     print(f"{len(cases)} cases on {sys.argv[1]}: as the reference")

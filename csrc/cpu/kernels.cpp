@@ -4,10 +4,10 @@
 #include "kernels.h"
 
 #include "cpab_kernels.h"
+#include "few_channels.h"
 #include "item_groups.h"
 #include "samplers.h"
 #include "storage.h"
-#include "tile_passes.h"
 
 #define STN_STRING_(x) #x
 #define STN_STRING(x) STN_STRING_(x)
@@ -32,8 +32,11 @@ void run_forward(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
     if constexpr (kHasTiles && sizeof(T) < 8) {
-      if (p.transform == Transform::affine && tiled(p, source.pixels())) {
-        return tile_forward<T>(p, item, source.pixels(), first, last);
+      const auto run = [&](auto shape) { tile_forward<decltype(shape), T>(p, item, source.pixels(), first, last); };
+      if (p.transform == Transform::affine) {
+        if (with_tiles(p, source.pixels(), run)) return;
+        if (tiled_in_blocks(p, source.pixels(), last - first))
+          return few_channels_forward<T>(p, item, source.pixels(), first, last);
       }
     }
     rows_forward<T>(p, source, first, last);
@@ -46,7 +49,12 @@ void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
     const Source source(p, item);
     double* sums = p.sums + 6 * task;
     if constexpr (kHasTiles && sizeof(T) < 8) {
-      if (tiled(p, source.pixels())) return tile_theta_moments<T>(p, item, source.pixels(), first, last, sums);
+      const auto run = [&](auto shape) {
+        tile_theta_moments<decltype(shape), T>(p, item, source.pixels(), first, last, sums);
+      };
+      if (with_tiles(p, source.pixels(), run)) return;
+      if (tiled_in_blocks(p, source.pixels(), last - first))
+        return few_channels_theta_moments<T>(p, item, source.pixels(), first, last, sums);
     }
     AffineSums total(p);
     rows_parameter_sums<T>(p, source, first, last, total);
@@ -79,29 +87,20 @@ using Count = std::integral_constant<int, N>;
 // Rows [first, last) of one image's gradient, gathered; false if one of its items cannot be.
 template <class T>
 STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last) {
+  const bool few = has_few_channels(p);
+  if (!few && (p.grad_output.column != 1 || p.grad_input.column != 1)) return false;
+  const auto map = [&](int64_t s) STN_LAMBDA { return Source(p, b * p.samples + s).pixels(); };
   for (int64_t s = 0; s < p.samples; ++s) {
-    const Source source(p, b * p.samples + s);
-    if (!gathered(p, source.pixels(), Inverse(source.pixels()))) return false;
+    if (!gathered(p, map(s), Inverse(map(s)))) return false;
   }
+  if (few) return few_channels_gather<T>(p, b, map, first, last), true;
   T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row;
-  const auto sum_items_with = [&]<class Out>(const Images<Out*>& to, bool care) STN_LAMBDA {
-    bool finite = true;
-    for (int64_t s = 0; s < p.samples && finite; ++s) {
-      const int64_t item = b * p.samples + s;
-      const Source source(p, item);
-      const Inverse inverse(source.pixels());
-      const auto run = [&](auto columns, auto rows) STN_LAMBDA {
-        return tile_gather<T, Out, columns, rows>(p, item, source.pixels(), inverse, first, last, to, s > 0, care);
-      };
-      const auto with_rows = [&](auto columns) STN_LAMBDA {
-        return inverse.radius_v <= 1 ? run(columns, Count<2>{}) : run(columns, Count<3>{});
-      };
-      finite = (inverse.radius_u <= 1 ? with_rows(Count<2>{}) : with_rows(Count<3>{})) || care;
-    }
-    return finite;
-  };
   const auto sum_items = [&](const auto& to) STN_LAMBDA {
-    for (bool care = false; !sum_items_with(to, care);) care = true;
+    bool care = false;
+    for (int64_t s = 0; s < p.samples; ++s) {
+      if (tile_gather<T>(p, b * p.samples + s, map(s), first, last, to, s > 0, care) || care) continue;
+      care = true, s = -1;  // from the first on, with care
+    }
   };
   if (sizeof(T) == 4 || p.samples == 1) {
     sum_items(Images<T*>{target, 0, p.grad_input.channel, p.grad_input.row, 1});

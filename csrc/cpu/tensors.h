@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "huge_pages.h"
 #include "kernels.h"
 
 namespace stn {
@@ -36,7 +37,9 @@ inline Tensor empty(const Tensor& like, const Shape& size, const Shape& stride) 
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(size.size()), size.data(), stride.data(), dtype,
                                                   aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  const Tensor result(handle);
+  prefer_huge_pages(result.mutable_data_ptr(), size_t(result.numel()) * size_t(result.element_size()));
+  return result;
 }
 
 inline Tensor empty(const Tensor& like, const Shape& size) {

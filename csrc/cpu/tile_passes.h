@@ -11,40 +11,61 @@ constexpr bool kHasTiles = true;
 constexpr bool kHasTiles = false;
 #endif
 
-// How a problem's images lie under the tiles of one item; false where the general path must run.
+// Whether tiles of a shape can sample an item, if its pixels are adjacent.
+template <class Shape>
 STN_INLINE bool tiled(const Problem& p, const PixelMap<double>& m) {
-  return p.input.column == 1 && p.padding != Padding::reflection && p.width >= kWindow && p.height >= kWindow &&
-         p.out_width >= kTile && p.out_height >= kTile && representable(m, p.out_height, p.out_width) && fits_window(m);
+  return p.padding != Padding::reflection && p.width >= Shape::kAcross && p.height >= Shape::kDown &&
+         p.out_width >= Shape::kWidth && p.out_height >= Shape::kHeight &&
+         representable(m, p.out_height, p.out_width) && fits_window<Shape>(m);
+}
+
+template <class Shape>
+STN_INLINE int64_t tile_count(const Problem& p) {
+  return (p.out_width + Shape::kWidth - 1) / Shape::kWidth * ((p.out_height + Shape::kHeight - 1) / Shape::kHeight);
+}
+
+// Calls body(shape) with the shape of the tiles that sample an item; false where the general path must run.
+template <class Body>
+STN_INLINE bool with_tiles(const Problem& p, const PixelMap<double>& m, Body body) {
+  if (p.input.column != 1) return false;
+  // Wide tiles cost less a channel, but overlap more at the edges of small outputs.
+  const bool prefer_wide = p.channels > 4 || 16 * tile_count<Wide>(p) <= 17 * tile_count<Square>(p);
+  if (prefer_wide && tiled<Wide>(p, m)) return body(Wide{}), true;
+  if (tiled<Square>(p, m)) return body(Square{}), true;
+  return false;
 }
 
 // Calls body(tile taps as TileTaps<interior>, window) or outside() for one tile.
-template <class Body, class Outside>
-STN_INLINE void with_taps(const TileMap& map, const Tile& t, const Problem& p, Body body, Outside outside) {
+template <class Shape, class Body, class Outside>
+STN_INLINE void with_taps(const TileMap<Shape>& map, const Tile& t, const Problem& p, Body body, Outside outside) {
   const int width = int(p.width), height = int(p.height);
-  if (p.padding == Padding::zeros && (t.x >= width || t.x < -kWindow || t.y >= height || t.y < -kWindow))
+  constexpr int kAcross = Shape::kAcross, kDown = Shape::kDown;
+  if (p.padding == Padding::zeros && (t.x >= width || t.x < -kAcross || t.y >= height || t.y < -kDown))
     return outside();
-  const int window_x = clamped(t.x, 0, width - kWindow), window_y = clamped(t.y, 0, height - kWindow);
+  const int window_x = clamped(t.x, 0, width - kAcross), window_y = clamped(t.y, 0, height - kDown);
   const int64_t offset = window_y * p.input.row + window_x;
   if (t.x >= 0 && t.y >= 0 && t.x + int(map.reach_x) + 2 < width && t.y + int(map.reach_y) + 2 < height) {
-    body(TileTaps<true>(map, t, window_x, window_y, p.padding, height, width), offset);
+    body(TileTaps<Shape, true>(map, t, window_x, window_y, p.padding, height, width), offset);
   } else {
-    body(TileTaps<false>(map, t, window_x, window_y, p.padding, height, width), offset);
+    body(TileTaps<Shape, false>(map, t, window_x, window_y, p.padding, height, width), offset);
   }
 }
 
 // Lanes of a tile from column u and row v on.
+template <class Shape>
 STN_INLINE I16 fresh_lanes(int u, int v) {
   const I16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return ((lane & (kTile - 1)) >= splat<I16>(u)) & (lane >= splat<I16>(v * kTile));
+  return ((lane & (Shape::kWidth - 1)) >= splat<I16>(u)) & (lane >= splat<I16>(v * Shape::kWidth));
 }
 
-template <class T>
+template <class Shape, class T>
 void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end) {
-  const TileMap map(m);
+  const TileMap<Shape> map(m);
   const T* image = static_cast<const T*>(p.input.data) + item / p.samples * p.input.batch;
   T* output = static_cast<T*>(p.output.data) + item * p.output.batch;
   const int64_t block = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
-  const auto ahead = prefetch<T>(p, m, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
+  const auto ahead =
+      prefetch<Shape, T>(p, m, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
   walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
              [&](const Tile& t, int, int, int64_t first, int64_t channels) STN_LAMBDA {
                T* out = output + first * p.output.channel + t.v * p.output.row + t.u;
@@ -56,25 +77,26 @@ void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int
                    ahead(in, p.input.row, out, p.output.row);
                    F16 a, b, c10, d;
                    taps.read(in, p.input.row, a, b, c10, d);
-                   store_tile(out, p.output.row, w00 * a + w01 * b + (w10 * c10 + w11 * d));
+                   store_tile<Shape>(out, p.output.row, w00 * a + w01 * b + (w10 * c10 + w11 * d));
                  }
                };
                with_taps(map, t, p, sample, [&]() STN_LAMBDA {
-                 for (int64_t c = 0; c < channels; ++c, out += p.output.channel) store_tile(out, p.output.row, F16{});
+                 for (int64_t c = 0; c < channels; ++c, out += p.output.channel)
+                   store_tile<Shape>(out, p.output.row, F16{});
                });
              });
 }
 
 // moments = the sums over output pixels of g_x, g_x u, g_x v, g_y, g_y u, g_y v, with g = dL/d(source pixel).
-template <class T>
+template <class Shape, class T>
 void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end,
                         double* moments) {
-  const TileMap map(m);
+  const TileMap<Shape> map(m);
   const T* image = static_cast<const T*>(p.input.data) + item / p.samples * p.input.batch;
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch;
   const int64_t block = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
-  const auto ahead =
-      prefetch<T>(p, m, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel, p.grad_output.row);
+  const auto ahead = prefetch<Shape, T>(p, m, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel,
+                                        p.grad_output.row);
   // Sums a lane of g_x, g_x u, g_x v and the same of g_y, with (u, v) the tile's place; the lane's own place is added
   // at the end. They go to double every few tiles.
   F16 sums[6] = {};
@@ -93,7 +115,7 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
                  F16 s00{}, s01{}, s10{}, s11{};  // of the output's gradient times each tap
                  for (int64_t c = 0; c < channels; ++c, in += p.input.channel, grad += p.grad_output.channel) {
                    ahead(in, p.input.row, grad, p.grad_output.row);
-                   const F16 g = load_tile(grad, p.grad_output.row);
+                   const F16 g = load_tile<Shape>(grad, p.grad_output.row);
                    F16 a, b, c10, d;
                    taps.read(in, p.input.row, a, b, c10, d);
                    s00 += g * a, s01 += g * b, s10 += g * c10, s11 += g * d;
@@ -101,7 +123,7 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
                  F16 gx = taps.slope_x * ((s01 - s00) + taps.fy * ((s11 - s10) - (s01 - s00)));
                  F16 gy = taps.slope_y * ((s10 - s00) + taps.fx * ((s11 - s01) - (s10 - s00)));
                  if (t.u != fresh_u || t.v != fresh_v) {
-                   const auto fresh = fresh_lanes(fresh_u - t.u, fresh_v - t.v);
+                   const auto fresh = fresh_lanes<Shape>(fresh_u - t.u, fresh_v - t.v);
                    gx = masked(gx, fresh), gy = masked(gy, fresh);
                  }
                  sums[0] += gx, sums[1] += gx * float(t.u), sums[2] += gx * float(t.v);
@@ -113,8 +135,8 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
   for (int k = 0; k < 6; ++k) moments[k] = 0;
   for (int i = 0; i < 16; ++i) {
     for (int k = 0; k < 6; ++k) moments[k] += totals[k][i];
-    moments[1] += totals[0][i] * (i % kTile), moments[2] += totals[0][i] * (i / kTile);
-    moments[4] += totals[3][i] * (i % kTile), moments[5] += totals[3][i] * (i / kTile);
+    moments[1] += totals[0][i] * (i % Shape::kWidth), moments[2] += totals[0][i] * (i / Shape::kWidth);
+    moments[4] += totals[3][i] * (i % Shape::kWidth), moments[5] += totals[3][i] * (i / Shape::kWidth);
   }
 }
 
@@ -132,12 +154,12 @@ struct Inverse {
   }
 };
 
-// Whether an item's input gradient can be gathered: at most 3x3 outputs read a pixel; false for singular theta.
+// Whether an item's input gradient can be gathered, if pixels are adjacent: at most 3x3 outputs read a pixel; false for
+// singular theta.
 STN_INLINE bool gathered(const Problem& p, const PixelMap<double>& m, const Inverse& i) {
-  return p.padding == Padding::zeros && p.grad_output.column == 1 && p.grad_input.column == 1 &&
-         p.out_width >= kWindow && p.out_height >= kWindow && p.width >= kTile && p.height >= kTile &&
-         i.radius_u < 1.499 && i.radius_v < 1.499 && representable(m, p.out_height, p.out_width) &&
-         representable(i.map, p.height, p.width);
+  return p.padding == Padding::zeros && p.out_width >= Square::kAcross && p.out_height >= Square::kDown &&
+         p.width >= Square::kWidth && p.height >= Square::kHeight && i.radius_u < 1.499 && i.radius_v < 1.499 &&
+         representable(m, p.out_height, p.out_width) && representable(i.map, p.height, p.width);
 }
 
 // max(0, 1 - |distance|), as integers: the sign bit of a float is that of an integer.
@@ -146,18 +168,18 @@ STN_INLINE F16 hat(F16 distance) {
   return (F16)(w > 0 ? w : I16{});
 }
 
-// Input gradient of rows [row_begin, row_end): each pixel sums the kColumns x kRows outputs that may read it.
-// With add it is added to what is there. Returns false where something is not finite: then a weight of 0 may have met
-// an Inf or NaN, and all has to be done again with care, which reads nothing under a weight of 0.
+// kColumns x kRows: the outputs that may read a pixel.
 template <class T, class Out, int kColumns, int kRows>
-bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse, int64_t row_begin,
-                 int64_t row_end, const Images<Out*>& target, bool add, bool care) {
+bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse,
+                      int64_t row_begin, int64_t row_end, const Images<Out*>& target, bool add, bool care) {
+  using Shape = Square;
+  constexpr int kTile = Shape::kWidth, kWindow = Shape::kAcross;
   constexpr double margin = 1e-7;  // an output exactly one pixel away has weight 0: either rounding is right
-  const TileMap map(inverse.map, inverse.radius_u + margin, inverse.radius_v + margin);
+  const TileMap<Shape> map(inverse.map, inverse.radius_u + margin, inverse.radius_v + margin);
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch;
   const int64_t block = channel_block(p.channels, p.grad_output.channel * sizeof(T), p.grad_output.row * sizeof(T));
-  const auto ahead = prefetch<T>(p, inverse.map, p.channels, block, p.grad_output.channel, p.grad_output.row,
-                                 target.channel, target.row);
+  const auto ahead = prefetch<Shape, T>(p, inverse.map, p.channels, block, p.grad_output.channel, p.grad_output.row,
+                                        target.channel, target.row);
   const int width = int(p.out_width), height = int(p.out_height);
   const int reach_u = int(map.reach_x) + kColumns, reach_v = int(map.reach_y) + kRows;  // of a tile's last candidate
   const float xu = float(m.xu), xv = float(m.xv), yu = float(m.yu), yv = float(m.yv);
@@ -179,7 +201,8 @@ bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
                const int u0 = t.x + 1, v0 = t.y + 1;  // first candidate of the tile's lowest corner
                if (u0 >= width || u0 < -kWindow || v0 >= height || v0 < -kWindow) {
                  if (add) return;
-                 for (int64_t c = 0; c < channels; ++c, out += target.channel) store_tile(out, target.row, F16{});
+                 for (int64_t c = 0; c < channels; ++c, out += target.channel)
+                   store_tile<Shape>(out, target.row, F16{});
                  return;
                }
                const I16 du = __builtin_convertvector(map.dx + t.fraction_x, I16),
@@ -214,7 +237,7 @@ bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
                }
                for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
                  ahead(in, p.grad_output.row, out, target.row);
-                 const Window window(in, p.grad_output.row);
+                 const Window<Shape> window(in, p.grad_output.row);
                  F16 even{}, odd{};
                  if (care) {
                    for (int k = 0; k < kCount; ++k) even += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
@@ -224,11 +247,29 @@ bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, cons
                  }
                  F16 sum = even + odd;
                  not_finite += sum * 0.f;
-                 if (add) sum = load_tile(out, target.row) + masked(sum, fresh_lanes(fresh_x - t.u, fresh_y - t.v));
-                 store_tile(out, target.row, sum);
+                 if (add)
+                   sum = load_tile<Shape>(out, target.row) +
+                         masked(sum, fresh_lanes<Shape>(fresh_x - t.u, fresh_y - t.v));
+                 store_tile<Shape>(out, target.row, sum);
                }
              });
   return all(not_finite == not_finite);
+}
+
+// Input gradient of rows [row_begin, row_end): each pixel sums the outputs that may read it.
+// With add it is added to what is there. Returns false where something is not finite: then a weight of 0 may have met
+// an Inf or NaN, and all has to be done again with care, which reads nothing under a weight of 0.
+template <class T, class Out>
+STN_INLINE bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin,
+                            int64_t row_end, const Images<Out*>& target, bool add, bool care) {
+  const Inverse inverse(m);
+  const auto run = [&](auto columns, auto rows) STN_LAMBDA {
+    return tile_gather_from<T, Out, columns, rows>(p, item, m, inverse, row_begin, row_end, target, add, care);
+  };
+  constexpr std::integral_constant<int, 2> two;
+  constexpr std::integral_constant<int, 3> three;
+  if (inverse.radius_u <= 1) return inverse.radius_v <= 1 ? run(two, two) : run(two, three);
+  return inverse.radius_v <= 1 ? run(three, two) : run(three, three);
 }
 
 }  // namespace stn::STN_LEVEL

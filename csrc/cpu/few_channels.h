@@ -1,0 +1,191 @@
+// Affine bilinear sampling of channels_last images of a few channels, over which lanes would stay empty: what a block
+// of pixels touches on the other side is copied into planes of bounded size, which the tiles work on.
+#pragma once
+#include "tile_passes.h"
+
+namespace stn::STN_LEVEL {
+
+constexpr int64_t kFewChannels = 4;
+constexpr int64_t kBlockColumns = 64;
+constexpr double kRegionPixels = 16384;  // beyond: strong minification
+
+// A rectangle of pixels.
+struct Region {
+  int64_t x, y, width, height;
+  int64_t area() const { return width * height; }
+};
+
+// The pixels at [low, high], with what lies up to one beyond, of an axis of `size`; at least `least` of them if it has.
+STN_INLINE void clip(double low, double high, int64_t size, int64_t least, int64_t& first, int64_t& count) {
+  const auto clamp = [&](double v) STN_LAMBDA { return v < 0 ? 0 : v > double(size - 1) ? size - 1 : int64_t(v); };
+  first = clamp(low - 1);
+  count = clamp(high + 2) - first + 1;
+  if (count < least) count = minimum(least, size);
+  first = minimum(first, size - count);
+}
+
+// What the block touches through the map, `around` it, in an image of height x width.
+STN_INLINE Region touched(const PixelMap<double>& m, const Region& block, double around_x, double around_y,
+                          int64_t height, int64_t width) {
+  const double u = double(block.width - 1), v = double(block.height - 1);
+  const double x = m.x0 + m.xu * double(block.x) + m.xv * double(block.y);
+  const double y = m.y0 + m.yu * double(block.x) + m.yv * double(block.y);
+  const auto below = [&](double a, double b) STN_LAMBDA { return (a < 0 ? a * u : 0) + (b < 0 ? b * v : 0); };
+  const auto above = [&](double a, double b) STN_LAMBDA { return (a > 0 ? a * u : 0) + (b > 0 ? b * v : 0); };
+  Region r;
+  clip(x + below(m.xu, m.xv) - around_x, x + above(m.xu, m.xv) + around_x, width, Wide::kAcross, r.x, r.width);
+  clip(y + below(m.yu, m.yv) - around_y, y + above(m.yu, m.yv) + around_y, height, Square::kDown, r.y, r.height);
+  return r;
+}
+
+// The same map between the pixels of two rectangles.
+STN_INLINE PixelMap<double> between(const PixelMap<double>& m, const Region& from, const Region& to) {
+  PixelMap<double> local = m;
+  local.x0 += m.xu * double(from.x) + m.xv * double(from.y) - double(to.x);
+  local.y0 += m.yu * double(from.x) + m.yv * double(from.y) - double(to.y);
+  return local;
+}
+
+// Calls f(number of channels, as a constant).
+template <class F>
+STN_INLINE void with_few_channels(int64_t channels, F f) {
+  channels == 2   ? f(std::integral_constant<int, 2>{})
+  : channels == 3 ? f(std::integral_constant<int, 3>{})
+                  : f(std::integral_constant<int, 4>{});
+}
+
+template <class T>
+STN_INLINE void to_planes(const Images<const void*>& images, int64_t offset, const Region& r, int64_t channels,
+                          T* planes) {
+  const T* pixels = static_cast<const T*>(images.data) + offset + r.y * images.row + r.x * images.column;
+  with_few_channels(channels, [&](auto count) STN_LAMBDA {
+    constexpr int C = count;
+    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width) {
+      for (int64_t x = 0; x < r.width; ++x) {
+        for (int c = 0; c < C; ++c) planes[c * r.area() + x] = pixels[x * C + c];
+      }
+    }
+  });
+}
+
+template <class From, class T>
+STN_INLINE void from_planes(const From* planes, const Region& r, int64_t channels, const Images<void*>& images,
+                            int64_t offset) {
+  T* pixels = static_cast<T*>(images.data) + offset + r.y * images.row + r.x * images.column;
+  with_few_channels(channels, [&](auto count) STN_LAMBDA {
+    constexpr int C = count;
+    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width) {
+      for (int64_t x = 0; x < r.width; ++x) {
+        for (int c = 0; c < C; ++c) {
+          if constexpr (std::is_same_v<From, T>) {
+            pixels[x * C + c] = planes[c * r.area() + x];
+          } else {
+            store_one(pixels + x * C + c, planes[c * r.area() + x]);
+          }
+        }
+      }
+    }
+  });
+}
+
+// Planes of one image as a batch.
+template <class Pointer, class T>
+STN_INLINE Images<Pointer> planes_of(T* data, const Region& r) {
+  return {data, 0, r.area(), r.width, 1};
+}
+
+STN_INLINE bool has_few_channels(const Problem& p) {
+  return p.channels_last && p.channels > 1 && p.channels <= kFewChannels;
+}
+
+// Calls body(block) over the blocks of columns of some rows.
+template <class Body>
+STN_INLINE void over_blocks(int64_t width, int64_t first, int64_t last, Body body) {
+  const int64_t blocks = width < kBlockColumns ? 1 : width / kBlockColumns;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t x = i * kBlockColumns;
+    body(Region{x, first, (i + 1 < blocks ? x + kBlockColumns : width) - x, last - first});
+  }
+}
+
+// Whether the blocks of an item can be sampled by tiles.
+STN_INLINE bool tiled_in_blocks(const Problem& p, const PixelMap<double>& m, int64_t rows) {
+  if (!has_few_channels(p) || !tiled<Square>(p, m)) return false;
+  const double u = double(minimum(p.out_width, 2 * kBlockColumns)), v = double(rows);
+  return (__builtin_fabs(m.xu) * u + __builtin_fabs(m.xv) * v) * (__builtin_fabs(m.yu) * u + __builtin_fabs(m.yv) * v) <
+         kRegionPixels;
+}
+
+// Calls body(problem, map, block) for the blocks of output rows [first, last), what they read in planes.
+template <class T, class Body>
+STN_INLINE void over_sampled_blocks(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first,
+                                    int64_t last, Body body) {
+  over_blocks(p.out_width, first, last, [&](const Region& block) STN_LAMBDA {
+    const Region source = touched(m, block, 0, 0, p.height, p.width);
+    const Scratch<T> planes(source.area() * p.channels);
+    to_planes<T>(p.input, item / p.samples * p.input.batch, source, p.channels, planes.data);
+    Problem q = p;
+    q.batch = q.samples = 1, q.channels_last = false;
+    q.width = source.width, q.height = source.height, q.out_width = block.width, q.out_height = block.height;
+    q.input = planes_of<const void*>(planes.data, source);
+    body(q, between(m, block, source), block);
+  });
+}
+
+template <class T>
+void few_channels_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first, int64_t last) {
+  over_sampled_blocks<T>(
+      p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Region& block) STN_LAMBDA {
+        const Scratch<T> planes(block.area() * p.channels);
+        q.output = planes_of<void*>(planes.data, block);
+        with_tiles(q, map, [&](auto shape) { tile_forward<decltype(shape), T>(q, 0, map, 0, block.height); });
+        from_planes<T, T>(planes.data, block, p.channels, p.output, item * p.output.batch);
+      });
+}
+
+template <class T>
+void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first, int64_t last,
+                                double* moments) {
+  for (int k = 0; k < 6; ++k) moments[k] = 0;
+  over_sampled_blocks<T>(
+      p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Region& block) STN_LAMBDA {
+        const Scratch<T> planes(block.area() * p.channels);
+        to_planes<T>(p.grad_output, item * p.grad_output.batch, block, p.channels, planes.data);
+        q.grad_output = planes_of<const void*>(planes.data, block);
+        double local[6];
+        with_tiles(q, map,
+                   [&](auto shape) { tile_theta_moments<decltype(shape), T>(q, 0, map, 0, block.height, local); });
+        for (int k = 0; k < 6; k += 3) {
+          moments[k] += local[k];
+          moments[k + 1] += local[k + 1] + double(block.x) * local[k];
+          moments[k + 2] += local[k + 2] + double(block.y) * local[k];
+        }
+      });
+}
+
+// Rows [first, last) of one image's gradient; maps(s) is the pixel map of its s-th transformation.
+template <class T, class Maps>
+void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, int64_t last) {
+  over_blocks(p.width, first, last, [&](const Region& block) STN_LAMBDA {
+    const Scratch<float> sums(block.area() * p.channels);
+    const Images<float*> target{sums.data, 0, block.area(), block.width, 1};
+    bool care = false;
+    for (int64_t s = 0; s < p.samples; ++s) {
+      const PixelMap<double> m = maps(s);
+      const Inverse inverse(m);
+      const Region source = touched(inverse.map, block, inverse.radius_u, inverse.radius_v, p.out_height, p.out_width);
+      const Scratch<T> planes(source.area() * p.channels);
+      to_planes<T>(p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, p.channels, planes.data);
+      Problem q = p;
+      q.batch = q.samples = 1, q.channels_last = false;
+      q.width = block.width, q.height = block.height, q.out_width = source.width, q.out_height = source.height;
+      q.grad_output = planes_of<const void*>(planes.data, source);
+      const PixelMap<double> map = between(m, source, block);
+      if (tile_gather<T>(q, 0, map, 0, block.height, target, s > 0, care) || care) continue;
+      care = true, s = -1;  // from the first on, with care
+    }
+    from_planes<float, T>(sums.data, block, p.channels, p.grad_input, b * p.grad_input.batch);
+  });
+}
+
+}  // namespace stn::STN_LEVEL

@@ -20,7 +20,7 @@ from stn_kernels.reference import philox
 from .op_tests import FLAGS, RecordOperators, deterministic
 from .tolerances import assert_close, assert_like_reference
 
-case = LINEARIZED_CASES["linearized_given"]  # for conftest: which backends have the sampler
+CASE = LINEARIZED_CASES["linearized_given"]  # for conftest: which backends have the sampler
 PADDINGS = ("zeros", "border", "reflection")
 SIZES = {1: ((19,), (13,)), 2: ((9, 12), (10, 7)), 3: ((6, 7, 8), (4, 3, 5))}
 

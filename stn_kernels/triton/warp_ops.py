@@ -159,7 +159,7 @@ def backward(
         **sampler_options(transform, mode, padding_mode, align_corners, input, params),
         **memory_constants(n, channels_last, block.CHUNK, grads, input, target),
     }
-    roomy = n == 3 or MODE_NAMES[mode] == "bicubic"
+    roomy = n == 3 or MODE_NAMES[mode] == "bicubic" or input.dtype == torch.float64 or channels_last
     launch(warp_backward, count * parts, arguments, block, ROOMY if roomy else OPTIONS)
     if not need_input:
         return input.new_empty(0), grad_params

@@ -21,7 +21,7 @@ PACKAGE_LIBRARIES = PACKAGE / "_lib"
 SOURCES = next((p for p in (PACKAGE.parent / "csrc", PACKAGE / "csrc") if p.is_dir()), PACKAGE / "csrc")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: one binary serves every later torch
 CPU_LEVELS = ("v2", "v3", "v4") if platform.machine() in ("x86_64", "AMD64") else ("generic",)
-O2 = "-O2 -fpeel-loops -fvect-cost-model=dynamic"  # as fast as -O3 where lanes are explicit, and compiled in half
+O2 = "-O2 -fpeel-loops -fvect-cost-model=dynamic"  # where lanes are explicit: as fast as -O3, compiled a fifth faster
 LEVEL_SOURCES = {  # compiled once an instruction set
     "cpab.cpp": O2,
     "cpab_sample.cpp": O2,

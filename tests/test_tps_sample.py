@@ -18,15 +18,6 @@ class TestTpsSample(SamplingTests):
     case = OP_CASES["tps_sample"]
     thin_everywhere = True
 
-    @pytest.fixture(autouse=True)
-    def _float32_on_triton(self, backend, request):
-        if backend.name == "triton" and request.node.originalname in (
-            "test_sizes",
-            "test_deterministic_runs_are_equal",
-        ):
-            reason = "Triton computes splines in float32, the others in float64: up to 1.5e-5 where 1e-5 is asked"
-            request.applymarker(pytest.mark.xfail(raises=AssertionError, reason=reason))
-
     def points(self, inputs):
         return stn_kernels.tps_grid(
             inputs.tensors["points"].double().cpu(),

@@ -152,9 +152,8 @@ def homography_sample_backward(
 
 
 def tps_sample(input, coefficients, control_points, size, mode, padding_mode, align_corners):
-    narrow = coefficients.to(compute_dtype(input))  # float64 for the CPU's sake
     lead = coefficients.shape[:-2]
-    return warp_ops.forward("tps", input, narrow, lead, size, mode, padding_mode, align_corners, control_points)
+    return warp_ops.forward("tps", input, coefficients, lead, size, mode, padding_mode, align_corners, control_points)
 
 
 def tps_sample_backward(
@@ -169,10 +168,9 @@ def tps_sample_backward(
     need_coefficients,
     deterministic,
 ):
-    narrow = coefficients.to(compute_dtype(input))
     options = mode, padding_mode, align_corners, need_input, need_coefficients, deterministic
     grad_input, sums = warp_ops.backward(
-        "tps", warp_ops.like_input(grad_output, input), input, narrow, *options, control_points
+        "tps", warp_ops.like_input(grad_output, input), input, coefficients, *options, control_points
     )
     if sums is None:
         return grad_input, no_gradient(coefficients, need_coefficients)

@@ -40,7 +40,10 @@ def source_normalized(params_ptr, control_ptr, controls, n, coords, TRANSFORM: t
         x, y, _reciprocal = homography.project(params_ptr + n * 9, coords[0], coords[1])
     else:
         tl.static_assert(TRANSFORM == "tps")
-        x, y = tps.apply(params_ptr + n * 2 * (controls + 3), control_ptr, controls, coords[0], coords[1])
+        # In float64: the terms of a spline cancel.
+        wide_x, wide_y = coords[0].to(tl.float64), coords[1].to(tl.float64)
+        x, y = tps.apply(params_ptr + n * 2 * (controls + 3), control_ptr, controls, wide_x, wide_y)
+        x, y = x.to(coords[0].dtype), y.to(coords[1].dtype)
     return x, y
 
 

@@ -38,15 +38,20 @@ def like_input(grad_output, input):
     return grad_output
 
 
-def sampler_options(transform, mode, padding_mode, align_corners, *tensors):
+def sampler_options(transform, mode, padding_mode, align_corners, input, params):
     return {
         "TRANSFORM": transform,
         "SAMPLER": MODE_NAMES[mode],
         "TAPS": TAPS[MODE_NAMES[mode]],
         "PADDING": PADDING_NAMES[padding_mode],
         "ALIGN": int(align_corners),
-        "COMPUTE": COMPUTE[compute_dtype(*tensors)],
+        "COMPUTE": COMPUTE[coordinate_dtype(transform, input, params)],
     }
+
+
+def coordinate_dtype(transform, input, params):
+    """In which the coordinates are handled; a spline's coefficients are float64 whatever it is."""
+    return compute_dtype(input) if transform == "tps" else compute_dtype(input, params)
 
 
 def controls(control):
@@ -115,7 +120,10 @@ def backward(
         return empty_images(input, shape, need_input and is_channels_last(input), n).zero_(), None
     grads = grad_output if grad_output.dim() == n + 3 else grad_output.unsqueeze(1)
     size = grads.shape[-n:]
-    compute, accumulator = compute_dtype(input, params), torch.int64 if deterministic else compute_dtype(input)
+    compute, accumulator = (
+        coordinate_dtype(transform, input, params),
+        torch.int64 if deterministic else compute_dtype(input),
+    )
     channels_last = has_channels_last(n, input, grads) and (not need_input or is_channels_last(input))
     itemsize = max(input.element_size(), accumulator.itemsize * need_input)
     block = block_shape(n, channels, channels_last, itemsize, backward=True)

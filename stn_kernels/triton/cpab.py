@@ -6,7 +6,7 @@ with v = M x + s the path is x + a_0(t) v + a_1(t) M v + ... + a_(n-1)(t) M^(n-1
 A record, of a region of an image: matrix n^2, start n (dx/dt), first n + 1 (dg_0/dt by g), powers n (of the
 characteristic polynomial), the longest step, n bounds of a face's fourth derivative / 144; then in lattice units matrix
 n^2 and start n, from the vertex of slot 0. The geometry of a region: axes n^2 and origin n (y = origin + axes x), the
-n + 1 rows of g on (y, 1), the n + 1 codes of what lies beyond its faces. Both have a header: the records of an image an
+n + 1 rows of g on (y, 1), the n + 1 codes of what lies beyond its faces, the n shares in g_0 = 1 - share g. Both have a header: the records of an image an
 affine matrix n (n + 1), the geometry of a tessellation its shape n and whether it has walls.
 """
 
@@ -39,7 +39,7 @@ def record_of(field_ptr, n, region, regions, N: tl.constexpr):
 @triton.jit
 def geometry_of(geometry_ptr, region, N: tl.constexpr):
     """Where the geometry of a region begins."""
-    return geometry_ptr + (N + 1) + region * (2 * N * N + 4 * N + 2)
+    return geometry_ptr + (N + 1) + region * (2 * N * N + 5 * N + 2)
 
 
 @triton.jit
@@ -193,7 +193,24 @@ def root(table, powers, from_value, to_value, d, high, guess, todo, TOLERANCE: t
 
 
 @triton.jit
-def segment(record, g, entry, active, rest, TERMS: tl.constexpr, TOLERANCE: tl.constexpr):
+def settle(share, g):
+    """Takes off the largest coordinate what roundings brought in: there is one more of them than needed."""
+    excess = g[0] - 1
+    largest = tl.abs(g[0])
+    for j in tl.static_range(1, len(g)):
+        excess += share[j - 1] * g[j]
+        largest = tl.maximum(largest, tl.abs(share[j - 1] * g[j]))
+    free = tl.abs(g[0]) < largest
+    settled = (tl.where(free, g[0], tl.maximum(g[0] - excess, 0.0)),)
+    for j in tl.static_range(1, len(g)):
+        it = free & (tl.abs(share[j - 1] * g[j]) == largest)
+        settled = settled + (tl.where(it, tl.maximum(g[j] - excess / share[j - 1], 0.0), g[j]),)  # noqa: RUF005
+        free = free & ~it
+    return settled
+
+
+@triton.jit
+def segment(record, share_ptr, g, entry, active, rest, TERMS: tl.constexpr, TOLERANCE: tl.constexpr):
     """A path in its region, as far as the region reaches, or the longest step, or the time that is left.
 
     Returns the time, the coordinates at its end, and the slot of the face left by, else -1. A face behind which the
@@ -285,6 +302,10 @@ def segment(record, g, entry, active, rest, TERMS: tl.constexpr, TOLERANCE: tl.c
         end = along(g[j], a, derivs, j)
         end = tl.where(end < 0, 0.0, end)
         ends = ends + (tl.where(slot == j, 0.0, end),)  # noqa: RUF005
+    # In strong fields and far outside the domain roundings would grow exponentially.
+    drifts = active & ((extent > 1.5) | (limit < 0.2))
+    if any_of(drifts):
+        ends = choose(drifts, settle(read(share_ptr, active, 0, N), ends), ends)
     return time, ends, slot
 
 
@@ -388,7 +409,8 @@ def advance(
     active = rest > 0
     record = record_of(field_ptr, n, region, regions, N)
     if number < SEGMENTS:
-        time, ends, slot = segment(record, g, entry, active, rest, TERMS, TOLERANCE)
+        share_ptr = geometry_of(geometry_ptr, region, N) + 2 * N * N + 4 * N + 2
+        time, ends, slot = segment(record, share_ptr, g, entry, active, rest, TERMS, TOLERANCE)
     else:
         size = left[0]
         if number == SEGMENTS:

@@ -22,7 +22,7 @@ class Fields:
         self.dtype = dtype
         n, m, count = self.n, self.n + 1, len(integers)
         self.share, origin, axes = reals[:, 2 * m * m :].split([n, n, n * n], 1)
-        rows = torch.cat([axes, origin, regions.g.flatten(1), regions.crossing.to(axes)], 1)
+        rows = torch.cat([axes, origin, regions.g.flatten(1), regions.crossing.to(axes), self.share], 1)
         header = rows.new_tensor([*shape, regions.bounded])
         self.geometry = torch.cat([header, rows.flatten()]).to(dtype)
         columns = self._columns(velocities.flatten(0, -3).double())

@@ -22,6 +22,8 @@ import stn_kernels
 from stn_kernels import _library, op_cases, verify
 from stn_kernels._tolerances import nondeterminism
 
+from . import fast_interpreter
+
 NAMES = ("reference", "cpu", "simt", "triton", "cuda")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -85,6 +87,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "thinned(n): slow backends run every n-th combination of the parameters")
     config.addinivalue_line("markers", "on_gpu: only backends that run on a GPU; without one there is nothing to test")
     poison()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        fast_interpreter.hasten()
     torch.set_num_threads(1)  # small tensors; test_cpu.py sets its own
     selected = [name for name in config.getoption("--backends").split(",") if name]
     if unknown := set(selected) - set(NAMES):

@@ -31,6 +31,23 @@ SIZES = (  # input -> output
 )
 
 
+def assert_compiles(backend, case, sample, dynamic):
+    """In one graph, with the values and gradients of eager."""
+    torch._dynamo.reset()
+    inputs = backend.draw(case, sample).requires_grad()
+    names, options = list(inputs.tensors), inputs.options
+
+    def function(*tensors):
+        return backend.call(case, Inputs(dict(zip(names, tensors, strict=True)), options)).sin()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    tensors = list(inputs.tensors.values())
+    expected, actual = function(*tensors), compiled(*tensors)
+    assert torch.equal(actual, expected)
+    for a, b in zip(*(torch.autograd.grad(o.sum(), tensors) for o in (actual, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 class RecordOperators(TorchDispatchMode):
     """Keeps every call of an operator of this package with its arguments and results."""
 
@@ -162,19 +179,7 @@ class OpTests:
     @pytest.mark.thinned(5)
     @pytest.mark.parametrize("dynamic", FLAGS)
     def test_compile_fullgraph(self, backend, padding, dynamic):
-        torch._dynamo.reset()
-        inputs = backend.draw(self.case, small(padding_mode=padding, samples=2)).requires_grad()
-        names, options = list(inputs.tensors), inputs.options
-
-        def function(*tensors):
-            return backend.call(self.case, Inputs(dict(zip(names, tensors, strict=True)), options)).sin()
-
-        compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-        tensors = list(inputs.tensors.values())
-        expected, actual = function(*tensors), compiled(*tensors)
-        assert torch.equal(actual, expected)
-        for a, b in zip(*(torch.autograd.grad(o.sum(), tensors) for o in (actual, expected)), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        assert_compiles(backend, self.case, small(padding_mode=padding, samples=2), dynamic)
 
     def test_deterministic_runs_are_equal(self, backend, padding):
         sample = Sample(padding_mode=padding, channels=4, samples=3, size=(20, 21), out_size=(24, 19))

@@ -17,7 +17,7 @@ from stn_kernels.op_cases import DTYPES, LAYOUTS, LINEARIZED_CASES, OP_CASES, In
 from stn_kernels.reference import linearized as reference
 from stn_kernels.reference import philox
 
-from .op_tests import FLAGS, RecordOperators, deterministic
+from .op_tests import FLAGS, RecordOperators, assert_compiles, deterministic
 from .tolerances import assert_close, assert_like_reference
 
 CASE = LINEARIZED_CASES["linearized_given"]  # for conftest: which backends have the sampler
@@ -449,19 +449,7 @@ def test_operators(backend, name):
 @pytest.mark.parametrize("dynamic", FLAGS)
 @pytest.mark.parametrize("name", LINEARIZED_CASES)
 def test_compile_fullgraph(backend, name, dynamic):
-    torch._dynamo.reset()
-    case = LINEARIZED_CASES[name]
-    inputs = backend.draw(case, Sample(dtype=torch.float64, samples=2)).requires_grad()
-
-    def function(*tensors):
-        return backend.call(case, Inputs(dict(zip(inputs.tensors, tensors, strict=True)), inputs.options)).sin()
-
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    tensors = list(inputs.tensors.values())
-    expected, actual = function(*tensors), compiled(*tensors)
-    assert torch.equal(actual, expected)
-    for a, b in zip(*(torch.autograd.grad(o.sum(), tensors) for o in (actual, expected)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert_compiles(backend, LINEARIZED_CASES[name], Sample(dtype=torch.float64, samples=2), dynamic)
 
 
 def test_compile_draws_a_new_seed_at_every_call():

@@ -23,6 +23,16 @@ def slower_localization(network, rate: float, multiplier: float, **options) -> t
     return torch.optim.SGD(groups + [{"params": slow, "lr": rate * multiplier}] * bool(slow), **options)
 
 
+STNS_HELP = Claim(
+    "every STN errs less than the CNN",
+    lambda m: all(m[n]["error"] < m["CNN"]["error"] for n in m if n != "CNN"),
+)
+C1_ALIGNS_WORST = Claim(
+    "a transformer of the feature map (C1) leaves the largest pose spread",
+    lambda m: m["STN-C1"]["pose"] > max(m[n]["pose"] for n in ("STN-C0", "STN-DL1", "STN-SL1")),
+)
+
+
 class Digits(PlainSGD):
     """Digits distorted by `kind`: R, T or S; for Table I the test set's perturbations are drawn again."""
 
@@ -94,18 +104,12 @@ class RotatedDigits(Digits):
         "STN-SL1": {"error": 0.98, "pose": 18.7},
     }
     claims = (
-        Claim(
-            "a transformer of the feature map (C1) leaves the largest pose spread",
-            lambda m: m["STN-C1"]["pose"] > max(m[n]["pose"] for n in ("STN-C0", "STN-DL1", "STN-SL1")),
-        ),
+        C1_ALIGNS_WORST,
         Claim(
             "shared localization (SL1) leaves the smallest pose spread",
             lambda m: m["STN-SL1"]["pose"] < min(m[n]["pose"] for n in ("STN-C0", "STN-C1", "STN-DL1")),
         ),
-        Claim(
-            "every STN errs less than the CNN",
-            lambda m: all(m[n]["error"] < m["CNN"]["error"] for n in m if n != "CNN"),
-        ),
+        STNS_HELP,
         Claim(
             "transformers of the input err less than C1",
             lambda m: max(m[n]["error"] for n in ("STN-C0", "STN-DL1", "STN-SL1")) < m["STN-C1"]["error"],
@@ -133,10 +137,7 @@ class TranslatedDigits(Digits):
         "STN-SL1": {"error": 1.13, "pose": 1.32},
     }
     claims = (
-        Claim(
-            "every STN errs less than the CNN",
-            lambda m: all(m[n]["error"] < m["CNN"]["error"] for n in m if n != "CNN"),
-        ),
+        STNS_HELP,
         Claim(
             "C1 locates translated digits about as well as C0 (within a quarter)",
             lambda m: m["STN-C1"]["pose"] < 1.25 * m["STN-C0"]["pose"],
@@ -165,14 +166,8 @@ class ScaledDigits(Digits):
         "STN-SL1": {"error": 0.82, "pose": 0.330},
     }
     claims = (
-        Claim(
-            "every STN errs less than the CNN",
-            lambda m: all(m[n]["error"] < m["CNN"]["error"] for n in m if n != "CNN"),
-        ),
-        Claim(
-            "a transformer of the feature map (C1) leaves the largest pose spread",
-            lambda m: m["STN-C1"]["pose"] > max(m[n]["pose"] for n in ("STN-C0", "STN-DL1", "STN-SL1")),
-        ),
+        STNS_HELP,
+        C1_ALIGNS_WORST,
     )
 
     def perturbed(self, images, generator):

@@ -45,7 +45,7 @@ SECOND_BACKWARD = dict.fromkeys(("cpu", "cuda", "triton"), ("bilinear", "nearest
 DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 # Operators that a backend has no kernels for so far. Asked for by name it raises; the automatic choice passes on.
-LACKING = {"cuda": {"cpab_jacobian"}}
+LACKING: dict[str, set[str]] = {}
 
 _DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
 _forced = threading.local()  # .backend: what `use_backend` asks for in this thread

@@ -54,4 +54,17 @@ std::tuple<Tensor, Tensor> cpab_transform_backward(const CpabCall& given, const 
   return {grad_points, grad_velocities};
 }
 
+Tensor cpab_jacobian(const CpabCall& given) {
+  const CpabCall call = dense(given);
+  const int64_t n = int64_t(call.shape.size());
+  std::vector<int64_t> shape = shape_of(call.velocities);
+  shape.resize(shape.size() - 2);
+  for (const int64_t extent : {call.points.size(call.points.dim() - 2), n, call.vertices(), n}) shape.push_back(extent);
+  const Tensor jacobian = torch::stable::new_zeros(call.points, shape);
+  if (jacobian.numel() == 0) return jacobian;
+  const Device device(call.points);
+  with_launch(call, device.stream, [&](auto launch, auto) { launch.jacobian(jacobian); });
+  return jacobian;
+}
+
 }  // namespace stn

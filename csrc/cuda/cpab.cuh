@@ -103,6 +103,38 @@ __device__ __forceinline__ int largest_of(int value) {
   return value;
 }
 
+// Walks the path of point i and takes its steps back, the last first: back(path, visit, active) for all lanes of a warp
+// at once. `kept` has room for the latest steps of every thread; to those before the path is walked again.
+template <class Path, class Field, class T, int n, class Back>
+__device__ __forceinline__ void walk_back(const Field& field, const CpabPoints<T, n>& points, int64_t item, int64_t i,
+                                          bool there, CpabVisit<T, n>* kept, Back&& back) {
+  int steps = 0, chunk = -1, chunks = 1;
+#pragma unroll 1
+  while (true) {
+    T start[n] = {};
+    if (there) points.load(item, i, start);
+    Path path(field, item, start);
+    const int end = chunk < 0 ? 0x7fffffff : (chunk + 1) * kCpabKept;
+    const bool walks = there && (chunk < 0 || (end < steps && chunk < (steps - 1) / kCpabKept));
+    CpabVisit<T, n> visit;
+    while (walks && path.steps < end && path.advance(visit)) kept[(path.steps - 1) % kCpabKept * kCpabThreads] = visit;
+    if (chunk < 0) {
+      steps = there ? path.steps : 0;
+      chunks = (largest_of(steps) + kCpabKept - 1) / kCpabKept;
+      chunk = chunks;
+    } else {
+#pragma unroll 1
+      for (int k = kCpabKept - 1; k >= 0; --k) {
+        const bool active = chunk * kCpabKept + k < steps;
+        if (!__any_sync(kAllLanes, active)) continue;
+        if (active) visit = kept[k * kCpabThreads];
+        back(path, visit, active);
+      }
+    }
+    if (--chunk < 0) break;
+  }
+}
+
 // grad_points (items, points, n) and partial sums (items, regions, n, n + 1, columns): a column a block if its warps'
 // sums have room in shared memory, else zeros, a column a warp. Null for what is not wanted.
 template <class Path, class Field, class T, int n>
@@ -126,7 +158,7 @@ __global__ void __launch_bounds__(kCpabThreads, kCpabBackwardBlocks<T>)
     sums = partial + item * entries * columns + int64_t(blockIdx.x) * kCpabWarps + warp;
   }
   const int64_t pitch = shared_sums ? 1 : columns;
-  CpabVisit<T, n>* kept = visits + threadIdx.x;
+  Visit* kept = visits + threadIdx.x;
 #pragma unroll 1
   for (int64_t begin = first; begin < last; begin += kCpabThreads) {
     const int64_t i = begin + threadIdx.x;
@@ -136,37 +168,11 @@ __global__ void __launch_bounds__(kCpabThreads, kCpabBackwardBlocks<T>)
       const T* from = grad_output + (item * points.count + i) * n;
       for (int d = 0; d < n; ++d) lambda[d] = from[d] / T(field.tables.shape[d]);
     }
-    // The way there, keeping the latest steps; then chunk by chunk back, walking again to where they were dropped.
-    int steps = 0, chunk = -1, chunks = 1;
-#pragma unroll 1
-    while (true) {
-      T start[n] = {};
-      if (there) points.load(item, i, start);
-      Path path(field, item, start);
-      const int end = chunk < 0 ? 0x7fffffff : (chunk + 1) * kCpabKept;
-      const bool walks = there && (chunk < 0 || (end < steps && chunk < (steps - 1) / kCpabKept));
-      CpabVisit<T, n> visit;
-      while (walks && path.steps < end && path.advance(visit))
-        kept[(path.steps - 1) % kCpabKept * kCpabThreads] = visit;
-      if (chunk < 0) {
-        steps = there ? path.steps : 0;
-        chunks = (largest_of(steps) + kCpabKept - 1) / kCpabKept;
-        chunk = chunks;
-      } else {
-#pragma unroll 1
-        for (int k = kCpabKept - 1; k >= 0; --k) {
-          const bool active = chunk * kCpabKept + k < steps;
-          if (!__any_sync(kAllLanes, active)) continue;
-          T G[n][n + 1] = {};
-          if (active) {
-            visit = kept[k * kCpabThreads];
-            pull_back(path, visit, lambda, G);
-          }
-          if (partial) add_by_region<n>(active, visit.region, G, sums, pitch);
-        }
-      }
-      if (--chunk < 0) break;
-    }
+    walk_back<Path>(field, points, item, i, there, kept, [&](const Path& path, const Visit& visit, bool active) {
+      T G[n][n + 1] = {};
+      if (active) pull_back(path, visit, lambda, G);
+      if (partial) add_by_region<n>(active, visit.region, G, sums, pitch);
+    });
     if (grad_points && there) {
       T start[n], *to = grad_points + (item * points.count + i) * n;
       points.load(item, i, start);
@@ -186,6 +192,43 @@ __global__ void __launch_bounds__(kCpabThreads, kCpabBackwardBlocks<T>)
   }
 }
 
+// jacobian (items, points, n, vertices, n), zeros before: a thread a row, which no other touches. maps: of fixed steps,
+// what cpab_maps_adjoint_kernel gives for every entry of a map (items, n (n + 1), regions, n, n + 1); else null.
+template <class Path, class Field, class T, int n>
+__global__ void __launch_bounds__(kCpabThreads, kCpabForwardBlocks<T> / 2)
+    cpab_jacobian_kernel(Field field, CpabPoints<T, n> points, T* __restrict__ jacobian,
+                         const double* __restrict__ maps, int64_t vertices, int64_t first_item) {
+  using Visit = CpabVisit<T, n>;
+  constexpr int kEntries = n * (n + 1);
+  SIMT_DYNAMIC_SHARED(Visit, visits);
+  const int64_t item = first_item + blockIdx.y, first = int64_t(blockIdx.x) * points.per_block;
+  const int64_t last = minimum(first + points.per_block, points.count * n);
+#pragma unroll 1
+  for (int64_t begin = first; begin < last; begin += kCpabThreads) {
+    const int64_t row = begin + threadIdx.x;
+    T* to = jacobian + (item * points.count * n + row) * vertices * n;
+    T lambda[n];
+    for (int d = 0; d < n; ++d) lambda[d] = T(row % n == d) / T(field.tables.shape[d]);
+    const auto back = [&](const Path& path, const Visit& visit, bool active) {
+      if (!active) return;
+      T G[n][n + 1] = {};
+      pull_back(path, visit, lambda, G);
+      double of_region[kEntries];
+#pragma unroll
+      for (int k = 0; k < kEntries; ++k) of_region[k] = maps ? 0 : double(G[k / (n + 1)][k % (n + 1)]);
+#pragma unroll
+      for (int e = 0; maps && e < kEntries; ++e) {
+        const double* by = maps + ((item * kEntries + e) * path.field.tables.regions + visit.region) * kEntries;
+#pragma unroll
+        for (int k = 0; k < kEntries; ++k) of_region[k] += double(G[e / (n + 1)][e % (n + 1)]) * by[k];
+      }
+      prepare_adjoint<n>(path.field.tables, visit.region, of_region,
+                         [&](int64_t k, double value) { to[k] += T(value); });
+    };
+    walk_back<Path>(field, points, item, row / n, row < last, visits + threadIdx.x, back);
+  }
+}
+
 // Of fixed steps: gradients to the cells' maps (items, cells, n, n + 1) -> to [matrix, start] of the regions, the rest
 // of which are zeros. A block a cell: the exponential of a 2 (n + 1) square (Van Loan 1978), an entry a thread.
 template <class T, int n>
@@ -199,11 +242,13 @@ __global__ void __launch_bounds__(64, 4)
   const int cell = int(blockIdx.x), thread = int(threadIdx.x), r = thread / k, c = thread % k;
   const bool there = thread < k * k;
   double A[n][m];
-  generator<n>(tables, cell, velocities + item * vertices * n, A);
+  generator<n>(tables, cell, velocities + (grad_maps ? item : item / (n * m)) * vertices * n, A);
   double entry = 0, norm = 0;
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j < m; ++j) {
-      const double a = A[i][j] / steps, g = grad_maps[((item * tables.cells + cell) * n + i) * m + j] / steps;
+      const double given =
+          grad_maps ? grad_maps[((item * tables.cells + cell) * n + i) * m + j] : double(item % (n * m) == i * m + j);
+      const double a = A[i][j] / steps, g = given / steps;
       if ((r == j && c == i) || (r == m + j && c == m + i)) entry = a;
       if (r == i && c == m + j) entry = g;
       norm += 2 * a * a + g * g;

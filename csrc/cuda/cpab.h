@@ -23,6 +23,8 @@ struct CpabCall {
 Tensor cpab_transform(const CpabCall& call);
 std::tuple<Tensor, Tensor> cpab_transform_backward(const CpabCall& call, const Tensor& grad_output, bool need_points,
                                                    bool need_velocities);
+// Of every point by the velocities: (B[, S], P, n, vertices, n).
+Tensor cpab_jacobian(const CpabCall& call);
 
 // Of sampling an output of `size`: its pixel centres in units of the domain, for `points` of the call; their images phi
 // (B[, S], P, n) as normalized coordinates (B[, S], *size, n), affine (B[, S], n, n + 1) applied; and the transpose.

@@ -38,7 +38,7 @@ class CpabLaunch {
   void forward(const Tensor& output) {
     with_path([&](auto path, auto field) {
       using Path = typename decltype(path)::type;
-      over_items([&](int64_t first, unsigned now) {
+      over(items_, [&](int64_t first, unsigned now) {
         simt::launch(cpab_forward_kernel<Path, decltype(field), T, n>, dim3(unsigned(blocks_), now), dim3(kCpabThreads),
                      0, stream_, field, points_, data<T>(output), first);
       });
@@ -51,15 +51,14 @@ class CpabLaunch {
       using Path = typename decltype(path)::type;
       const int regions = call_.steps ? tables_.cells : tables_.regions;
       const int64_t entries = int64_t(regions) * n * (n + 1), sums = items_ * entries;
-      const int64_t ring = kCpabThreads * kCpabKept * int64_t(sizeof(CpabVisit<T, n>));
       const int64_t tables = kCpabWarps * entries * int64_t(sizeof(T));
-      const bool shared = ring + tables <= 64 * 1024;
+      const bool shared = kRing + tables <= 64 * 1024;
       const int64_t columns = blocks_ * (shared ? 1 : kCpabWarps);
       Tensor partial;
       if (grad_velocities) partial = torch::stable::new_zeros(call_.velocities, {sums * columns}, scalar_type<T>);
-      over_items([&](int64_t first, unsigned now) {
+      over(items_, [&](int64_t first, unsigned now) {
         simt::launch(cpab_backward_kernel<Path, decltype(field), T, n>, dim3(unsigned(blocks_), now),
-                     dim3(kCpabThreads), size_t(ring + (shared ? tables : 0)), stream_, field, points_,
+                     dim3(kCpabThreads), size_t(kRing + (shared ? tables : 0)), stream_, field, points_,
                      data<T>(grad_output), grad_points ? data<T>(*grad_points) : nullptr,
                      grad_velocities ? data<T>(partial) : nullptr, regions, shared, first);
       });
@@ -69,11 +68,8 @@ class CpabLaunch {
       const Tensor total = call_.steps ? torch::stable::new_empty(of_regions, {sums}) : of_regions;
       simt::launch(sum_partials_kernel<T, double>, dim3(unsigned(ceil_div(sums, kThreads / 32))), dim3(kThreads), 0,
                    stream_, data<T>(partial), data<double>(total), sums, columns);
-      over_items([&](int64_t first, unsigned now) {
-        if (call_.steps)
-          simt::launch(cpab_maps_adjoint_kernel<T, n>, dim3(unsigned(tables_.cells), now), dim3(64), 0, stream_,
-                       data<T>(call_.velocities), data<double>(total), data<double>(of_regions), tables_,
-                       int(call_.steps), vertices_, first);
+      if (call_.steps) maps_adjoint(items_, data<double>(total), of_regions);
+      over(items_, [&](int64_t first, unsigned now) {
         simt::launch(cpab_velocities_kernel<T, n>, dim3(unsigned(ceil_div(vertices_, kCpabThreads)), now),
                      dim3(kCpabThreads), 0, stream_, data<double>(of_regions), data<T>(*grad_velocities), tables_,
                      vertices_, first);
@@ -81,7 +77,35 @@ class CpabLaunch {
     });
   }
 
+  // jacobian (items, points, n, vertices, n), zeros.
+  void jacobian(const Tensor& output) {
+    const int64_t blocks = ceil_div(points_.count * n, points_.per_block), units = items_ * n * (n + 1);
+    Tensor maps;
+    if (call_.steps) {
+      maps = torch::stable::new_empty(call_.velocities, {units * tables_.regions * n * (n + 1)}, ScalarType::Double);
+      maps_adjoint(units, nullptr, maps);
+    }
+    with_path([&](auto path, auto field) {
+      using Path = typename decltype(path)::type;
+      over(items_, [&](int64_t first, unsigned now) {
+        simt::launch(cpab_jacobian_kernel<Path, decltype(field), T, n>, dim3(unsigned(blocks), now), dim3(kCpabThreads),
+                     size_t(kRing), stream_, field, points_, data<T>(output),
+                     call_.steps ? data<double>(maps) : nullptr, vertices_, first);
+      });
+    });
+  }
+
  private:
+  static constexpr int64_t kRing = kCpabThreads * kCpabKept * int64_t(sizeof(CpabVisit<T, n>));
+
+  // From gradients of the cells' maps, or of each of their entries alone if there are none, to those of the regions.
+  void maps_adjoint(int64_t count, double* grad_maps, const Tensor& of_regions) {
+    over(count, [&](int64_t first, unsigned now) {
+      simt::launch(cpab_maps_adjoint_kernel<T, n>, dim3(unsigned(tables_.cells), now), dim3(64), 0, stream_,
+                   data<T>(call_.velocities), grad_maps, data<double>(of_regions), tables_, int(call_.steps), vertices_,
+                   first);
+    });
+  }
   // f(type tag of the path, field) with the field prepared for all items.
   template <class F>
   void with_path(F&& f) {
@@ -103,11 +127,11 @@ class CpabLaunch {
     simt::launch(kernel, dim3(unsigned(ceil_div(count, kCpabThreads))), dim3(kCpabThreads), 0, stream_,
                  data<T>(call_.velocities), field, vertices_, count);
   }
-  // launch(first item, how many), as often as the grid's limit needs.
+  // launch(first, how many) of `count` items, as often as the grid's limit needs.
   template <class F>
-  void over_items(F&& launch) {
+  static void over(int64_t count, F&& launch) {
     constexpr int64_t kLimit = 65535;  // of gridDim.y
-    for (int64_t first = 0; first < items_; first += kLimit) launch(first, unsigned(std::min(kLimit, items_ - first)));
+    for (int64_t first = 0; first < count; first += kLimit) launch(first, unsigned(std::min(kLimit, count - first)));
   }
 
   const CpabCall& call_;

@@ -225,6 +225,11 @@ std::tuple<Tensor, Tensor> cpab_transform_points_backward(const Tensor& grad_out
                                  need_velocities);
 }
 
+Tensor cpab_points_jacobian(const Tensor& points, const Tensor& velocities, const Tensor& integers, const Tensor& reals,
+                            std::vector<int64_t> shape, int64_t steps) {
+  return cpab_jacobian({points, velocities, integers, reals, shape, steps});
+}
+
 // Sampling where a CPAB transformation puts the output's pixels: integration, then the sampler at a grid.
 Tensor cpab_sample(const Tensor& input, const Tensor& velocities, std::optional<Tensor> affine, const Tensor& integers,
                    const Tensor& reals, std::vector<int64_t> shape, int64_t steps, std::vector<int64_t> size,
@@ -269,6 +274,7 @@ STABLE_TORCH_LIBRARY_IMPL(STN_NAMESPACE, STN_DISPATCH_KEY, m) {
   m.impl("_tps_sample_backward", TORCH_BOX(&tps_sample_backward));
   m.impl("cpab_transform", TORCH_BOX(&cpab_transform_points));
   m.impl("_cpab_transform_backward", TORCH_BOX(&cpab_transform_points_backward));
+  m.impl("cpab_jacobian", TORCH_BOX(&cpab_points_jacobian));
   m.impl("cpab_sample", TORCH_BOX(&cpab_sample));
   m.impl("_cpab_sample_backward", TORCH_BOX(&cpab_sample_backward));
   m.impl("affine_grid", TORCH_BOX(&affine_grid));

@@ -6,8 +6,9 @@ with v = M x + s the path is x + a_0(t) v + a_1(t) M v + ... + a_(n-1)(t) M^(n-1
 A record, of a region of an image: matrix n^2, start n (dx/dt), first n + 1 (dg_0/dt by g), powers n (of the
 characteristic polynomial), the longest step, n bounds of a face's fourth derivative / 144; then in lattice units matrix
 n^2 and start n, from the vertex of slot 0. The geometry of a region: axes n^2 and origin n (y = origin + axes x), the
-n + 1 rows of g on (y, 1), the n + 1 codes of what lies beyond its faces, the n shares in g_0 = 1 - share g. Both have a header: the records of an image an
-affine matrix n (n + 1), the geometry of a tessellation its shape n and whether it has walls.
+n + 1 rows of g on (y, 1), the n + 1 codes of what lies beyond its faces, the n shares in g_0 = 1 - sum share g. Both
+have a header: the records of an image an affine matrix n (n + 1), the geometry of a tessellation its shape n and whether
+it has walls.
 """
 
 import triton

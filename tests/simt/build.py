@@ -59,8 +59,9 @@ def load(variant: str = "plain") -> str:
 def register() -> None:
     """Makes the kernels the backend "simt" of this process."""
     _library.register_backend("simt", load())
-    for table in (_library.SAMPLERS, _library.SECOND_BACKWARD, _library.LACKING):
+    for table in (_library.SAMPLERS, _library.SECOND_BACKWARD):
         table["simt"] = table["cuda"]
+    _library.LACKING["simt"] = _library.LACKING.get("cuda", set())
 
 
 @functools.cache

@@ -165,6 +165,9 @@ def check_cpab(shape: tuple[int, ...], dtype: torch.dtype, steps: int, own_point
     assert_close(output, reference.cpab_transform(*tensors[1:], *tables, steps), "value", 10)
     for result, expected in zip(results, truth, strict=True):
         assert_close(result, expected, "coords", 50)
+    few = points[..., :45, :].contiguous()
+    jacobian = namespace.cpab_jacobian(few, velocities, *tables, steps)
+    assert_close(jacobian, reference.cpab_jacobian(*double((few, velocities)), *tables, steps), "coords", 50)
 
 
 def check_cpab_limit() -> None:

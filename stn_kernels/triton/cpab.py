@@ -7,8 +7,8 @@ A record, of a region of an image: matrix n^2, start n (dx/dt), first n + 1 (dg_
 characteristic polynomial), the longest step, n bounds of a face's fourth derivative / 144; then in lattice units matrix
 n^2 and start n, from the vertex of slot 0. The geometry of a region: axes n^2 and origin n (y = origin + axes x), the
 n + 1 rows of g on (y, 1), the n + 1 codes of what lies beyond its faces, the n shares in g_0 = 1 - sum share g. Both
-have a header: the records of an image an affine matrix n (n + 1), the geometry of a tessellation its shape n and whether
-it has walls.
+have a header: the records of an image an affine matrix n (n + 1), the geometry of a tessellation its shape n and
+whether it has walls.
 """
 
 import triton

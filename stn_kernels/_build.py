@@ -28,6 +28,7 @@ LEVEL_SOURCES = {  # compiled once an instruction set
     "kernels.cpp": "",
     "linearized.cpp": "",
     "samplers.cpp": O2,
+    "windows.cpp": O2,
 }
 DEFAULT_CUDA_ARCHS = ("80", "90", "100")
 

@@ -3,6 +3,7 @@
 #include "common/affine.h"
 #include "common/homography.h"
 #include "common/tps.h"
+#include "grid_points.h"
 #include "storage.h"
 
 namespace stn::STN_LEVEL {
@@ -107,7 +108,7 @@ struct GridRow {
   const G* grid;
   Axis<double> x, y;
   STN_INLINE GridRow(const Source& s, int64_t v)
-      : grid(static_cast<const G*>(s.p.parameters) + 2 * s.p.out_width * (s.item * s.p.out_height + v)),
+      : grid(static_cast<const G*>(s.p.parameters) + 2 * (s.item * s.p.item_points() + v * s.p.out_width)),
         x(s.x),
         y(s.y) {}
   STN_INLINE void points(int64_t u, int64_t available, Doubles& source_x, Doubles& source_y) const {
@@ -251,6 +252,18 @@ void locate_near(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& 
   end_run(run);
 }
 
+// The same for points that the user gives, in float.
+template <Padding kPadding, class T>
+void locate_given(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
+  if constexpr (sizeof(T) == 4) {
+    const Axis<float> axis[] = {{float(s.x.scale), float(s.x.shift)}, {float(s.y.scale), float(s.y.shift)}};
+    const Placed to[] = {{run.x_index, run.x_fraction, run.x_slope}, {run.y_index, run.y_fraction, run.y_slope}};
+    place_grid<Mode::bilinear, kPadding, 2>(s.p, GridRow<float>(s, v).grid + 2 * u0, count, axis, to);
+    run.count = count;
+    end_run(run);
+  }
+}
+
 template <class T>
 using Locate = void (*)(const Source&, int64_t v, int64_t u0, int64_t count, Run<T>&);
 
@@ -271,6 +284,9 @@ STN_INLINE Locate<T> locator(const Problem& p) {
   if (p.transform == Transform::affine) return padded((AffineRow*)nullptr);
   if (p.transform == Transform::homography) return padded((HomographyRow*)nullptr);
   if (p.transform == Transform::tps) return padded((TpsRow*)nullptr);
+  if (sizeof(T) == 4 && placed_in_float(p)) {
+    return p.padding == Padding::zeros ? locate_given<Padding::zeros, T> : locate_given<Padding::border, T>;
+  }
   return p.double_parameters ? padded((GridRow<double>*)nullptr) : padded((GridRow<float>*)nullptr);
 }
 

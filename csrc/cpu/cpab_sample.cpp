@@ -73,7 +73,7 @@ void read_run(const CpabSampling& s, const CpabRun& run) {
   T moved[kCpabRun * n];
   const Problem p = at_run(s, run, source_of<T, n>(s, run, moved));
   const Work work = kernels().forward(p);
-  work.run(p, 0, work.tasks);
+  work.run(work.problem, 0, work.tasks);
 }
 
 template <class T, int n>
@@ -89,7 +89,7 @@ void pull_run(const CpabSampling& s, const CpabRun& run) {
   if (p.grad_input.data) kernels().add_grad_input(p, s.first_row, s.last_row);
   p.grad_grid = grad;
   const Work work = kernels().grad_parameters(p);
-  work.run(p, 0, work.tasks);
+  work.run(work.problem, 0, work.tasks);
   T* points = static_cast<T*>(run.coordinates);
   if (!s.affine) {
     __builtin_memcpy(points, grad, size_t(run.count * n) * sizeof(T));

@@ -176,9 +176,9 @@ Work grid(const Problem& p) {
   const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
   return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
     using G = decltype(t);
-    if (p.transform == Transform::affine) return Work{tasks, run_affine_grid<G, n>};
+    if (p.transform == Transform::affine) return Work{p, tasks, run_affine_grid<G, n>};
     return with_transform(
-        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{group_tasks(p), group_grid<Row, G>}; });
+        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, group_tasks(p), group_grid<Row, G>}; });
   });
 }
 
@@ -186,44 +186,49 @@ Work grid_sums(const Problem& p) {
   const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
   return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
     using G = decltype(t);
-    if (p.transform == Transform::affine) return Work{tasks, run_affine_grid_sums<G, n>};
+    if (p.transform == Transform::affine) return Work{p, tasks, run_affine_grid_sums<G, n>};
     return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
-      return Work{group_tasks(p), group_grid_sums<Sums, G>, row_blocks(p.out_height)};
+      return Work{p, group_tasks(p), group_grid_sums<Sums, G>, row_blocks(p.out_height)};
     });
   });
 }
 
-Work forward(const Problem& p) {
+Work forward(const Problem& call) {
+  if (in_windows(call)) return window_forward(call);
+  const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_forward(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
-    return is_grouped(p) ? Work{group_tasks(p), group_forward<T>} : Work{tasks, run_forward<T>};
+    return is_grouped(p) ? Work{p, group_tasks(p), group_forward<T>} : Work{p, tasks, run_forward<T>};
   });
 }
 
-Work grad_parameters(const Problem& p) {
+Work grad_parameters(const Problem& call) {
+  if (in_windows(call)) return window_grad_grid(call);
+  const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
-    if (p.transform == Transform::grid) return Work{tasks, run_grad_grid<T>};
-    if (p.transform == Transform::affine) return Work{tasks, run_affine_sums<T>};
+    if (p.transform == Transform::grid) return Work{p, tasks, run_grad_grid<T>};
+    if (p.transform == Transform::affine) return Work{p, tasks, run_affine_sums<T>};
     return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
-      return Work{group_tasks(p), group_parameter_sums<T, Sums>, row_blocks(p.out_height)};
+      return Work{p, group_tasks(p), group_parameter_sums<T, Sums>, row_blocks(p.out_height)};
     });
   });
 }
 
-Work grad_input(const Problem& p) {
+Work grad_input(const Problem& call) {
+  const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
   const int64_t block = shared_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    if (is_grouped(p)) return Work{image_groups(p).count * image_bands(p), group_grad_input<decltype(t)>};
-    return Work{tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
+    if (is_grouped(p)) return Work{p, image_groups(p).count * image_bands(p), group_grad_input<decltype(t)>};
+    return Work{p, tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
   });
 }
 

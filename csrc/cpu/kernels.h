@@ -22,6 +22,7 @@ struct Problem {
   DType dtype;
   int dimensions = 2;  // 1: (W), 2: (H, W), 3: (D, H, W); the extents of the others are 1
   int64_t depth = 1, out_depth = 1;
+  int64_t lacking = 0;  // points that the last row of the output has less than the others
   Mode mode = Mode::bilinear;
   MultiSampling multi{};  // of Mode::linearized
   Padding padding;
@@ -56,8 +57,22 @@ struct Problem {
   }
   int64_t extent(int axis) const { return axis == 0 ? width : axis == 1 ? height : depth; }  // x, y, z
   int64_t out_extent(int axis) const { return axis == 0 ? out_width : axis == 1 ? out_height : out_depth; }
+  int64_t item_points() const { return out_width * out_height * out_depth - lacking; }
+  int64_t row_width(int64_t row) const { return row + 1 < out_height * out_depth ? out_width : out_width - lacking; }
   // Whether the kernels for rows of bilinear points in two dimensions (passes.h) run; else those for lists of taps.
-  bool in_rows() const { return mode == Mode::bilinear && dimensions == 2 && transform != Transform::grid; }
+  bool in_rows() const { return mode == Mode::bilinear && dimensions == 2; }
+  // The same call at a grid, whose points are dense, with rows of one length.
+  Problem in_lines() const {
+    constexpr int64_t kLine = 512;
+    Problem p = *this;
+    if (transform != Transform::grid) return p;
+    const int64_t points = item_points(), column = channels_last ? channels : 1;
+    p.out_width = points < kLine ? points : kLine, p.out_height = (points + p.out_width - 1) / p.out_width;
+    p.out_depth = 1, p.lacking = p.out_width * p.out_height - points;
+    p.output.row = p.grad_output.row = p.out_width * column;
+    p.output.column = p.grad_output.column = column;
+    return p;
+  }
 };
 
 // Tasks are blocks of this many rows, the last one with the remainder: a fixed partition, so that results do not depend
@@ -65,8 +80,9 @@ struct Problem {
 constexpr int64_t kRowBlock = 32;
 constexpr int64_t row_blocks(int64_t rows) { return rows < kRowBlock ? 1 : rows / kRowBlock; }
 
-// Work split into independent tasks; run executes tasks [begin, end).
+// A call split into independent tasks; run executes tasks [begin, end) of its problem.
 struct Work {
+  Problem problem;
   int64_t tasks;
   void (*run)(const Problem&, int64_t begin, int64_t end);
   int64_t shares = 0;  // of the sums, an item; 0: tasks / items

@@ -65,7 +65,7 @@ template <class A, int n>
 STN_INLINE void load_offsets(const Problem& p, int64_t item, int64_t point, int64_t count, RunSamples<A>& run) {
   const MultiSampling& m = p.multi;
   if (m.offsets) {
-    const int64_t points = p.out_width * p.out_height * p.out_depth;
+    const int64_t points = p.item_points();
     const auto copy = [&](const auto* from) STN_LAMBDA {
       for (int64_t k = 1; k < run.count; ++k) {
         const auto* row = from + ((item * run.count + k) * points + point) * n;
@@ -253,10 +253,10 @@ struct SampledPoints {
   const Problem& p;
   const RunSamples<A>& run;
   BuildTaps<A> build;
-  const Window& window;
+  const Region& region;
   int64_t i;
 
-  STN_INLINE void list(int64_t k, List& result) const { build(p, run.points.data[k], i, window, false, result); }
+  STN_INLINE void list(int64_t k, List& result) const { build(p, run.points.data[k], i, region, false, result); }
   STN_INLINE V value(int64_t k) const { return load<V>(run.values.data + k * kRun + i); }
   STN_INLINE V slope(int64_t k, int a) const { return load<V>(run.slopes.data + (k * p.dimensions + a) * kRun + i); }
 };
@@ -278,14 +278,14 @@ struct MultiSampler {
   static STN_INLINE int64_t planes(const Problem& problem) { return problem.channels; }
 
   template <class Body>
-  STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Window& window,
+  STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Region& region,
                        Body body) const {
     for (int64_t u = first; u < last; u += kRun) {
       const int64_t count = minimum<int64_t>(kRun, last - u);
       prepare(item, row, u, count, run);
       for (int64_t i = 0; i < count; i += N) {
         const int64_t at = i + N > count && count >= N ? count - N : i;
-        body(SampledPoints<T>{p, run, build, window, at}, u + at, int(i - at), int(minimum<int64_t>(N, count - at)));
+        body(SampledPoints<T>{p, run, build, region, at}, u + at, int(i - at), int(minimum<int64_t>(N, count - at)));
       }
     }
   }
@@ -296,10 +296,10 @@ void samples_forward(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
   constexpr int N = TapList<A>::N;
-  const Window window(p, p.input);
+  const Region region(p, p.input);
   const Scratch<A> pixels(lanes_are_points(p) ? 1 : N * p.channels);
   over_points<MultiSampler<T>>(
-      p, begin, end, window, false, Nothing{},
+      p, begin, end, region, false, Nothing{},
       [&](const Row& row, const SampledPoints<T>& points, int64_t u, int from, int to, int64_t, int64_t) STN_LAMBDA {
         TapList<A> list;
         const T* image = row.item.template input<T>();
@@ -320,7 +320,7 @@ void samples_forward(const Problem& p, int64_t begin, int64_t end) {
               }
               continue;
             }
-            with_reads(reads_of<T>(list, window, p.width), [&](auto reads) STN_LAMBDA {
+            with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
               for (int64_t j = 0; j < channels; ++j) {
                 sums[j] += weighted_sum<reads, T>(list, image + (c + j) * p.input.channel, list.weight);
               }
@@ -343,7 +343,7 @@ void samples_forward(const Problem& p, int64_t begin, int64_t end) {
 
 // dL/d(source pixel) of N points by axis: the slopes of their planes.
 template <class T>
-STN_INLINE void point_gradient(const Row& row, const SampledPoints<T>& points, const Window& window, int64_t u,
+STN_INLINE void point_gradient(const Row& row, const SampledPoints<T>& points, const Region& region, int64_t u,
                                int count, int64_t, int64_t, typename TapList<Compute<T>>::V (&gradient)[3]) {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
@@ -360,7 +360,7 @@ STN_INLINE void point_gradient(const Row& row, const SampledPoints<T>& points, c
     if (list.outside) continue;
     V along{};
     for (int64_t c = 0; c < p.channels; c += step) {
-      tap_dots<T>(p, list, window, image + c * p.input.channel, p.input.channel, grad + c * p.grad_output.channel,
+      tap_dots<T>(p, list, region, image + c * p.input.channel, p.input.channel, grad + c * p.grad_output.channel,
                   count, minimum(step, p.channels - c), dots);
       for (int t = 0; t < list.taps; ++t) along += list.weight[t] * dots[t];
     }

@@ -63,16 +63,13 @@ Problem problem(const Tensor& input, const Parameters& parameters, const Shape& 
   p.out_height = n > 1 ? out_size[size_t(n) - 2] : 1, p.out_depth = n > 2 ? out_size[0] : 1;
   p.samples = parameters.has_samples(n) ? parameters.values.size(1) : 1;
   set_parameters(p, parameters);
-  if (p.transform == stn::Transform::grid) {  // its outputs are dense, so that they form one row
-    p.out_width *= p.out_height * p.out_depth;
-    p.out_height = p.out_depth = 1;
-  }
   return p;
 }
 
 // points: output or input pixels of the whole call, to keep small calls on one thread.
-void execute(const Problem& p, const stn::Work& work, int64_t points) {
+void execute(const stn::Work& work, int64_t points) {
   constexpr int64_t kWorthAThread = 16384;
+  const Problem& p = work.problem;
   if (work.tasks == 0) return;
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, points / work.tasks));
   if (work.tasks <= grain || p.threads == 1) return work.run(p, 0, work.tasks);
@@ -80,12 +77,13 @@ void execute(const Problem& p, const stn::Work& work, int64_t points) {
 }
 
 // Adds up what the tasks of a Work leave for each item: the gradient of its parameters, which goes to result.
-void sum_parameters(Problem& p, const stn::Work& work, int64_t points, Tensor& result) {
+void sum_parameters(stn::Work work, int64_t points, Tensor& result) {
+  Problem& p = work.problem;
   const size_t count = size_t(p.parameter_count()),
                each = size_t(work.shares ? work.shares : work.tasks / p.items()) * count;
   std::vector<double> sums(size_t(p.items()) * each), total(count);
   p.sums = sums.data();
-  execute(p, work, points);
+  execute(work, points);
   const bool moments = p.transform == stn::Transform::affine && p.in_rows() && !p.normalized;
   const bool is_double = result.scalar_type() == ScalarType::Double;
   void* data = result.mutable_data_ptr();
@@ -118,7 +116,7 @@ Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& o
   if (output.numel() == 0) return output;
   p.input = images<const void*>(input, p.dimensions), p.output = images<void*>(output, p.dimensions);
   const auto& kernels = stn::kernels();
-  execute(p, p.mode == stn::Mode::linearized ? kernels.multi_forward(p) : kernels.forward(p), output.numel());
+  execute(p.mode == stn::Mode::linearized ? kernels.multi_forward(p) : kernels.forward(p), output.numel());
   return output;
 }
 
@@ -142,8 +140,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
     p.grad_input = images<void*>(grad_input, n);
     if (linearized && !multi.through_samples) p.mode = stn::Mode::bilinear;  // the centre's
     const bool several = p.mode == stn::Mode::linearized;
-    execute(p, several ? kernels.multi_grad_input(p) : kernels.grad_input(p),
-            std::max(grad_input.numel(), grad.numel()));
+    execute(several ? kernels.multi_grad_input(p) : kernels.grad_input(p), std::max(grad_input.numel(), grad.numel()));
     if (linearized) p.mode = stn::Mode::linearized;
   }
 
@@ -154,9 +151,9 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
     torch::stable::zero_(grad_parameters);
   } else if (need_parameters && p.transform == stn::Transform::grid) {
     p.grad_grid = grad_parameters.mutable_data_ptr();
-    execute(p, grad_parameters_work(p), grad.numel());
+    execute(grad_parameters_work(p), grad.numel());
   } else if (need_parameters) {
-    sum_parameters(p, grad_parameters_work(p), grad.numel(), grad_parameters);
+    sum_parameters(grad_parameters_work(p), grad.numel(), grad_parameters);
   }
   return {grad_input, dtype == values.scalar_type() ? grad_parameters : torch::stable::to(grad_parameters, dtype)};
 }
@@ -248,15 +245,15 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& gra
   const auto& kernels = stn::kernels();
   Tensor of_output = result(need_output, true, grad, [&](Tensor& t) {
     p.output = images<void*>(t, n);
-    execute(p, kernels.second_grad_output(p), t.numel());
+    execute(kernels.second_grad_output(p), t.numel());
   });
   Tensor of_input = result(need_input, moves, image, [&](Tensor& t) {
     p.grad_input = images<void*>(t, n);
-    execute(p, kernels.second_grad_input(p), std::max(t.numel(), grad.numel()));
+    execute(kernels.second_grad_input(p), std::max(t.numel(), grad.numel()));
   });
   Tensor of_grid = result(need_grid, mode == int64_t(stn::Mode::bilinear), values, [&](Tensor& t) {
     p.grad_grid = t.mutable_data_ptr();
-    execute(p, kernels.second_grad_grid(p), grad.numel());
+    execute(kernels.second_grad_grid(p), grad.numel());
   });
   if (need_grid && grid.scalar_type() != values.scalar_type()) of_grid = torch::stable::to(of_grid, grid.scalar_type());
   return {of_output, of_input, of_grid};
@@ -286,7 +283,7 @@ Tensor lattice(const Parameters& parameters, ScalarType dtype, const Shape& size
   if (grid.numel() == 0) return grid;
   Problem p = lattice_problem(parameters, size, align_corners, wide);
   p.grid = grid.mutable_data_ptr();
-  execute(p, stn::kernels().grid(p), grid.numel());
+  execute(stn::kernels().grid(p), grid.numel());
   return grid;
 }
 
@@ -298,7 +295,7 @@ Tensor lattice_backward(const Tensor& grad_output, const Parameters& parameters,
   const Shape size(grad.sizes().end() - n - 1, grad.sizes().end() - 1);
   Problem p = lattice_problem(parameters, size, align_corners, grad.scalar_type() == ScalarType::Double);
   p.grad_grid = grad.mutable_data_ptr();
-  sum_parameters(p, stn::kernels().grid_sums(p), grad.numel(), result);
+  sum_parameters(stn::kernels().grid_sums(p), grad.numel(), result);
   return result;
 }
 

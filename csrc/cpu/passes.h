@@ -24,10 +24,11 @@ STN_INLINE void over_runs(const Source& source, Locate<T> locate, int64_t v, int
 // that neighbouring rows of a turned image share: down before across there.
 template <class T, class Body>
 STN_INLINE void over_rows(const Source& source, Locate<T> locate, int64_t row_begin, int64_t row_end, Body body) {
-  const int64_t width = source.p.out_width, across = source.p.channels_last ? Run<T>::kPoints : width;
-  for (int64_t begin = 0; begin < width; begin += across) {
+  const Problem& p = source.p;
+  const int64_t across = p.channels_last ? Run<T>::kPoints : p.out_width;
+  for (int64_t begin = 0; begin < p.out_width; begin += across) {
     for (int64_t v = row_begin; v < row_end; ++v) {
-      over_runs<T>(source, locate, v, begin, minimum(begin + across, width),
+      over_runs<T>(source, locate, v, begin, minimum(begin + across, p.row_width(v)),
                    [&](const Run<T>& run, int64_t u) STN_LAMBDA { body(run, v, u); });
     }
   }
@@ -104,7 +105,7 @@ void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, i
   rows_grad_points<T>(p, source, row_begin, row_end, 0, p.channels,
                       [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
                         G* grid =
-                            static_cast<G*>(p.grad_grid) + 2 * (p.out_width * (source.item * p.out_height + v) + u);
+                            static_cast<G*>(p.grad_grid) + 2 * (source.item * p.item_points() + v * p.out_width + u);
                         for (int64_t i = 0; i < count; ++i) {
                           grid[2 * i] = G(grad_x[i] * scale_x), grid[2 * i + 1] = G(grad_y[i] * scale_y);
                         }
@@ -114,7 +115,7 @@ void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, i
 // The points [begin, end) of output row v whose taps may lie in rows [first, last): exact to a point for an affine map,
 // all of them for any other.
 STN_INLINE void points_near(const Source& s, int64_t v, int64_t first, int64_t last, int64_t& begin, int64_t& end) {
-  begin = 0, end = s.p.out_width;
+  begin = 0, end = s.p.row_width(v);
   if (s.p.transform != Transform::affine || s.p.padding != Padding::zeros) return;
   const AffineRow row(s, v);
   const double y = row.y - row.yu * row.centre, low = double(first) - 2 - y, high = double(last) + 1 - y, step = row.yu;

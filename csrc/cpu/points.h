@@ -61,8 +61,7 @@ struct Item {
   }
   template <class G>
   STN_INLINE const G* grid_at(int64_t row, int64_t u) const {
-    return static_cast<const G*>(p.parameters) +
-           ((item * p.out_depth * p.out_height + row) * p.out_width + u) * p.dimensions;
+    return static_cast<const G*>(p.parameters) + (item * p.item_points() + row * p.out_width + u) * p.dimensions;
   }
 };
 
@@ -81,13 +80,6 @@ template <class F>
 STN_INLINE auto with_mode(Mode mode, F f) {
   if (mode == Mode::nearest) return f.template operator()<Mode::nearest>();
   return mode == Mode::bilinear ? f.template operator()<Mode::bilinear>() : f.template operator()<Mode::bicubic>();
-}
-
-// Halves to even.
-template <class V>
-STN_INLINE V nearest_of(V x) {
-  for (size_t i = 0; i < sizeof x / sizeof x[0]; ++i) x[i] = __builtin_nearbyint(x[i]);
-  return x;
 }
 
 // In double: any transform, type and padding.
@@ -195,103 +187,15 @@ void locate_in_double(const Item& item, int64_t row, int64_t u0, int64_t count, 
 
 // In float, where that is as exact: float32 grids and near affine rows, zeros or border.
 
-#if defined(__FMA__)
-constexpr bool kFused = true;  // a product and a sum with one rounding
-#else
-constexpr bool kFused = false;
-#endif
-
-// The coordinates between which points are told apart; beyond, no tap is read or all read the edge.
-template <Mode kMode, Padding kPadding>
-STN_INLINE Lattice<float> bounds(int64_t size) {
-  if (kMode == Mode::bicubic) return {-3, float(size + 2)};
-  return kPadding == Padding::zeros ? Lattice<float>{-2, float(size + 1)} : Lattice<float>{0, float(size - 1)};
-}
-
-// Every third of three vectors' elements, from element k on.
-template <class V, size_t... i>
-STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 0>, std::index_sequence<i...>) {
-  constexpr size_t W = sizeof...(i);
-  const V two = __builtin_shufflevector(a, b, int(3 * i < 2 * W ? 3 * i : 0)...);
-  return __builtin_shufflevector(two, c, int(3 * i < 2 * W ? i : 3 * i - W)...);
-}
-template <class V, size_t... i>
-STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 1>, std::index_sequence<i...>) {
-  constexpr size_t W = sizeof...(i);
-  const V two = __builtin_shufflevector(a, b, int(3 * i + 1 < 2 * W ? 3 * i + 1 : 0)...);
-  return __builtin_shufflevector(two, c, int(3 * i + 1 < 2 * W ? i : 3 * i + 1 - W)...);
-}
-template <class V, size_t... i>
-STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 2>, std::index_sequence<i...>) {
-  constexpr size_t W = sizeof...(i);
-  const V two = __builtin_shufflevector(a, b, int(3 * i + 2 < 2 * W ? 3 * i + 2 : 0)...);
-  return __builtin_shufflevector(two, c, int(3 * i + 2 < 2 * W ? i : 3 * i + 2 - W)...);
-}
-template <class V, size_t... i>
-STN_INLINE V every_second(V a, V b, int odd, std::index_sequence<i...>) {
-  return odd ? __builtin_shufflevector(a, b, int(2 * i + 1)...) : __builtin_shufflevector(a, b, int(2 * i)...);
-}
-
-// W points of n coordinates -> n vectors of W.
-template <int n, int W>
-STN_INLINE void deinterleave(const float* points, Vec<float, W> (&g)[n]) {
-  using V = Vec<float, W>;
-  constexpr auto all = std::make_index_sequence<size_t(W)>{};
-  if constexpr (n == 1) {
-    g[0] = load<V>(points);
-  } else if constexpr (n == 2) {
-    const V a = load<V>(points), b = load<V>(points + W);
-    g[0] = every_second(a, b, 0, all), g[1] = every_second(a, b, 1, all);
-  } else {
-    const V a = load<V>(points), b = load<V>(points + W), c = load<V>(points + 2 * W);
-    g[0] = every_third(a, b, c, std::integral_constant<int, 0>{}, all);
-    g[1] = every_third(a, b, c, std::integral_constant<int, 1>{}, all);
-    g[2] = every_third(a, b, c, std::integral_constant<int, 2>{}, all);
-  }
-}
-
 template <Mode kMode, Padding kPadding, int n>
 void locate_grid(const Item& item, int64_t row, int64_t u0, int64_t count, Points<float>& points) {
-  constexpr int W = kVectorBytes / 4;
-  using V = Vec<float, W>;
-  using I = Vec<int32_t, W>;
-  const float* grid = item.grid_at<float>(row, u0);
-  Lattice<float> limits[n];
   Axis<float> axis[n];
+  Placed to[n];
   for (int a = 0; a < n; ++a) {
-    limits[a] = bounds<kMode, kPadding>(item.p.extent(a));
     axis[a] = {float(item.axis[a].scale), float(item.axis[a].shift)};
+    to[a] = {points.index[a], points.fraction[a], points.slope[a]};
   }
-  for (int64_t i = 0; i < count; i += W, grid += n * W) {
-    V g[n];
-    if (count - i >= W) {
-      deinterleave<n, W>(grid, g);
-    } else {
-      float rest[n * W];
-      for (int k = 0; k < W; ++k) {
-        for (int a = 0; a < n; ++a) rest[n * k + a] = grid[n * (k < count - i ? k : count - i - 1) + a];
-      }
-      deinterleave<n, W>(rest, g);
-    }
-    for (int a = 0; a < n; ++a) {
-      const V first = splat<V>(limits[a].first), last = splat<V>(limits[a].step);
-      const float scale = axis[a].scale, shift = axis[a].shift;
-      const V x = g[a] * scale + shift, at = minimum(maximum(first, x), last);
-      if constexpr (kMode == Mode::nearest) {
-        store(points.index[a] + i, __builtin_convertvector(nearest_of(at), I));
-      } else {
-        const auto inside = (x > first) & (x < last);
-        // The fraction comes from the exact product: only it is rounded, not the coordinate.
-        V low = floor_of(at), fraction = g[a] * scale + (shift - low);
-        const auto below = fraction < V{};  // x was rounded up to a whole number
-        low = below ? low - 1 : low, fraction = below ? fraction + 1 : fraction;
-        low = inside ? low : at;
-        store(points.index[a] + i, __builtin_convertvector(low, I));
-        store(points.fraction[a] + i, masked(fraction, inside));
-        store(points.slope[a] + i, masked(splat<V>(1.f), inside));
-      }
-    }
-  }
+  place_grid<kMode, kPadding, n>(item.p, item.grid_at<float>(row, u0), count, axis, to);
 }
 
 template <Mode kMode, Padding kPadding, int n>
@@ -333,11 +237,9 @@ void locate_affine(const Item& item, int64_t row, int64_t u0, int64_t count, Poi
 template <class T>
 STN_INLINE LocatePoints<T> point_locator(const Problem& p) {
   if constexpr (sizeof(T) == 4) {
-    const bool affine = p.transform == Transform::affine,
-               fused = kFused && p.transform == Transform::grid && !p.double_parameters;
-    bool single = false;  // a row of one pixel has rules of its own
-    for (int a = 0; a < p.dimensions; ++a) single |= p.extent(a) == 1;
-    if (p.padding != Padding::reflection && !single && (affine || fused)) {
+    bool affine = p.transform == Transform::affine && p.padding != Padding::reflection;
+    for (int a = 0; a < p.dimensions; ++a) affine &= p.extent(a) > 1;  // one pixel has rules of its own
+    if (affine || placed_in_float(p)) {
       return with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA {
         return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA -> LocatePoints<T> {
           if (p.padding == Padding::zeros)

@@ -8,23 +8,24 @@
 namespace stn::STN_LEVEL {
 
 Work sampler_forward(const Problem& p) {
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{Lines(p).tasks(p), taps_forward<decltype(t)>}; });
+  return with_storage(p.dtype,
+                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_forward<decltype(t)>}; });
 }
 
 Work sampler_grad_input(const Problem& p) {
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, taps_grad_input<decltype(t)>}; });
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, tasks, taps_grad_input<decltype(t)>}; });
 }
 
 Work sampler_grad_parameters(const Problem& p) {
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     const int64_t tasks = Lines(p).tasks(p);
-    if (p.transform == Transform::affine) return Work{tasks, taps_theta_sums<T, Sampler<T>>};
-    if (p.transform == Transform::grid) return Work{tasks, taps_grad_grid<T, Sampler<T>>};
+    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<T, Sampler<T>>};
+    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<T, Sampler<T>>};
     return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*)
-                                 STN_LAMBDA { return Work{tasks, taps_parameter_sums<T, Sampler<T>, Sums>}; });
+                                 STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<T, Sampler<T>, Sums>}; });
   });
 }
 
@@ -35,20 +36,23 @@ void add_grad_input(const Problem& p, int64_t first, int64_t last) {
   });
 }
 
-Work second_grad_output(const Problem& p) {
+Work second_grad_output(const Problem& call) {
+  const Problem p = call.in_lines();
   return with_storage(p.dtype,
-                      [&](auto t) STN_LAMBDA { return Work{Lines(p).tasks(p), taps_second_output<decltype(t)>}; });
+                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_second_output<decltype(t)>}; });
 }
 
-Work second_grad_input(const Problem& p) {
+Work second_grad_input(const Problem& call) {
+  const Problem p = call.in_lines();
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{tasks, taps_second_input<decltype(t)>}; });
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, tasks, taps_second_input<decltype(t)>}; });
 }
 
-Work second_grad_grid(const Problem& p) {
+Work second_grad_grid(const Problem& call) {
+  const Problem p = call.in_lines();
   return with_storage(p.dtype,
-                      [&](auto t) STN_LAMBDA { return Work{Lines(p).tasks(p), taps_second_grid<decltype(t)>}; });
+                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_second_grid<decltype(t)>}; });
 }
 
 }  // namespace stn::STN_LEVEL

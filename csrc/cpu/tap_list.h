@@ -7,13 +7,13 @@ namespace stn::STN_LEVEL {
 
 // The image, or the part of it, that taps may touch: strides in elements by axis, and the first and last slice of it
 // along the last axis.
-struct Window {
+struct Region {
   int64_t stride[3];
   int64_t first, last;
   bool small;  // offsets fit 32 bits
 
   template <class Pointer>
-  STN_INLINE Window(const Problem& p, const Images<Pointer>& images)
+  STN_INLINE Region(const Problem& p, const Images<Pointer>& images)
       : stride{images.column, images.row, images.slice}, first(0), last(p.extent(p.dimensions - 1)), small(true) {
     int64_t reach = 0;
     for (int a = 0; a < p.dimensions; ++a) reach += p.extent(a) * (stride[a] < 0 ? -stride[a] : stride[a]);
@@ -61,10 +61,10 @@ STN_INLINE I padded_tap(I tap, const Problem& p, int64_t size) {
 
 // Lists the taps of points [i, i + N); with slopes only if asked to.
 template <class T>
-using BuildTaps = void (*)(const Problem&, const Points<T>& points, int64_t i, const Window&, bool slopes, TapList<T>&);
+using BuildTaps = void (*)(const Problem&, const Points<T>& points, int64_t i, const Region&, bool slopes, TapList<T>&);
 
 template <Mode kMode, int n, class T>
-void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Window& w, bool slopes, TapList<T>& list) {
+void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Region& w, bool slopes, TapList<T>& list) {
   using List = TapList<T>;
   using V = typename List::V;
   using I = typename List::I;

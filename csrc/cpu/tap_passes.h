@@ -39,7 +39,7 @@ struct Sampler {
   // Calls body(list, point, begin, end) with the taps of the points [point, point + N), of which [begin, end) are new:
   // all N but in rows of fewer, and at the end of a row, where they overlap those before.
   template <class Body>
-  STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Window& window,
+  STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Region& region,
                        Body body) const {
     Points<A> points;
     TapList<A> list;
@@ -48,14 +48,14 @@ struct Sampler {
       const int64_t count = minimum<int64_t>(kRun, whole - u);
       locate(item, row, u, count, points);
       for (int64_t i = 0; i < count; i += N) {
-        build(p, points, i, window, slopes, list);
+        build(p, points, i, region, slopes, list);
         body(list, u + i, 0, N);
       }
     }
     if (whole == last) return;
     const int64_t u = whole == first ? first : last - N;
     locate(item, row, u, last - u, points);
-    build(p, points, 0, window, slopes, list);
+    build(p, points, 0, region, slopes, list);
     body(list, u, int(whole - u), int(last - u));
   }
 };
@@ -105,7 +105,7 @@ struct Nothing {
 // Calls body(row, list, point, begin, end, channel, channels) for all points of tasks [begin, end), some channels after
 // others, and end_line(row, task, whether it is the task's last) after each line.
 template <class S, class Line, class Body>
-STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const Window& window, bool slopes,
+STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const Region& region, bool slopes,
                             Line end_line, Body body) {
   const S sampler(p, slopes);
   const Lines lines(p);
@@ -117,7 +117,7 @@ STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const 
       for (int64_t line = first; line < last; ++line) {
         const Row row(item, line / lines.per_row);
         const int64_t u = line % lines.per_row * Lines::kLine;
-        sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.out_width), window,
+        sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.row_width(row.row)), region,
                      [&](const auto& list, int64_t point, int from, int to)
                          STN_LAMBDA { body(row, list, point, from, to, channel, channels); });
         end_line(row, task, line + 1 == last && channel + step >= p.channels);
@@ -130,9 +130,9 @@ template <class T>
 void taps_forward(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
-  const Window window(p, p.input);
+  const Region region(p, p.input);
   over_points<Sampler<T>>(
-      p, begin, end, window, false, Nothing{},
+      p, begin, end, region, false, Nothing{},
       [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel, int64_t channels)
           STN_LAMBDA {
             const T* image = row.item.template input<T>() + channel * p.input.channel;
@@ -143,7 +143,7 @@ void taps_forward(const Problem& p, int64_t begin, int64_t end) {
               }
               return;
             }
-            with_reads(reads_of<T>(list, window, p.width), [&](auto reads) STN_LAMBDA {
+            with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
               for (int64_t c = 0; c < channels; ++c, image += p.input.channel, out += p.output.channel) {
                 store_points_of<N>(out, p.output.column, weighted_sum<reads, T>(list, image, list.weight), count);
               }
@@ -153,7 +153,7 @@ void taps_forward(const Problem& p, int64_t begin, int64_t end) {
 
 // dots[t] of N points: the output's gradient times each tap, summed over some channels.
 template <class T>
-STN_INLINE void tap_dots(const Problem& p, const TapList<Compute<T>>& list, const Window& window, const T* image,
+STN_INLINE void tap_dots(const Problem& p, const TapList<Compute<T>>& list, const Region& region, const T* image,
                          int64_t channel_stride, const T* grad, int count, int64_t channels,
                          typename TapList<Compute<T>>::V* dots) {
   using A = Compute<T>;
@@ -171,13 +171,13 @@ STN_INLINE void tap_dots(const Problem& p, const TapList<Compute<T>>& list, cons
   for (int64_t k = 0; k < channels; ++k) {
     g[k] = load_points_of<N>(grad + k * p.grad_output.channel, p.grad_output.column, count);
   }
-  with_reads(reads_of<T>(list, window, p.width),
+  with_reads(reads_of<T>(list, region, p.width),
              [&](auto reads) STN_LAMBDA { add_dots<reads, T>(list, image, channel_stride, g, channels, dots); });
 }
 
 // dL/d(source pixel) of N points by axis, of some channels.
 template <class T>
-STN_INLINE void point_gradient(const Row& row, const TapList<Compute<T>>& list, const Window& window, int64_t u,
+STN_INLINE void point_gradient(const Row& row, const TapList<Compute<T>>& list, const Region& region, int64_t u,
                                int count, int64_t channel, int64_t channels,
                                typename TapList<Compute<T>>::V (&gradient)[3]) {
   const Problem& p = row.item.p;
@@ -185,7 +185,7 @@ STN_INLINE void point_gradient(const Row& row, const TapList<Compute<T>>& list, 
   const T* image = row.item.template input<T>() + channel * p.input.channel;
   const T* grad =
       static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
-  tap_dots<T>(p, list, window, image, p.input.channel, grad, count, channels, dots);
+  tap_dots<T>(p, list, region, image, p.input.channel, grad, count, channels, dots);
   contract<Compute<T>>(list, p.dimensions, dots, gradient);
 }
 
@@ -196,7 +196,7 @@ STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int en
   const Item& item = row.item;
   const Problem& p = item.p;
   const int n = p.dimensions;
-  G* to = static_cast<G*>(p.grad_grid) + ((item.item * p.out_depth * p.out_height + row.row) * p.out_width + u) * n;
+  G* to = static_cast<G*>(p.grad_grid) + (item.item * p.item_points() + row.row * p.out_width + u) * n;
   for (int a = 0; a < n; ++a) {
     const A scale = A(item.axis[a].scale);
     for (int i = begin; i < end; ++i) {
@@ -209,12 +209,12 @@ STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int en
 template <class T, class S>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
-  const Window window(p, p.input);
-  over_points<S>(p, begin, end, window, true, Nothing{},
+  const Region region(p, p.input);
+  over_points<S>(p, begin, end, region, true, Nothing{},
                  [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
                      STN_LAMBDA {
                        typename TapList<A>::V gradient[3];
-                       point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
+                       point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
                        p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
                                            : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
                      });
@@ -229,7 +229,7 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
   using I = typename TapList<A>::I;
   using Wide = Vec<double, N>;
   const int n = p.dimensions;
-  const Window window(p, p.input);
+  const Region region(p, p.input);
   Wide lane, sum[3] = {}, moment[3] = {}, totals[3][4] = {};  // of a row; of a task, by entry of theta
   I number;
   for (int i = 0; i < N; ++i) lane[i] = i, number[i] = IndexOf<A>(i);
@@ -251,12 +251,12 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       }
     }
   };
-  over_points<S>(p, begin, end, window, true, end_line,
+  over_points<S>(p, begin, end, region, true, end_line,
                  [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
                      STN_LAMBDA {
                        if (list.outside) return;
                        V gradient[3];
-                       point_gradient<T>(row, list, window, u, to, channel, channels, gradient);
+                       point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
                        const Wide at = lane + (double(u) - row.item.lattice[0].centre);
                        const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
                        for (int a = 0; a < n; ++a) {
@@ -271,7 +271,7 @@ template <class T, class S, class Sums>
 void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
-  const Window window(p, p.input);
+  const Region region(p, p.input);
   const S sampler(p, true);
   const Lines lines(p);
   const int64_t step = S::planes(p);
@@ -284,11 +284,11 @@ void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
       for (int64_t line = first; line < last; ++line) {
         const Row row(item, line / lines.per_row);
         const int64_t u = line % lines.per_row * Lines::kLine;
-        sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.out_width), window,
+        sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.row_width(row.row)), region,
                      [&](const auto& list, int64_t point, int from, int to) STN_LAMBDA {
                        if (list.outside) return;
                        typename TapList<A>::V gradient[3];
-                       point_gradient<T>(row, list, window, point, to, channel, channels, gradient);
+                       point_gradient<T>(row, list, region, point, to, channel, channels, gradient);
                        A grad_x[kWhole] = {}, grad_y[kWhole] = {};
                        for (int i = from; i < to; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
                        total.add(source, Cotangents(row.row, point, to, grad_x, grad_y));
@@ -341,16 +341,16 @@ STN_INLINE void scatter_list(const Problem& p, const TapList<Compute<T>>& list,
 }
 
 // Calls scatter(row, list, u, from, to, grad, target) for what the outputs of image b give to the slices
-// [window.first, window.last), with which `target` starts.
+// [region.first, region.last), with which `target` starts.
 template <class T, class S, class Scatter>
-STN_INLINE void scatter_image(const S& sampler, const Problem& p, int64_t b, int64_t channel, const Window& window,
+STN_INLINE void scatter_image(const S& sampler, const Problem& p, int64_t b, int64_t channel, const Region& region,
                               Target<Compute<T>> target, Scatter scatter) {
-  target.origin -= window.first * window.stride[p.dimensions - 1];
+  target.origin -= region.first * region.stride[p.dimensions - 1];
   for (int64_t number = b * p.samples; number < (b + 1) * p.samples; ++number) {
     const Item item(p, number);
     for (int64_t r = 0; r < p.out_depth * p.out_height; ++r) {
       const Row row(item, r);
-      sampler.over(item, r, 0, p.out_width, window, [&](const auto& list, int64_t u, int from, int to) STN_LAMBDA {
+      sampler.over(item, r, 0, p.row_width(r), region, [&](const auto& list, int64_t u, int from, int to) STN_LAMBDA {
         if (list.outside) return;
         const T* grad =
             static_cast<const T*>(p.grad_output.data) + channel * p.grad_output.channel + row.at(p.grad_output, u);
@@ -368,15 +368,15 @@ STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands.count, c = task / bands.count % bands.blocks * bands.block,
                   b = task / bands.count / bands.blocks, channels = minimum(bands.block, p.channels - c);
-    Window window(p, p.grad_input);
-    window.first = bands.slices * band / bands.count, window.last = bands.slices * (band + 1) / bands.count;
-    const int64_t area = (window.last - window.first) * bands.area;
+    Region region(p, p.grad_input);
+    region.first = bands.slices * band / bands.count, region.last = bands.slices * (band + 1) / bands.count;
+    const int64_t area = (region.last - region.first) * bands.area;
     T* image = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + c * p.grad_input.channel +
-               window.first * window.stride[p.dimensions - 1];
+               region.first * region.stride[p.dimensions - 1];
     const int64_t planes = p.channels_last ? 1 : channels, size = p.channels_last ? area * channels : area;
     const auto scatter_to = [&](A* origin, int64_t plane_stride) STN_LAMBDA {
       const Target<A> target{origin, p.channels_last ? 1 : plane_stride, channels};
-      scatter_image<T>(sampler, p, b, c, window, target, scatter);
+      scatter_image<T>(sampler, p, b, c, region, target, scatter);
     };
     if constexpr (sizeof(T) == sizeof(A)) {
       for (int64_t k = 0; k < planes; ++k)
@@ -409,15 +409,15 @@ void taps_grad_input(const Problem& p, int64_t begin, int64_t end) {
 // Adds what the outputs of the only image give to slices [first, last) of grad_input, which is of the compute type.
 template <class T>
 void taps_add_grad_input(const Problem& p, int64_t first, int64_t last) {
-  Window window(p, p.grad_input);
-  window.first = first, window.last = last;
+  Region region(p, p.grad_input);
+  region.first = first, region.last = last;
   const Sampler<T> sampler(p, false);
   const int64_t block = Bands(p).block, plane_stride = p.channels_last ? 1 : p.grad_input.channel;
   for (int64_t c = 0; c < p.channels; c += block) {
     auto* sums = static_cast<Compute<T>*>(p.grad_input.data) + c * p.grad_input.channel +
-                 first * window.stride[p.dimensions - 1];
+                 first * region.stride[p.dimensions - 1];
     const Target<Compute<T>> target{sums, plane_stride, minimum(block, p.channels - c)};
-    scatter_image<T>(sampler, p, 0, c, window, target, ScatterTaps<T>{p});
+    scatter_image<T>(sampler, p, 0, c, region, target, ScatterTaps<T>{p});
   }
 }
 

@@ -11,7 +11,7 @@ STN_INLINE void load_directions(const Row& row, int64_t u, int count, typename T
   const Item& item = row.item;
   const Problem& p = item.p;
   const int n = p.dimensions;
-  const int64_t first = (item.item * p.out_width + u) * n;
+  const int64_t first = (item.item * p.item_points() + row.row * p.out_width + u) * n;
   for (int a = 0; a < 3; ++a) q[a] = typename TapList<A>::V{};
   if (!p.grad_grad_grid) return;
   for (int a = 0; a < n; ++a) {
@@ -57,8 +57,8 @@ void taps_second_output(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
   constexpr int N = TapList<A>::N;
-  const Window window(p, p.input);
-  over_points<Sampler<T>>(p, begin, end, window, true, Nothing{},
+  const Region region(p, p.input);
+  over_points<Sampler<T>>(p, begin, end, region, true, Nothing{},
                           [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel,
                               int64_t channels) STN_LAMBDA {
                             V q[3], along[TapList<A>::kMost];
@@ -69,7 +69,7 @@ void taps_second_output(const Problem& p, int64_t begin, int64_t end) {
                                                                      (image - static_cast<const T*>(p.input.data))
                                                                : nullptr;
                             T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
-                            with_reads(reads_of<T>(list, window, p.width), [&](auto reads) STN_LAMBDA {
+                            with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
                               for (int64_t c = 0; c < channels; ++c, out += p.output.channel) {
                                 V value{};
                                 if (p.grad_grad_grid)
@@ -100,9 +100,9 @@ template <class T>
 void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
-  const Window window(p, p.input);
+  const Region region(p, p.input);
   over_points<Sampler<T>>(
-      p, begin, end, window, true, Nothing{},
+      p, begin, end, region, true, Nothing{},
       [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
           STN_LAMBDA {
             V gradient[3] = {}, dots[TapList<A>::kMost], q[3];
@@ -111,11 +111,11 @@ void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
                 static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
             if (p.grad_grad_input) {
               const T* other = static_cast<const T*>(p.grad_grad_input) + (image - static_cast<const T*>(p.input.data));
-              tap_dots<T>(p, list, window, other, p.input.channel, grad, to, channels, dots);
+              tap_dots<T>(p, list, region, other, p.input.channel, grad, to, channels, dots);
               contract<A>(list, p.dimensions, dots, gradient);
             }
             if (p.grad_grad_grid && p.dimensions > 1) {  // along one axis a linear weight has no curvature
-              tap_dots<T>(p, list, window, image, p.input.channel, grad, to, channels, dots);
+              tap_dots<T>(p, list, region, image, p.input.channel, grad, to, channels, dots);
               load_directions<A>(row, u, to, q);
               over_factors<A>(list, p.dimensions, [&](int t, const auto& w, const auto& s) STN_LAMBDA {
                 const V xy = dots[t] * s[0] * s[1] * w[2], xz = dots[t] * s[0] * w[1] * s[2],

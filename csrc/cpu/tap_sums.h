@@ -22,7 +22,7 @@ STN_INLINE Vec<Compute<T>, N> gather(const T* plane, const int64_t* offset) {
 enum class Reads { pairs, moved_pairs, single };
 
 template <class T>
-STN_INLINE Reads reads_of(const TapList<Compute<T>>& list, const Window& w, int64_t width) {
+STN_INLINE Reads reads_of(const TapList<Compute<T>>& list, const Region& w, int64_t width) {
   if (sizeof(T) == 8 || list.row == 1 || w.stride[0] != 1) return Reads::single;
   if (list.interior) return Reads::pairs;
   return list.row == 2 && width > 1 ? Reads::moved_pairs : Reads::single;
@@ -100,30 +100,32 @@ STN_INLINE void add_dots(const TapList<Compute<T>>& list, const T* image, int64_
 }
 
 // target[t] += weight[t] grad of points [begin, end), in one plane in the compute type. Pixels that are not read get 0.
+// Column by column of the taps: points share pixels with their neighbours, and a sum in memory waits for the one
+// before.
 template <class A>
 STN_INLINE void scatter_plane(const TapList<A>& list, A* plane, typename TapList<A>::V grad,
                               const typename TapList<A>::V* weight, int begin, int end) {
   constexpr int N = TapList<A>::N;
-  const auto add = [&](A* target, const int64_t* offset, const A* lanes) STN_LAMBDA {
+  alignas(64) A lanes[N];
+  alignas(64) int64_t offset[N];
+  const auto add = [&](A* target, const int64_t* offset) STN_LAMBDA {
     if (end - begin == N) {
       for (int i = 0; i < N; ++i) target[offset[i]] += lanes[i];
     } else {
       for (int i = begin; i < end; ++i) target[offset[i]] += lanes[i];
     }
   };
-  alignas(64) A lanes[N];
-  if (list.interior) {
-    for (int t = 0; t < list.taps; ++t) {
-      store(lanes, weight[t] * grad);
-      add(plane + list.step[t], list.offset, lanes);
+  for (int column = 0; column < list.row; ++column) {
+    for (int t = column; t < list.taps; t += list.row) {
+      if (list.interior) {
+        store(lanes, weight[t] * grad);
+        add(plane + list.step[t], list.offset);
+      } else {
+        store(lanes, masked(weight[t] * grad, list.inside(t))), store(offset, list.offsets(t));
+        asm volatile("" : "+m"(offset));
+        add(plane, offset);
+      }
     }
-    return;
-  }
-  alignas(64) int64_t offset[N];
-  for (int t = 0; t < list.taps; ++t) {
-    store(lanes, masked(weight[t] * grad, list.inside(t))), store(offset, list.offsets(t));
-    asm volatile("" : "+m"(offset));
-    add(plane, offset, lanes);
   }
 }
 

@@ -1,0 +1,36 @@
+// Compiled once a level, like kernels.cpp, and under its rules.
+#include "windows.h"
+
+#include "samplers.h"
+
+namespace stn::STN_LEVEL {
+namespace {
+
+// The work that f(type tag of the storage type, mode) runs.
+template <class F>
+Work with_kernels(const Problem& p, F f) {
+  Work work{p, p.items() * row_blocks(p.out_height), nullptr};
+  if constexpr (kHasTiles) {
+    const auto with_storage_type = [&](auto mode) STN_LAMBDA {
+      if (p.dtype == DType::bfloat16) return f(BFloat16{}, mode);
+      return p.dtype == DType::float16 ? f(Float16{}, mode) : f(float{}, mode);
+    };
+    work.run = with_mode(
+        p.mode, [&]<Mode kMode>() STN_LAMBDA { return with_storage_type(std::integral_constant<Mode, kMode>{}); });
+  }
+  return work;
+}
+
+}  // namespace
+
+bool in_windows(const Problem& p) { return windowed(p); }
+
+Work window_forward(const Problem& p) {
+  return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA { return windows_forward<decltype(t), mode>; });
+}
+
+Work window_grad_grid(const Problem& p) {
+  return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA { return windows_grad_grid<decltype(t), mode>; });
+}
+
+}  // namespace stn::STN_LEVEL

@@ -71,7 +71,13 @@ STN_INLINE F16 joined(Vec<float, 8> a, Vec<float, 8> b) {
 }
 template <class T>
 STN_INLINE F16 load_rows(const T* p, int64_t stride) {  // two rows of 8
-  return joined(load_as<8>(p), load_as<8>(p + stride));
+  if constexpr (sizeof(T) == 2) {
+    const auto a = load<Vec<uint16_t, 8>>(p), b = load<Vec<uint16_t, 8>>(p + stride);
+    const auto both = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return widen<16>(T{}, __builtin_convertvector(both, Vec<uint32_t, 16>));
+  } else {
+    return joined(load_as<8>(p), load_as<8>(p + stride));
+  }
 }
 
 template <class Shape>
@@ -95,23 +101,34 @@ struct Window {
 
 template <class Shape, class T>
 STN_INLINE F16 load_tile(const T* p, int64_t stride) {
-  if constexpr (Shape::kWidth == 8) return load_rows(p, stride);
-  const auto top = __builtin_shufflevector(load_as<4>(p), load_as<4>(p + stride), 0, 1, 2, 3, 4, 5, 6, 7);
-  const auto bottom =
-      __builtin_shufflevector(load_as<4>(p + 2 * stride), load_as<4>(p + 3 * stride), 0, 1, 2, 3, 4, 5, 6, 7);
-  return __builtin_shufflevector(top, bottom, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  if constexpr (Shape::kWidth == 8) {
+    return load_rows(p, stride);
+  } else if constexpr (sizeof(T) == 2) {
+    const auto row = [&](int k) STN_LAMBDA { return load<uint64_t>(p + k * stride); };
+    const auto rows = (Vec<uint16_t, 16>)Vec<uint64_t, 4>{row(0), row(1), row(2), row(3)};
+    return widen<16>(T{}, __builtin_convertvector(rows, Vec<uint32_t, 16>));
+  } else {
+    const auto two = [&](int k) STN_LAMBDA {
+      return __builtin_shufflevector(load_as<4>(p + k * stride), load_as<4>(p + (k + 1) * stride), 0, 1, 2, 3, 4, 5, 6,
+                                     7);
+    };
+    return joined(two(0), two(2));
+  }
 }
 template <class Shape, class T>
 STN_INLINE void store_tile(T* p, int64_t stride, F16 v) {
-  if constexpr (Shape::kWidth == 8) {
+  if constexpr (sizeof(T) == 2) {
+    const auto rows = (Vec<uint64_t, 4>)__builtin_convertvector(narrow<16>(T{}, v), Vec<uint16_t, 16>);
+    for (int k = 0; k < 4; ++k) store(p + k * 4 / Shape::kWidth * stride + k * 4 % Shape::kWidth, rows[k]);
+  } else if constexpr (Shape::kWidth == 8) {
     store_as<8>(p, __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7));
     store_as<8>(p + stride, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
-    return;
+  } else {
+    store_as<4>(p, __builtin_shufflevector(v, v, 0, 1, 2, 3));
+    store_as<4>(p + stride, __builtin_shufflevector(v, v, 4, 5, 6, 7));
+    store_as<4>(p + 2 * stride, __builtin_shufflevector(v, v, 8, 9, 10, 11));
+    store_as<4>(p + 3 * stride, __builtin_shufflevector(v, v, 12, 13, 14, 15));
   }
-  store_as<4>(p, __builtin_shufflevector(v, v, 0, 1, 2, 3));
-  store_as<4>(p + stride, __builtin_shufflevector(v, v, 4, 5, 6, 7));
-  store_as<4>(p + 2 * stride, __builtin_shufflevector(v, v, 8, 9, 10, 11));
-  store_as<4>(p + 3 * stride, __builtin_shufflevector(v, v, 12, 13, 14, 15));
 }
 
 STN_INLINE int clamped(int v, int low, int high) { return v < low ? low : v > high ? high : v; }

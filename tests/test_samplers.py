@@ -14,7 +14,7 @@ from stn_kernels.op_cases import DTYPES, LAYOUTS, OP_CASES, Inputs, Sample, grad
 from stn_kernels.reference.affine import affine_grid as reference_grid
 from stn_kernels.reference.sampling import grid_sample_backward as reference_backward
 
-from .op_tests import FLAGS, deterministic
+from .op_tests import FLAGS
 from .tolerances import assert_close, assert_like_reference
 
 PADDINGS = ("zeros", "border", "reflection")
@@ -302,9 +302,8 @@ def test_second_backward_equals_autograd_through_the_reference(backend, mode, n,
     operator = getattr(torch.ops, namespace)._grid_sample_double_backward
     with torch.no_grad():
         moved = [t.to(backend.device) for t in (*seconds, *leaves)]
-        actual = operator(*moved, code, padding, False, True, True, True)
-        with deterministic():
-            again = operator(*moved, code, padding, False, True, True, True)
+        options = code, padding, False, True, True, True
+        actual, again = (operator(*moved, *options, deterministic) for deterministic in FLAGS)
     for a, b, c in zip(actual, expected, again, strict=True):
         assert_close(a, b, "coords")
         assert_close(c, b, "coords")

@@ -152,6 +152,24 @@ def test_deterministic_gradients_have_equal_bits(namespace, op, layout, dtype, m
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_deterministic_second_gradients_have_equal_bits(namespace, n, monkeypatch):
+    """To the image, also where every point is in one pixel; and right there."""
+    image, grad = torch.randn(1, 2, *(4,) * n), torch.randn(1, 2, *(7,) * n)
+    for padding, crowd in itertools.product(PADDINGS, (0.0, 1.0)):
+        grid, cotangent = crowd * (torch.rand(1, *(7,) * n, n) - 0.5), torch.randn(1, *(7,) * n, n)
+        tensors = image.new_empty(0), cotangent, grad, image, grid
+        options = 0, padding, False, False, True, False
+        results = []
+        for seed in SEEDS:
+            monkeypatch.setenv("SIMT_SEED", str(seed))
+            results.append(namespace._grid_sample_double_backward(*tensors, *options, True)[1])
+        assert all(torch.equal(results[0], other) for other in results[1:])
+        wide = (t.double() for t in tensors)
+        expected = torch.ops.stn_kernels_reference._grid_sample_double_backward(*wide, *options, False)[1]
+        torch.testing.assert_close(results[0].double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_float_atomics_depend_on_the_schedule(namespace, monkeypatch):
     """Without the demand for determinism they do: the test above can fail."""
     image, grad = torch.randn(1, 1, 4, 4), torch.randn(1, 1, 64, 64)

@@ -83,7 +83,7 @@ class Case:
         needs = self.need_input, self.need_params, self.deterministic
         run = kernels.implementations()[self.op]
         if self.op == "_grid_sample_double_backward":
-            run(image, grid, image, image, grid, *options, True, True, True)
+            run(image, grid, image, image, grid, *options, True, True, True, self.deterministic)
         elif self.op == "_affine_grid_backward":
             run(grid, self.align)
         elif self.op.endswith("_grid_backward"):

@@ -219,7 +219,7 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& gra
                                                                const Tensor& grad_grad_grid, const Tensor& grad_output,
                                                                const Tensor& input, const Tensor& grid, int64_t mode,
                                                                int64_t padding, bool align_corners, bool need_output,
-                                                               bool need_input, bool need_grid) {
+                                                               bool need_input, bool need_grid, bool) {
   STD_TORCH_CHECK(mode != int64_t(stn::Mode::bicubic), "the second backward has no CPU kernel for bicubic");
   const Parameters parameters = parameters_of(stn::Transform::grid, grid);
   const Tensor image = dense(input), grad = dense(grad_output), &values = parameters.values;

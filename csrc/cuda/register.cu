@@ -127,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& gra
                                                                const Tensor& grad_grad_grid, const Tensor& grad_output,
                                                                const Tensor& input, const Tensor& grid, int64_t mode,
                                                                int64_t padding, bool align_corners, bool need_output,
-                                                               bool need_input, bool need_grid) {
+                                                               bool need_input, bool need_grid, bool deterministic) {
   STD_TORCH_CHECK(mode != int64_t(Mode::bicubic), "the second backward has no CUDA kernel for bicubic");
   const Call call = checked(at_grid(input, grid, mode, padding, align_corners));
   const ScalarType wide = call.input.scalar_type(), dtype = input.scalar_type();
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& gra
   std::tuple<Tensor, Tensor, Tensor> gradients;
   with_image_type(call.input, [&](auto type) {
     gradients = warp_second<decltype(type)>(call, converted(grad_grad_input, wide), grad_grad_grid,
-                                            converted(grad_output, wide), needs);
+                                            converted(grad_output, wide), needs, deterministic);
   });
   return {converted(std::get<0>(gradients), dtype), converted(std::get<1>(gradients), dtype), std::get<2>(gradients)};
 }

@@ -112,13 +112,15 @@ struct AnyScatter {
   }
 };
 
-// largest = max(largest, bits of |value[i]|): positive floats order as their bits do, NaN above all.
+// largest = max(largest, bits of |value[i]| * factor * *times): positive floats order as their bits do, NaN above all.
 template <class I>
 __global__ void __launch_bounds__(kThreads)
-    largest_magnitude_kernel(const I* __restrict__ value, FixedPoint* __restrict__ largest, int64_t count) {
+    largest_magnitude_kernel(const I* __restrict__ value, FixedPoint* __restrict__ largest,
+                             const FixedPoint* __restrict__ times, double factor, int64_t count) {
   FixedPoint mine = 0;
+  if (times) factor *= __longlong_as_double((long long)(*times));
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads)
-    mine = maximum(mine, FixedPoint(__double_as_longlong(fabs(double(value[i])))));
+    mine = maximum(mine, FixedPoint(__double_as_longlong(fabs(double(value[i]) * factor))));
   for (int step = 16; step; step >>= 1) mine = maximum(mine, __shfl_xor_sync(kAllLanes, mine, step));
   if (threadIdx.x % 32 == 0) atomicMax(largest, mine);
 }

@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor> warp_backward(const Call& call, const Tensor& grad_ou
 template <class I>
 std::tuple<Tensor, Tensor, Tensor> warp_second(const Call& call, const Tensor& grad_grad_input,
                                                const Tensor& grad_grad_grid, const Tensor& grad_output,
-                                               const bool (&needs)[3]);
+                                               const bool (&needs)[3], bool deterministic);
 
 template <class T>
 constexpr ScalarType scalar_type = std::is_same_v<T, double>      ? ScalarType::Double

@@ -1,5 +1,6 @@
 // The backward of a call: which kernels compute which gradient.
 #pragma once
+#include "fixed_sum.cuh"
 #include "gather.cuh"
 #include "sampler.h"
 #include "warp_backward.cuh"
@@ -14,8 +15,6 @@ struct Backward {
   Tensor input, grad_output, params;
   bool packed;
 };
-
-inline int64_t linear_blocks(int64_t count) { return std::min(ceil_div(count, int64_t(kThreads)), 4 * kEnoughBlocks); }
 
 // The gradient to the parameters, in their shape; with an active Scatter also the input's, into it.
 template <class I, class Scatter>
@@ -89,21 +88,16 @@ std::tuple<Tensor, Tensor> scatter_input(const Backward& b, Needs needs) {
     return {std::is_same_v<I, T> ? sum : torch::stable::to(sum, scalar_type<I>), grad_params};
   }
   const Tensor sum = new_images(b.input, shape, channels_last, ScalarType::Long, n, true);
-  const Tensor largest = torch::stable::new_zeros(b.input, {1}, ScalarType::Long);
   const Tensor grad_input = new_images(b.input, shape, channels_last, scalar_type<I>, n);
   const Tensor grad_output = readable(b.grad_output, channels_last, n, true);
   // Every output adds its gradient to a pixel at most once; the weights of cubic taps that meet there by padding sum
   // to less than 1.4 an axis.
   int log2_terms = b.call.mode == Mode::bicubic ? 2 : 0;
   for (int64_t terms = 1; terms < grad_output.numel() / (shape[0] * shape[1]); terms *= 2) ++log2_terms;
-  const auto launch = [&](auto kernel, int64_t count, auto... args) {
-    simt::launch(kernel, dim3(unsigned(linear_blocks(count))), dim3(kThreads), 0, b.device.stream, args..., count);
-  };
-  launch(largest_magnitude_kernel<I>, grad_output.numel(), data<I>(grad_output), data<FixedPoint>(largest));
-  const FixedScatter<T> scatter{data<FixedPoint>(sum), data<FixedPoint>(largest), log2_terms};
-  const Tensor grad_params = scatter_and_params<I>(b, scatter, sum, needs.params);
-  launch(from_fixed_point_kernel<I>, sum.numel(), data<FixedPoint>(sum), data<FixedPoint>(largest), data<I>(grad_input),
-         log2_terms);
+  FixedSum<I> fixed(b.device, sum, log2_terms);
+  fixed.template bound<I>(grad_output);
+  const Tensor grad_params = scatter_and_params<I>(b, fixed.scatter(), sum, needs.params);
+  fixed.store(grad_input);
   return {grad_input, grad_params};
 }
 

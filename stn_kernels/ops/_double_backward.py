@@ -34,7 +34,8 @@ def double_backward_at_grid(namespace, gg_input, gg_grid, grad_output, input, gr
     nothing = input.new_empty(0)
     cotangents = (nothing if gg is None else gg for gg in (gg_input, gg_grid))
     name = "_grid_sample_double_backward"
-    return _library.call_in(namespace, name, *cotangents, grad_output, input, grid, *options, *needs)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return _library.call_in(namespace, name, *cotangents, grad_output, input, grid, *options, *needs, deterministic)
 
 
 def reference_double_backward(reference_backward, constants=0, kernel=None):

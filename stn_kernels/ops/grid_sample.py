@@ -11,8 +11,8 @@ from ._warp import declare_sample
 
 DOUBLE_BACKWARD_SCHEMA = (
     "(Tensor grad_grad_input, Tensor grad_grad_grid, Tensor grad_output, Tensor input, Tensor grid, int mode,"
-    " int padding_mode, bool align_corners, bool need_grad_output, bool need_input, bool need_grid)"
-    " -> (Tensor, Tensor, Tensor)"
+    " int padding_mode, bool align_corners, bool need_grad_output, bool need_input, bool need_grid,"
+    " bool deterministic) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -57,14 +57,15 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
 
 # The second backward, bilinear and nearest; a cotangent without elements is none.
 def _fake_double_backward(gg_input, gg_grid, grad_output, input, grid, mode, padding_mode, align_corners, *needs):
-    return tuple(t.new_empty(t.shape if need else 0) for t, need in zip((grad_output, input, grid), needs, strict=True))
+    tensors = grad_output, input, grid
+    return tuple(t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs[:3], strict=True))
 
 
 def _reference_double_backward(gg_input, gg_grid, grad_output, input, grid, mode, padding_mode, align_corners, *needs):
     cotangents = (None if gg.numel() == 0 else gg for gg in (gg_input, gg_grid))
     options = PADDING_NAMES[padding_mode], align_corners, MODE_NAMES[mode]
     results = reference.grid_sample_double_backward(*cotangents, grad_output, input, grid, *options)
-    return tuple(t.contiguous() if need else t.new_empty(0) for t, need in zip(results, needs, strict=True))
+    return tuple(t.contiguous() if need else t.new_empty(0) for t, need in zip(results, needs[:3], strict=True))
 
 
 _library.declare(

@@ -66,6 +66,7 @@ def grid_sample_double_backward(
     need_grad_output,
     need_input,
     need_grid,
+    deterministic,
 ):
     n, moves = input.dim() - 2, MODE_NAMES[mode] != "nearest"
     grads = grad_output if grad_output.dim() == n + 3 else grad_output.unsqueeze(1)
@@ -74,7 +75,7 @@ def grid_sample_double_backward(
     if grads.numel() == 0 or input.numel() == 0:
         return to_output.zero_(), no_gradient(input, need_input), no_gradient(grid, need_grid)
     scatters, moves = need_input and moves and gg_grid is not None, need_grid and moves
-    deterministic, compute = torch.are_deterministic_algorithms_enabled(), compute_dtype(input, grid)
+    compute = compute_dtype(input, grid)
     to_grid = grid.new_empty(grid.shape) if moves else None
     sums, scale = None, None
     if scatters:

@@ -126,11 +126,12 @@ def check_second(case: Case) -> None:
     image, (grid,), grad_output, options = case.draw()
     cotangents = torch.randn_like(image), torch.randn_like(grid)
     name = "_grid_sample_double_backward"
-    for present in ((True, True), (True, False), (False, True)):
+    both, of_image, of_grid = (True, True), (True, False), (False, True)
+    for present, deterministic in ((both, False), (both, True), (of_image, False), (of_grid, True)):
         given = [t if there else t.new_empty(0) for t, there in zip(cotangents, present, strict=True)]
         tensors = (*given, grad_output, image, grid)
-        results = getattr(getattr(torch.ops, NAMESPACE), name)(*tensors, *options, True, True, True)
-        truth = getattr(torch.ops.stn_kernels_reference, name)(*double(tensors), *options, True, True, True)
+        results = getattr(getattr(torch.ops, NAMESPACE), name)(*tensors, *options, True, True, True, deterministic)
+        truth = getattr(torch.ops.stn_kernels_reference, name)(*double(tensors), *options, True, True, True, False)
         for result, expected, of in zip(results, truth, (grad_output, image, grid), strict=True):
             assert result.dtype == of.dtype
             assert_close(result, expected, "coords")

@@ -57,9 +57,12 @@ def evaluate(case: OpCase, function, inputs: Inputs, layout: str) -> dict[str, t
 
 
 def gate(case: Case, function, inputs: Inputs, truth: dict[str, torch.Tensor]) -> tuple[dict[str, float], str]:
-    """(errors per quantity, '' or why the results are refused)."""
+    """(errors of the quantities of truth, '' or why the results are refused)."""
     try:
-        results = evaluate(OP_CASES[case.op], function, inputs, "contiguous")
+        if list(truth) == ["value"]:
+            results = {"value": function(**inputs.tensors)}
+        else:
+            results = evaluate(OP_CASES[case.op], function, inputs, "contiguous")
     except Exception as error:  # a peer that cannot do the case is a result
         return {}, f"raised {described(error)}"
     return judge(case, results, truth)
@@ -90,7 +93,8 @@ def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender 
     function = provider.make(case)
     if function is None:
         return None
-    errors, status = gate(case, function, inputs, truth)
+    judged = truth if provider.differentiable else {"value": truth["value"]}
+    errors, status = gate(case, function, inputs, judged)
     leaves = inputs.requires_grad()
     cotangent = grad_output(
         truth["value"].to(case.dtype if not case.op.endswith("_grid") else torch.float32), "contiguous"
@@ -103,7 +107,7 @@ def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender 
     def both():
         return torch.autograd.grad(function(**leaves.tensors), list(leaves.tensors.values()), cotangent)
 
-    calls = (forward, both) if OP_CASES[case.op].quantities else (forward,)
+    calls = (forward, both) if OP_CASES[case.op].quantities and provider.differentiable else (forward,)
     return Contender(provider.name, dict(zip(PASSES, calls, strict=False)), errors, status)
 
 

@@ -1,7 +1,9 @@
 """Who is measured: a provider turns a case into a function of its tensors, or says why it does not take part."""
 
+import contextlib
 import functools
 import importlib.util
+import unittest.mock
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +26,7 @@ class Provider:
 
     name: str
     make: Callable[[Case], Callable | None]
+    differentiable: bool = True
 
 
 def _grid_sample(input, grid, mode="bilinear"):
@@ -100,21 +103,38 @@ def _cpab(case: Case, transform: Callable) -> Callable:
     return sample
 
 
+def _to_peer(basis, case: Case) -> torch.Tensor:
+    """(d, d'): our parameters to those of another basis of the same fields."""
+    return torch.linalg.lstsq(torch.as_tensor(basis).double(), case.tessellation.basis).solution.float().T
+
+
 def libcpab(case: Case) -> Callable | None:
-    """libcpab from PyPI, 50 steps; its basis is another one of the same fields."""
+    """libcpab from PyPI, 50 steps."""
     if case.op not in ("cpab_transform", "cpab_sample") or not importlib.util.find_spec("libcpab"):
         return None
     import libcpab
 
     peer = libcpab.Cpab(list(case.cells))
-    to_peer = (
-        torch.linalg.lstsq(torch.as_tensor(peer.params.basis).double(), case.tessellation.basis).solution.float().T
-    )
+    to_peer = _to_peer(peer.params.basis, case)
 
     def transform(points, theta):
         return peer.transform_grid(points.T, theta @ to_peer).mT
 
     return _cpab(case, transform)
+
+
+def difw(case: Case) -> Callable | None:
+    """difw from PyPI, 1-D: its closed form in torch, whose backward raises; what it compiles gives other values."""
+    if case.op != "cpab_transform" or len(case.cells) != 1 or not importlib.util.find_spec("difw"):
+        return None
+    uncompiled = unittest.mock.patch("torch.utils.cpp_extension.load", side_effect=RuntimeError)
+    with uncompiled, contextlib.redirect_stdout(None):
+        import difw
+
+        peer = difw.Cpab(*case.cells, backend="pytorch")
+    peer.params.use_slow = True
+    to_peer = _to_peer(peer.params.B, case)
+    return lambda points, theta: peer.transform_grid(points[:, 0], theta @ to_peer, "closed_form").unsqueeze(-1)
 
 
 def _linearized(input, grid, offsets):
@@ -250,4 +270,4 @@ def providers(backends: list[str], compile_wanted: bool = True) -> list[Provider
     found = [Provider(EAGER, eager), Provider("torch eager, S copies", eager_expand)]
     if compile_wanted:
         found.append(Provider("torch.compile", compiled))
-    return [*found, Provider("kornia", kornia), Provider("libcpab", libcpab), *map(ours, backends)]
+    return [*found, Provider("kornia", kornia), Provider("libcpab", libcpab), Provider("difw", difw, differentiable=False), *map(ours, backends)]

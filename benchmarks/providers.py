@@ -270,4 +270,5 @@ def providers(backends: list[str], compile_wanted: bool = True) -> list[Provider
     found = [Provider(EAGER, eager), Provider("torch eager, S copies", eager_expand)]
     if compile_wanted:
         found.append(Provider("torch.compile", compiled))
-    return [*found, Provider("kornia", kornia), Provider("libcpab", libcpab), Provider("difw", difw, differentiable=False), *map(ours, backends)]
+    found += [Provider("kornia", kornia), Provider("libcpab", libcpab), Provider("difw", difw, differentiable=False)]
+    return [*found, *map(ours, backends)]

@@ -58,7 +58,10 @@ def test_right_kernels_get_numbers(rows):
     assert all(r["ratio"] == 1 for r in rows if r["provider"] == providers.EAGER)
 
 
-@pytest.mark.parametrize("name", ["torch eager", "torch eager, S copies", "kornia", "libcpab", "difw", "stn_kernels reference"])
+PEERS = ("torch eager", "torch eager, S copies", "kornia", "libcpab", "difw", "stn_kernels reference")
+
+
+@pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize(
     "case",
     [

@@ -5,13 +5,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 OPTIONS ?=
 
-.PHONY: help bench test verify lint check-cu gpu gpu-rehearsal build clean
+.PHONY: help bench test verify lint sanitize check-cu gpu gpu-rehearsal build clean
 
 help:
 	@echo "make bench     measure the kernels beside torch eager, torch.compile and kornia"
 	@echo "make test      all tests on every backend that runs here"
 	@echo "make verify    every operator against the float64 reference"
 	@echo "make lint      ruff and clang-format"
+	@echo "make sanitize  the C++ kernels under the address and undefined-behaviour sanitizers, on hostile input"
 	@echo "make check-cu  compile the CUDA kernels with nvcc and look for spills"
 	@echo "make gpu       on a GPU machine: build, check, measure and profile in ten minutes; needs no network"
 	@echo "make gpu-rehearsal  the same script without a GPU"
@@ -46,6 +47,9 @@ lint: .venv/.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+sanitize: .venv/.stamp
+	$(BIN)/python -m tests.sanitized
 
 check-cu: .venv/.stamp
 	$(BIN)/python -m tests.simt.check_cu

@@ -158,24 +158,22 @@ def level_flags(level: str) -> str:
     return f"{march}-ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-tree-slp-vectorize -DSTN_LEVEL={level}"
 
 
-def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "") -> None:
-    """The CPU library: the kernels once an instruction set, the operators once."""
+def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "", levels: tuple[str, ...] = CPU_LEVELS) -> None:
+    """The CPU library: the kernels once an instruction set, the operators once. extra: flags instead of optimisation."""
     includes, links = torch_flags()
     command = f"{compiler()} {host_flags()} {extra}"
     objects = []
     for source in sorted((SOURCES / "cpu").glob("*.cpp")):
         if source.name in LEVEL_SOURCES:
-            optimised = f"{command} {'' if debug() else LEVEL_SOURCES[source.name]}"
-            objects += [
-                graph.compile(source, f"{source.stem}_{v}.o", f"{optimised} {level_flags(v)}") for v in CPU_LEVELS
-            ]
+            optimised = f"{command} {'' if debug() or extra else LEVEL_SOURCES[source.name]}"
+            objects += [graph.compile(source, f"{source.stem}_{v}.o", f"{optimised} {level_flags(v)}") for v in levels]
         else:
-            objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {includes} {_level_list()}"))
+            objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {includes} {_level_list(levels)}"))
     graph.link(output, objects, f"{compiler()} {extra}", f"{links} -Wl,-z,defs")
 
 
-def _level_list() -> str:
-    return "-D'STN_LEVELS(X)=" + " ".join(f"X({v})" for v in CPU_LEVELS) + "'"
+def _level_list(levels: tuple[str, ...]) -> str:
+    return "-D'STN_LEVELS(X)=" + " ".join(f"X({v})" for v in levels) + "'"
 
 
 def add_cuda(graph: Graph, output: pathlib.Path) -> None:

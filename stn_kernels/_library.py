@@ -147,10 +147,11 @@ def _transformable_function(handle, op: Op, namespace: str):
 
 
 def library_paths(name: str) -> list[pathlib.Path]:
-    """Where a native library may lie: beside the package, else in the user's cache (a package without write access)."""
+    """Where a native library may lie: in STN_KERNELS_LIBRARIES if set, beside the package, else in the user's cache."""
     from . import _build
 
-    return [folder / f"lib{name}.so" for folder in (_build.PACKAGE_LIBRARIES, _build.cache_folder())]
+    folders = [pathlib.Path(f) for f in (os.environ.get("STN_KERNELS_LIBRARIES"),) if f]
+    return [folder / f"lib{name}.so" for folder in (*folders, _build.PACKAGE_LIBRARIES, _build.cache_folder())]
 
 
 def load_native() -> None:

@@ -9,7 +9,8 @@ import torch
 from stn_kernels import _build, _library
 
 HERE = pathlib.Path(__file__).resolve().parent
-OUTPUT = HERE.parents[1] / "build" / "simt"
+ROOT = HERE.parents[1]
+OUTPUT = ROOT / "build" / "simt"
 NAMESPACE = "stn_kernels_simt"
 
 # nvcc fuses products and sums, and so does the build whose results are compared, where the processor can.

@@ -159,7 +159,7 @@ def level_flags(level: str) -> str:
 
 
 def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "", levels: tuple[str, ...] = CPU_LEVELS) -> None:
-    """The CPU library: the kernels once an instruction set, the operators once. extra: flags instead of optimisation."""
+    """The CPU library: kernels once an instruction set, operators once. extra: flags, instead of optimisation."""
     includes, links = torch_flags()
     command = f"{compiler()} {host_flags()} {extra}"
     objects = []

@@ -1,5 +1,7 @@
 """cpab_sample and cpab_grid: against the float64 reference, and against the transformation and the sampler apart."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,27 @@ def test_affine_comes_after(backend):
     both = backend.op("cpab_grid")(theta, (4, 5), tessellation, affine=affine)
     expected = torch.einsum("bij,bhwj->bhwi", affine[..., :2], plain) + affine[:, None, None, :, 2]
     assert_close(both, expected)
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_one_image_for_a_batch_of_parameters(backend, samples):
+    """Equal to the expanded image, with and without a matrix; one gradient of the size of one image."""
+    tessellation = Tessellation((2, 1))
+    lead = (2,) if samples is None else (2, samples)
+    theta = tessellation.sample(math.prod(lead), dtype=torch.float64).reshape(*lead, -1).to(backend.device)
+    image = torch.rand(1, 2, 4, 5, dtype=torch.float64, device=backend.device)
+    matrix = (torch.eye(2, 3, dtype=torch.float64) + 0.1 * torch.randn(*lead, 2, 3)).to(backend.device)
+    for affine in (None, matrix):
+        results = []
+        for picture in (image.clone(), image.expand(2, -1, -1, -1)):
+            leaves = [t.detach().requires_grad_() for t in (picture, theta)]
+            value = backend.op("cpab_sample")(*leaves, (3, 4), tessellation, affine=affine)
+            weight = torch.linspace(-1, 1, value.numel(), dtype=torch.float64, device=value.device).view_as(value)
+            results.append((value, *torch.autograd.grad(value, leaves, weight)))
+        (one, of_image, of_theta), (many, of_images, of_many) = results
+        assert_close(one, many)
+        assert_close(of_image, of_images.sum(0, keepdim=True), "image")
+        assert_close(of_theta, of_many, "coords")
 
 
 def test_identity_is_the_image(backend):

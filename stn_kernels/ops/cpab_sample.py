@@ -6,6 +6,7 @@ from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import cpab as reference
 from . import _cpab, linearized
+from ._broadcast import over_batch
 from ._double_backward import by_autograd
 from ._outputs import empty_images, is_channels_last, store_images
 from ._vmap import sampling
@@ -41,7 +42,8 @@ def cpab_sample(
     `affine`, at affine(phi(p)), so that Affine+CPAB interpolates once (Skafte Detlefsen et al. 2018 do it twice).
 
     Args:
-        input: (B, C, W), (B, C, H, W) or (B, C, D, H, W), by the dimension of the tessellation; any floating dtype.
+        input: (B, C, W), (B, C, H, W) or (B, C, D, H, W), by the dimension of the tessellation, or one image (B = 1)
+            for a batch of theta; float32, float64, float16 or bfloat16.
         theta: parameters (B, d), or (B, S, d) for S transformations an image, d = tessellation.dim.
         size: spatial size of the output, (Wo,), (Ho, Wo) or (Do, Ho, Wo).
         tessellation: the cells and the basis, a `Tessellation`; its shape is in the order of coordinates, x first.
@@ -66,7 +68,7 @@ def cpab_sample(
     n = tessellation.n
     _checks.image(input, (n,))
     _cpab.check_theta(theta, tessellation)
-    _checks.same_batch_and_device("theta", theta, input)
+    _checks.same_batch_and_device("theta", theta, input, broadcast=True)
     size = _checks.spatial_size(size, n)
     several = linearized.chosen(mode)
     options = None if several else _checks.mode(mode, MODE_NAMES), _checks.padding_mode(padding_mode), align_corners
@@ -78,7 +80,11 @@ def cpab_sample(
         )
         return grid_sample(input, grid, mode, padding_mode, align_corners, backend=backend)
     velocities, tables = _cpab.field(theta, tessellation)
-    return _library.call(NAME, backend, input, velocities, affine, *tables, code, size, *options, sampler=(mode, n))
+
+    def run(velocities, affine):
+        return _library.call(NAME, backend, input, velocities, affine, *tables, code, size, *options, sampler=(mode, n))
+
+    return over_batch(run, input, velocities, 2, affine)
 
 
 def _fake(input, velocities, affine, integers, reals, shape, steps, size, mode, padding_mode, align_corners):

@@ -26,7 +26,7 @@ LEVEL_SOURCES = {  # compiled once an instruction set
     "cpab.cpp": O2,
     "cpab_sample.cpp": O2,
     "kernels.cpp": "",
-    "linearized.cpp": "",
+    "linearized.cpp": O2,
     "samplers.cpp": O2,
     "windows.cpp": O2,
 }

@@ -58,13 +58,16 @@ STN_INLINE void over_channels(int64_t count, F f) {
   if constexpr (kNarrow < kWide) {
     for (; c + kNarrow <= count; c += kNarrow) f(c, Channels<T, kNarrow>{});
   }
+  const auto rest = [&]<int kCount>() STN_LAMBDA {
+    if constexpr (kCount < kNarrow) f(c, Channels<T, kNarrow, kCount>{});
+  };
   switch (count - c) {
     case 1:
-      return f(c, Channels<T, kNarrow, 1>{});
+      return rest.template operator()<1>();
     case 2:
-      return f(c, Channels<T, kNarrow, 2>{});
+      return rest.template operator()<2>();
     case 3:
-      return f(c, Channels<T, kNarrow, 3>{});
+      return rest.template operator()<3>();
   }
 }
 

@@ -100,6 +100,7 @@ STN_INLINE void load_points(const G* pairs, int64_t available, Doubles& x, Doubl
   } else {
     for (int64_t i = 0; i < 2 * available; ++i) both[i] = pairs[i];
   }
+  x = y = Doubles{};
   for (int i = 0; i < kDoubles; ++i) x[i] = double(both[2 * i]), y[i] = double(both[2 * i + 1]);
 }
 

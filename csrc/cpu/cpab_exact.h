@@ -44,7 +44,7 @@ struct Exact {
 
   // Moves the points [i, i + N), of which `count` are there; y in lattice units. visits may be nullptr. Returns their
   // number.
-  STN_INLINE int move(int64_t i, int64_t count, Visit* visits, V (&y)[n]) {
+  int move(int64_t i, int64_t count, Visit* visits, V (&y)[n]) {
     Paths<T, n> paths = !p.at          ? paths_from<T, n>(p.tables, lattice, i, count)
                         : p.own_points ? start_paths<T, n>(p, points + i * n, count)
                                        : static_cast<const Paths<T, n>*>(p.starts)[i / N];

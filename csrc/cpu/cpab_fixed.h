@@ -107,7 +107,7 @@ struct Fixed {
     }
   }
 
-  STN_INLINE int move(int64_t i, int64_t count, Visit* visits, V (&y)[n]) {
+  int move(int64_t i, int64_t count, Visit* visits, V (&y)[n]) {
     start(i, count, y);
     for (int s = 0; s < p.steps; ++s) {
       const I cell = __builtin_convertvector(cell_number<n>(p.tables.shape, y), I);

@@ -112,7 +112,7 @@ struct Paths {
 };
 
 template <class T, int n>
-STN_INLINE Paths<T, n> start_paths(const CpabProblem& p, const T* points, int64_t count) {
+Paths<T, n> start_paths(const CpabProblem& p, const T* points, int64_t count) {
   constexpr int N = Lane<T>::N;
   IndexOf<T> region[N] = {};
   T g[n + 1][N] = {}, rest[N] = {};

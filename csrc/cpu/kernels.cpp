@@ -221,7 +221,7 @@ Work grad_parameters(const Problem& call) {
 
 Work grad_input(const Problem& call) {
   const Problem p = call.in_lines();
-  if (!p.in_rows()) return sampler_grad_input(p);
+  if (!p.bilinear_2d()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
   const int64_t block = shared_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;

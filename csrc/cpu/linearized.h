@@ -320,11 +320,7 @@ void samples_forward(const Problem& p, int64_t begin, int64_t end) {
               }
               continue;
             }
-            with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
-              for (int64_t j = 0; j < channels; ++j) {
-                sums[j] += weighted_sum<reads, T>(list, image + (c + j) * p.input.channel, list.weight);
-              }
-            });
+            TapSums<T>::add_values(p, list, region, image + c * p.input.channel, list.weight, channels, sums);
           }
           if (!lanes_are_points(p)) {
             for (int i = from; i < to; ++i) {
@@ -360,8 +356,8 @@ STN_INLINE void point_gradient(const Row& row, const SampledPoints<T>& points, c
     if (list.outside) continue;
     V along{};
     for (int64_t c = 0; c < p.channels; c += step) {
-      tap_dots<T>(p, list, region, image + c * p.input.channel, p.input.channel, grad + c * p.grad_output.channel,
-                  count, minimum(step, p.channels - c), dots);
+      TapSums<T>::set_dots(p, list, region, image + c * p.input.channel, grad + c * p.grad_output.channel, count,
+                           minimum(step, p.channels - c), dots);
       for (int t = 0; t < list.taps; ++t) along += list.weight[t] * dots[t];
     }
     for (int a = 0; a < p.dimensions; ++a) gradient[a] += points.slope(k, a) * along;
@@ -381,7 +377,7 @@ void samples_grad_input(const Problem& p, int64_t begin, int64_t end) {
                                         if (list.outside) continue;
                                         const auto value = points.value(k);
                                         for (int t = 0; t < list.taps; ++t) list.weight[t] *= value;
-                                        scatter_list<T>(p, list, list.weight, grad, target, from, to);
+                                        TapSums<T>::scatter(p, list, list.weight, grad, target, from, to);
                                       }
                                     });
 }

@@ -48,7 +48,7 @@ struct AffineSums {
 struct HomographySums {
   Doubles sums[9] = {};
   STN_INLINE explicit HomographySums(const Problem&) {}
-  STN_INLINE void add(const Source& source, const Cotangents& g) {
+  void add(const Source& source, const Cotangents& g) {
     const HomographyRow row(source, g.v);
     for (int64_t i = 0; i < g.count; ++i) {
       Doubles x, grad[3];
@@ -68,7 +68,7 @@ struct HomographySums {
 struct TpsSums {
   Scratch<double> sums;  // (controls + 3, 2, kDoubles)
   STN_INLINE explicit TpsSums(const Problem& p) : sums(p.parameter_count() * kDoubles) {}
-  STN_INLINE void add(const Source& source, const Cotangents& g) {
+  void add(const Source& source, const Cotangents& g) {
     const TpsRow row(source, g.v);
     for (int64_t k = 0; k < row.count + kTpsAffine; ++k) {
       double* target = sums.data + 2 * k * kDoubles;

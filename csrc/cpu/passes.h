@@ -40,7 +40,7 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
   const Locate<A> place = locator<A>(p);
   const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch;
   T* output = static_cast<T*>(p.output.data) + source.item * p.output.batch;
-  const bool channels_last = p.channels_last, adjacent = p.input.column == 1 && p.width > 1;
+  const bool channels_last = p.channels_last;
   const int64_t block = shared_channels(p);
   for (int64_t c = 0; c < p.channels; c += block) {
     const int64_t channels = minimum(block, p.channels - c);
@@ -49,39 +49,40 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
       T* out = output + c * p.output.channel + v * p.output.row + u * p.output.column;
       if (channels_last) {
         channels_last_forward(run, p, in, out);
-      } else if (adjacent) {
-        planar_forward<T, true>(run, p, in, out, channels);
       } else {
-        planar_forward<T, false>(run, p, in, out, channels);
+        planar_forward<T>(run, p, in, out, channels);
       }
     });
   }
 }
 
-// Calls body(v, first u, count, g_x, g_y) with dL/d(source pixel) of each run of points, summed over some channels;
-// zeros follow up to a whole vector.
-template <class T, class Body>
-STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end,
-                                 int64_t first_channel, int64_t channels, Body body) {
+// Where dL/d(source pixel) of the points [u, u + count) of output row v goes; zeros follow up to a whole vector.
+template <class A>
+using TakeGradient = void (*)(void* to, const Source&, int64_t v, int64_t u, int64_t count, const A* grad_x,
+                              const A* grad_y);
+
+// Calls take(to, ...) with the gradients of each run of points, summed over some channels. A pointer, so that the
+// transforms share one function.
+template <class T>
+void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, int64_t first_channel,
+                      int64_t channels, TakeGradient<Compute<T>> take, void* to) {
   using A = Compute<T>;
   const Locate<A> place = locator<A>(p);
   const T* image =
       static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch + first_channel * p.input.channel;
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
                          first_channel * p.grad_output.channel;
-  const bool channels_last = p.channels_last, adjacent = p.input.column == 1 && p.width > 1;
+  const bool channels_last = p.channels_last;
   over_rows<A>(source, place, row_begin, row_end, [&](const Run<A>& run, int64_t v, int64_t u) STN_LAMBDA {
     A grad_x[Run<A>::kPoints], grad_y[Run<A>::kPoints];
     const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
     if (channels_last) {
       channels_last_grad_points(run, p, image, grad, grad_x, grad_y);
-    } else if (adjacent) {
-      planar_grad_points<T, true>(run, p, image, grad, channels, grad_x, grad_y);
     } else {
-      planar_grad_points<T, false>(run, p, image, grad, channels, grad_x, grad_y);
+      planar_grad_points<T>(run, p, image, grad, channels, grad_x, grad_y);
     }
     for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
-    body(v, u, run.count, grad_x, grad_y);
+    take(to, source, v, u, run.count, grad_x, grad_y);
   });
 }
 
@@ -89,27 +90,24 @@ STN_INLINE void rows_grad_points(const Problem& p, const Source& source, int64_t
 template <class T, class Sums>
 void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, Sums& total) {
   using A = Compute<T>;
+  const auto take = [](void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x,
+                       const A* grad_y) { static_cast<Sums*>(to)->add(of, Cotangents(v, u, count, grad_x, grad_y)); };
   const int64_t block = shared_channels(p);
-  for (int64_t c = 0; c < p.channels; c += block) {
-    rows_grad_points<T>(p, source, row_begin, row_end, c, minimum(block, p.channels - c),
-                        [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y)
-                            STN_LAMBDA { total.add(source, Cotangents(v, u, count, grad_x, grad_y)); });
-  }
+  for (int64_t c = 0; c < p.channels; c += block)
+    rows_grad_points<T>(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
 }
 
 template <class T, class G>
 void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end) {
   using A = Compute<T>;
-  const double scale_x = pixel_axis<double>(p.width, p.align_corners).scale;
-  const double scale_y = pixel_axis<double>(p.height, p.align_corners).scale;
-  rows_grad_points<T>(p, source, row_begin, row_end, 0, p.channels,
-                      [&](int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) STN_LAMBDA {
-                        G* grid =
-                            static_cast<G*>(p.grad_grid) + 2 * (source.item * p.item_points() + v * p.out_width + u);
-                        for (int64_t i = 0; i < count; ++i) {
-                          grid[2 * i] = G(grad_x[i] * scale_x), grid[2 * i + 1] = G(grad_y[i] * scale_y);
-                        }
-                      });
+  const auto take = [](void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x,
+                       const A* grad_y) {
+    G* grid = static_cast<G*>(to) + 2 * (of.item * of.p.item_points() + v * of.p.out_width + u);
+    for (int64_t i = 0; i < count; ++i) {
+      grid[2 * i] = G(grad_x[i] * of.x.scale), grid[2 * i + 1] = G(grad_y[i] * of.y.scale);
+    }
+  };
+  rows_grad_points<T>(p, source, row_begin, row_end, 0, p.channels, take, p.grad_grid);
 }
 
 // The points [begin, end) of output row v whose taps may lie in rows [first, last): exact to a point for an affine map,

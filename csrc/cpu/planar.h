@@ -1,19 +1,15 @@
-// Bilinear sampling of planar images (any strides): lanes over points, channels inside.
+// Bilinear sampling of planar images with dense rows: lanes over points, channels inside.
 #pragma once
 #include "taps.h"
 
 namespace stn::STN_LEVEL {
 
-// The pixels (base, base + 1) of N points: as one load each where they are neighbours in memory.
-template <class T, bool kAdjacent, int N>
-STN_INLINE void load_pairs(const T* image, const int64_t* offset, int64_t step, Vec<Compute<T>, N>& first,
+// The neighbours in memory at N offsets, by one load each.
+template <class T, int N>
+STN_INLINE void load_pairs(const T* image, const int64_t* offset, Vec<Compute<T>, N>& first,
                            Vec<Compute<T>, N>& second) {
-  if constexpr (!kAdjacent) {
-    T a[N], b[N];
-    for (int i = 0; i < N; ++i) a[i] = image[offset[i]], b[i] = image[offset[i] + step];
-    first = load_as<N>(a), second = load_as<N>(b);
-  } else if constexpr (sizeof(T) == 2) {
-    Vec<uint32_t, N> pair;
+  if constexpr (sizeof(T) == 2) {
+    Vec<uint32_t, N> pair{};
     for (int i = 0; i < N; ++i) __builtin_memcpy((char*)&pair + 4 * i, image + offset[i], 4);
     first = widen<N>(T{}, pair & 0xffffu), second = widen<N>(T{}, pair >> 16);
   } else if constexpr (sizeof(T) == 8) {
@@ -41,11 +37,11 @@ STN_INLINE void load_pairs(const T* image, const int64_t* offset, int64_t step, 
 }
 
 // The values of the four taps of N points in one plane.
-template <class T, bool kAdjacent, int N, bool kInterior>
+template <class T, int N, bool kInterior>
 STN_INLINE void read_taps(const T* plane, const Taps<Compute<T>, N, kInterior>& t, Vec<Compute<T>, N>& a,
                           Vec<Compute<T>, N>& b, Vec<Compute<T>, N>& c, Vec<Compute<T>, N>& d) {
-  load_pairs<T, kAdjacent, N>(plane, t.offset, t.right, a, b);
-  load_pairs<T, kAdjacent, N>(plane + t.below, t.offset, t.right, c, d);
+  load_pairs<T, N>(plane, t.offset, a, b);
+  load_pairs<T, N>(plane + t.below, t.offset, c, d);
   t.clear_outside(a, b, c, d);
 }
 
@@ -56,7 +52,7 @@ STN_INLINE int64_t whole_vector(int64_t i, int64_t count) {
 }
 
 // Samples a run of points for some channels.
-template <class T, bool kAdjacent>
+template <class T>
 STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, const T* image, T* output,
                                int64_t channels) {
   constexpr int N = kLanes<Compute<T>>;
@@ -73,7 +69,7 @@ STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, con
       const T* in = image;
       for (int64_t k = 0; k < channels; ++k, in += p.input.channel, out += p.output.channel) {
         V a, b, c, d;
-        read_taps<T, kAdjacent>(in, t, a, b, c, d);
+        read_taps<T>(in, t, a, b, c, d);
         put(wa * a + wb * b + (wc * c + wd * d));
       }
     });
@@ -83,7 +79,7 @@ STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, con
 }
 
 // dL/d(pixel coordinate before padding) of each point of a run, summed over channels.
-template <class T, bool kAdjacent>
+template <class T>
 STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p, const T* image, const T* grad_output,
                                    int64_t channels, Compute<T>* grad_x, Compute<T>* grad_y) {
   constexpr int N = kLanes<Compute<T>>;
@@ -99,7 +95,7 @@ STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p,
       for (int64_t k = 0; k < channels; ++k, in += p.input.channel, grad += p.grad_output.channel) {
         const V g = count >= N ? load_as<N>(grad) : load_part<N>(grad, count);
         V a, b, c, d;
-        read_taps<T, kAdjacent>(in, t, a, b, c, d);
+        read_taps<T>(in, t, a, b, c, d);
         sum_a += g * a, sum_b += g * b, sum_c += g * c, sum_d += g * d;
       }
       gx = t.first_y * (t.first_slope_x * sum_a + t.second_slope_x * sum_b) +

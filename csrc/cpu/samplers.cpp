@@ -7,6 +7,11 @@
 
 namespace stn::STN_LEVEL {
 
+template struct TapSums<float>;
+template struct TapSums<double>;
+template struct TapSums<BFloat16>;
+template struct TapSums<Float16>;
+
 Work sampler_forward(const Problem& p) {
   return with_storage(p.dtype,
                       [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_forward<decltype(t)>}; });

@@ -48,7 +48,7 @@ struct TapList {
 
 // The pixel that a cubic tap reads.
 template <class I>
-STN_INLINE I padded_tap(I tap, const Problem& p, int64_t size) {
+I padded_tap(I tap, const Problem& p, int64_t size) {
   if (p.padding == Padding::zeros) return tap;
   constexpr int N = int(sizeof(I) / sizeof(tap[0]));
   const auto x = __builtin_convertvector(tap, Vec<double, N>);

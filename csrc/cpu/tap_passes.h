@@ -5,14 +5,6 @@
 
 namespace stn::STN_LEVEL {
 
-constexpr int64_t kPlanes = 8;  // channels that share a list of taps
-
-// Lanes are points, and channels follow one another; only where pixels hold many channels are lanes channels.
-STN_INLINE bool lanes_are_points(const Problem& p) { return !p.channels_last || p.channels < 8; }
-STN_INLINE int64_t planes_at_once(const Problem& p) {
-  return lanes_are_points(p) && kPlanes < p.channels ? kPlanes : p.channels;
-}
-
 // Rows of the output are cut into lines, tasks are blocks of lines: a fixed partition.
 struct Lines {
   static constexpr int64_t kLine = 2048;
@@ -44,19 +36,16 @@ struct Sampler {
     Points<A> points;
     TapList<A> list;
     const int64_t whole = first + (last - first) / N * N;
-    for (int64_t u = first; u < whole; u += kRun) {
-      const int64_t count = minimum<int64_t>(kRun, whole - u);
-      locate(item, row, u, count, points);
+    for (int64_t u = first; u < last;) {
+      const int64_t from = u < whole || whole == first ? u : last - N;  // the rest is moved back over its neighbours
+      const int64_t count = minimum<int64_t>(kRun, (u < whole ? whole : last) - from);
+      locate(item, row, from, count, points);
       for (int64_t i = 0; i < count; i += N) {
         build(p, points, i, region, slopes, list);
-        body(list, u + i, 0, N);
+        body(list, from + i, int(u - from), int(minimum<int64_t>(N, count - i)));
       }
+      u = from + count;
     }
-    if (whole == last) return;
-    const int64_t u = whole == first ? first : last - N;
-    locate(item, row, u, last - u, points);
-    build(p, points, 0, region, slopes, list);
-    body(list, u, int(whole - u), int(last - u));
   }
 };
 
@@ -81,22 +70,6 @@ struct Row {
     return item.item * images.batch + y * images.row + z * images.slice + u * images.column;
   }
 };
-
-// N values in a plane of the output's shape, of which only `count` may be there.
-template <int N, class T>
-STN_INLINE Vec<Compute<T>, N> load_points_of(const T* plane, int64_t column, int count) {
-  if (column == 1) return count == N ? load_as<N>(plane) : load_part<N>(plane, count);
-  T lanes[N] = {};
-  for (int i = 0; i < count; ++i) lanes[i] = plane[i * column];
-  return load_as<N>(lanes);
-}
-template <int N, class T>
-STN_INLINE void store_points_of(T* plane, int64_t column, Vec<Compute<T>, N> value, int count) {
-  if (column == 1) return count == N ? store_as<N>(plane, value) : store_part<N>(plane, value, count);
-  T lanes[N];
-  store_as<N>(lanes, value);
-  for (int i = 0; i < count; ++i) plane[i * column] = lanes[i];
-}
 
 struct Nothing {
   STN_INLINE void operator()(const Row&, int64_t, bool) const {}
@@ -131,48 +104,22 @@ void taps_forward(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
   const Region region(p, p.input);
-  over_points<Sampler<T>>(
-      p, begin, end, region, false, Nothing{},
-      [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel, int64_t channels)
-          STN_LAMBDA {
-            const T* image = row.item.template input<T>() + channel * p.input.channel;
-            T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
-            if (!lanes_are_points(p)) {
-              for (int i = 0; i < count; ++i, out += p.output.column) {
-                channels_sum<T>(PointTaps<A>(list, list.weight, i), image, out, channels);
-              }
-              return;
-            }
-            with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
-              for (int64_t c = 0; c < channels; ++c, image += p.input.channel, out += p.output.channel) {
-                store_points_of<N>(out, p.output.column, weighted_sum<reads, T>(list, image, list.weight), count);
-              }
-            });
-          });
-}
-
-// dots[t] of N points: the output's gradient times each tap, summed over some channels.
-template <class T>
-STN_INLINE void tap_dots(const Problem& p, const TapList<Compute<T>>& list, const Region& region, const T* image,
-                         int64_t channel_stride, const T* grad, int count, int64_t channels,
-                         typename TapList<Compute<T>>::V* dots) {
-  using A = Compute<T>;
-  using V = typename TapList<A>::V;
-  constexpr int N = TapList<A>::N;
-  for (int t = 0; t < list.taps; ++t) dots[t] = V{};
-  if (list.outside) return;
-  if (!lanes_are_points(p)) {
-    for (int i = 0; i < count; ++i, grad += p.grad_output.column) {
-      channels_dots<T>(PointTaps<A>(list, list.weight, i), image, grad, channels, i, dots);
-    }
-    return;
-  }
-  V g[kPlanes];
-  for (int64_t k = 0; k < channels; ++k) {
-    g[k] = load_points_of<N>(grad + k * p.grad_output.channel, p.grad_output.column, count);
-  }
-  with_reads(reads_of<T>(list, region, p.width),
-             [&](auto reads) STN_LAMBDA { add_dots<reads, T>(list, image, channel_stride, g, channels, dots); });
+  over_points<Sampler<T>>(p, begin, end, region, false, Nothing{},
+                          [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel,
+                              int64_t channels) STN_LAMBDA {
+                            const T* image = row.item.template input<T>() + channel * p.input.channel;
+                            T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
+                            if (!lanes_are_points(p)) {
+                              for (int i = 0; i < count; ++i, out += p.output.column) {
+                                channels_sum<T>(PointTaps<A>(list, list.weight, i), image, out, channels);
+                              }
+                              return;
+                            }
+                            typename TapList<A>::V sums[kPlanes] = {};
+                            TapSums<T>::add_values(p, list, region, image, list.weight, channels, sums);
+                            for (int64_t c = 0; c < channels; ++c)
+                              store_points_of<N>(out + c * p.output.channel, p.output.column, sums[c], count);
+                          });
 }
 
 // dL/d(source pixel) of N points by axis, of some channels.
@@ -185,7 +132,7 @@ STN_INLINE void point_gradient(const Row& row, const TapList<Compute<T>>& list, 
   const T* image = row.item.template input<T>() + channel * p.input.channel;
   const T* grad =
       static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
-  tap_dots<T>(p, list, region, image, p.input.channel, grad, count, channels, dots);
+  TapSums<T>::set_dots(p, list, region, image, grad, count, channels, dots);
   contract<Compute<T>>(list, p.dimensions, dots, gradient);
 }
 
@@ -313,33 +260,6 @@ struct Bands {
   }
 };
 
-// What outputs add to: planes, or pixels, of the compute type.
-template <class A>
-struct Target {
-  A* origin;
-  int64_t plane_stride, channels;
-};
-
-// Adds the cotangents `grad` of points [begin, end) of a list, times weights.
-template <class T>
-STN_INLINE void scatter_list(const Problem& p, const TapList<Compute<T>>& list,
-                             const typename TapList<Compute<T>>::V* weight, const T* grad,
-                             const Target<Compute<T>>& target, int begin, int end) {
-  using A = Compute<T>;
-  if (!lanes_are_points(p)) {
-    for (int i = begin; i < end; ++i) {
-      const PointTaps<A> taps(list, weight, i);
-      channels_scatter<T>(taps, grad + i * p.grad_output.column, target.origin, target.channels);
-    }
-    return;
-  }
-  A* plane = target.origin;
-  for (int64_t k = 0; k < target.channels; ++k, grad += p.grad_output.channel, plane += target.plane_stride) {
-    const auto g = load_points_of<TapList<A>::N>(grad, p.grad_output.column, end);
-    scatter_plane<A>(list, plane, g, weight, begin, end);
-  }
-}
-
 // Calls scatter(row, list, u, from, to, grad, target) for what the outputs of image b give to the slices
 // [region.first, region.last), with which `target` starts.
 template <class T, class S, class Scatter>
@@ -397,7 +317,7 @@ struct ScatterTaps {
   template <class List>
   STN_INLINE void operator()(const Row&, const List& list, int64_t, int from, int to, const T* grad,
                              const Target<Compute<T>>& target) const {
-    scatter_list<T>(p, list, list.weight, grad, target, from, to);
+    TapSums<T>::scatter(p, list, list.weight, grad, target, from, to);
   }
 };
 

@@ -69,16 +69,11 @@ void taps_second_output(const Problem& p, int64_t begin, int64_t end) {
                                                                      (image - static_cast<const T*>(p.input.data))
                                                                : nullptr;
                             T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
-                            with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
-                              for (int64_t c = 0; c < channels; ++c, out += p.output.channel) {
-                                V value{};
-                                if (p.grad_grad_grid)
-                                  value = weighted_sum<reads, T>(list, image + c * p.input.channel, along);
-                                if (other)
-                                  value += weighted_sum<reads, T>(list, other + c * p.input.channel, list.weight);
-                                store_points_of<N>(out, p.output.column, value, count);
-                              }
-                            });
+                            V sums[kPlanes] = {};
+                            if (p.grad_grad_grid) TapSums<T>::add_values(p, list, region, image, along, channels, sums);
+                            if (other) TapSums<T>::add_values(p, list, region, other, list.weight, channels, sums);
+                            for (int64_t c = 0; c < channels; ++c)
+                              store_points_of<N>(out + c * p.output.channel, p.output.column, sums[c], count);
                           });
 }
 
@@ -92,7 +87,7 @@ void taps_second_input(const Problem& p, int64_t begin, int64_t end) {
                                  typename TapList<A>::V q[3];
                                  load_directions<A>(row, u, to, q);
                                  directional_weights<A>(list, p.dimensions, q, along);
-                                 scatter_list<T>(p, list, along, grad, target, from, to);
+                                 TapSums<T>::scatter(p, list, along, grad, target, from, to);
                                });
 }
 
@@ -111,11 +106,11 @@ void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
                 static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
             if (p.grad_grad_input) {
               const T* other = static_cast<const T*>(p.grad_grad_input) + (image - static_cast<const T*>(p.input.data));
-              tap_dots<T>(p, list, region, other, p.input.channel, grad, to, channels, dots);
+              TapSums<T>::set_dots(p, list, region, other, grad, to, channels, dots);
               contract<A>(list, p.dimensions, dots, gradient);
             }
             if (p.grad_grad_grid && p.dimensions > 1) {  // along one axis a linear weight has no curvature
-              tap_dots<T>(p, list, region, image, p.input.channel, grad, to, channels, dots);
+              TapSums<T>::set_dots(p, list, region, image, grad, to, channels, dots);
               load_directions<A>(row, u, to, q);
               over_factors<A>(list, p.dimensions, [&](int t, const auto& w, const auto& s) STN_LAMBDA {
                 const V xy = dots[t] * s[0] * s[1] * w[2], xz = dots[t] * s[0] * w[1] * s[2],

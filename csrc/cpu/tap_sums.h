@@ -37,13 +37,13 @@ STN_INLINE void read_two(const TapList<Compute<T>>& list, const T* plane, int t,
   constexpr int N = List::N;
   alignas(64) int64_t offset[N];
   if constexpr (kReads == Reads::pairs) {
-    load_pairs<T, true, N>(plane + list.step[t], list.offset, 1, a, b);
+    load_pairs<T, N>(plane + list.step[t], list.offset, a, b);
   } else if constexpr (kReads == Reads::moved_pairs) {
     const int r = t / 2;
     store(offset, list.row_offset[r] + list.pair_offset);
     asm volatile("" : "+m"(offset));
     V first, second;
-    load_pairs<T, true, N>(plane, offset, 1, first, second);
+    load_pairs<T, N>(plane, offset, first, second);
     a = masked(list.behind ? second : first, list.row_inside[r] & list.column_inside[0]);
     b = masked(list.before ? first : second, list.row_inside[r] & list.column_inside[1]);
   } else {
@@ -64,39 +64,6 @@ STN_INLINE void with_reads(Reads reads, F f) {
   if (reads == Reads::pairs) return f(std::integral_constant<Reads, Reads::pairs>{});
   if (reads == Reads::moved_pairs) return f(std::integral_constant<Reads, Reads::moved_pairs>{});
   f(std::integral_constant<Reads, Reads::single>{});
-}
-
-// sum_t weight[t] image[t] of N points in one plane.
-template <Reads kReads, class T>
-STN_INLINE typename TapList<Compute<T>>::V weighted_sum(const TapList<Compute<T>>& list, const T* plane,
-                                                        const typename TapList<Compute<T>>::V* weight) {
-  using V = typename TapList<Compute<T>>::V;
-  V first{}, second{};
-  for (int t = 0; t < list.taps; t += 2) {
-    V a, b;
-    read_two<kReads, T>(list, plane, t, a, b);
-    first += weight[t] * a;
-    if (kReads != Reads::single || t + 1 < list.taps) second += weight[t + 1] * b;
-  }
-  return first + second;
-}
-
-// dots[t] += sum_c grad[c] image[c][t] over planes.
-template <Reads kReads, class T>
-STN_INLINE void add_dots(const TapList<Compute<T>>& list, const T* image, int64_t plane_stride,
-                         const typename TapList<Compute<T>>::V* grad, int64_t channels,
-                         typename TapList<Compute<T>>::V* dots) {
-  using V = typename TapList<Compute<T>>::V;
-  for (int t = 0; t < list.taps; t += 2) {
-    V first{}, second{};
-    for (int64_t c = 0; c < channels; ++c) {
-      V a, b;
-      read_two<kReads, T>(list, image + c * plane_stride, t, a, b);
-      first += grad[c] * a, second += grad[c] * b;
-    }
-    dots[t] += first;
-    if (t + 1 < list.taps) dots[t + 1] += second;
-  }
 }
 
 // target[t] += weight[t] grad of points [begin, end), in one plane in the compute type. Pixels that are not read get 0.
@@ -222,5 +189,111 @@ STN_INLINE void contract(const TapList<A>& list, int n, const typename TapList<A
   }
   gradient[0] = gx, gradient[1] = gy, gradient[2] = gz;
 }
+
+constexpr int64_t kPlanes = 8;  // channels that share a list of taps
+
+// Lanes are points, and channels follow one another; only where pixels hold many channels are lanes channels.
+STN_INLINE bool lanes_are_points(const Problem& p) { return !p.channels_last || p.channels < 8; }
+STN_INLINE int64_t planes_at_once(const Problem& p) {
+  return lanes_are_points(p) && kPlanes < p.channels ? kPlanes : p.channels;
+}
+
+// N values in a plane of the output's shape, of which only `count` may be there.
+template <int N, class T>
+STN_INLINE Vec<Compute<T>, N> load_points_of(const T* plane, int64_t column, int count) {
+  if (column == 1) return count == N ? load_as<N>(plane) : load_part<N>(plane, count);
+  T lanes[N] = {};
+  for (int i = 0; i < count; ++i) lanes[i] = plane[i * column];
+  return load_as<N>(lanes);
+}
+template <int N, class T>
+STN_INLINE void store_points_of(T* plane, int64_t column, Vec<Compute<T>, N> value, int count) {
+  if (column == 1) return count == N ? store_as<N>(plane, value) : store_part<N>(plane, value, count);
+  T lanes[N];
+  store_as<N>(lanes, value);
+  for (int i = 0; i < count; ++i) plane[i * column] = lanes[i];
+}
+
+// What outputs add to: planes, or pixels, of the compute type.
+template <class A>
+struct Target {
+  A* origin;
+  int64_t plane_stride, channels;
+};
+
+// The sums over a list of taps, compiled once a level: in samplers.cpp.
+template <class T>
+struct TapSums {
+  using A = Compute<T>;
+  using List = TapList<A>;
+  using V = typename List::V;
+  static constexpr int N = List::N;
+
+  // sums[c] += sum_t weight[t] image[c][t] of N points, over planes.
+  static void add_values(const Problem& p, const List& list, const Region& region, const T* image, const V* weight,
+                         int64_t channels, V* sums) {
+    with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
+      for (int64_t c = 0; c < channels; ++c, image += p.input.channel) {
+        V first{}, second{};
+        for (int t = 0; t < list.taps; t += 2) {
+          V a, b;
+          read_two<reads, T>(list, image, t, a, b);
+          first += weight[t] * a;
+          if (reads != Reads::single || t + 1 < list.taps) second += weight[t + 1] * b;
+        }
+        sums[c] += first + second;
+      }
+    });
+  }
+
+  // dots[t] of N points: the output's gradient times each tap, summed over some channels.
+  static void set_dots(const Problem& p, const List& list, const Region& region, const T* image, const T* grad,
+                       int count, int64_t channels, V* dots) {
+    for (int t = 0; t < list.taps; ++t) dots[t] = V{};
+    if (list.outside) return;
+    if (!lanes_are_points(p)) {
+      for (int i = 0; i < count; ++i, grad += p.grad_output.column) {
+        channels_dots<T>(PointTaps<A>(list, list.weight, i), image, grad, channels, i, dots);
+      }
+      return;
+    }
+    V g[kPlanes];
+    for (int64_t c = 0; c < channels; ++c) {
+      g[c] = load_points_of<N>(grad + c * p.grad_output.channel, p.grad_output.column, count);
+    }
+    with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
+      for (int t = 0; t < list.taps; t += 2) {
+        V first{}, second{};
+        for (int64_t c = 0; c < channels; ++c) {
+          V a, b;
+          read_two<reads, T>(list, image + c * p.input.channel, t, a, b);
+          first += g[c] * a, second += g[c] * b;
+        }
+        dots[t] += first;
+        if (t + 1 < list.taps) dots[t + 1] += second;
+      }
+    });
+  }
+
+  // Adds the cotangents `grad` of points [begin, end), times weights, to a gradient.
+  static void scatter(const Problem& p, const List& list, const V* weight, const T* grad, const Target<A>& target,
+                      int begin, int end) {
+    if (!lanes_are_points(p)) {
+      for (int i = begin; i < end; ++i) {
+        const PointTaps<A> taps(list, weight, i);
+        channels_scatter<T>(taps, grad + i * p.grad_output.column, target.origin, target.channels);
+      }
+      return;
+    }
+    A* plane = target.origin;
+    for (int64_t c = 0; c < target.channels; ++c, grad += p.grad_output.channel, plane += target.plane_stride) {
+      scatter_plane<A>(list, plane, load_points_of<N>(grad, p.grad_output.column, end), weight, begin, end);
+    }
+  }
+};
+extern template struct TapSums<float>;
+extern template struct TapSums<double>;
+extern template struct TapSums<BFloat16>;
+extern template struct TapSums<Float16>;
 
 }  // namespace stn::STN_LEVEL

@@ -30,7 +30,10 @@ Work window_forward(const Problem& p) {
 }
 
 Work window_grad_grid(const Problem& p) {
-  return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA { return windows_grad_grid<decltype(t), mode>; });
+  return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA {
+    constexpr Mode kSmooth = mode == Mode::nearest ? Mode::bilinear : mode;  // nearest has no gradient: not called
+    return windows_grad_grid<decltype(t), kSmooth>;
+  });
 }
 
 }  // namespace stn::STN_LEVEL

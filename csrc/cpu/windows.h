@@ -87,37 +87,39 @@ struct WindowTaps {
   template <Reach kReach, class T, class F>
   STN_INLINE void read(const T* plane, int64_t stride, F f) const {
     if constexpr (kReach == Reach::outside) return;
-    const auto each = [&](auto value) STN_LAMBDA {
-#pragma GCC unroll 4
-      for (int j = 0; j < K; ++j) {
-#pragma GCC unroll 4
-        for (int i = 0; i < K; ++i) f(j, i, value(j, i));
-      }
-    };
     plane += y.origin * stride + x.origin;
     if constexpr (kReach == Reach::anywhere && kMode == Mode::bilinear) {
       for (int j = 0; j < 2; ++j) {
         alignas(64) int64_t offset[16];
         store_offsets(y.tap[j] * int32_t(stride) + x.pair, offset);
         Vec<float, 8> near[2], next[2];
-        for (int k = 0; k < 2; ++k) load_pairs<T, true, 8>(plane, offset + 8 * k, 1, near[k], next[k]);
+        for (int k = 0; k < 2; ++k) load_pairs<T, 8>(plane, offset + 8 * k, near[k], next[k]);
         const F16 a = joined(near[0], near[1]), b = joined(next[0], next[1]);
         f(j, 0, masked(x.behind ? b : a, y.inside[j] & x.inside[0]));
         f(j, 1, masked(x.before ? a : b, y.inside[j] & x.inside[1]));
       }
     } else if constexpr (kReach == Reach::anywhere) {
-      each([&](int j, int i) STN_LAMBDA {
-        alignas(64) int64_t offset[16];
-        store_offsets(y.tap[j] * int32_t(stride) + x.tap[i], offset);
-        return masked(gather<16>(plane, offset), y.inside[j] & x.inside[i]);
-      });
+      for (int j = 0; j < K; ++j) {
+        for (int i = 0; i < K; ++i) {
+          alignas(64) int64_t offset[16];
+          store_offsets(y.tap[j] * int32_t(stride) + x.tap[i], offset);
+          f(j, i, masked(gather<16>(plane, offset), y.inside[j] & x.inside[i]));
+        }
+      }
     } else {
       const Window<Square> window(plane, stride);
       const I16 corner = y.first * kWindow + x.first;
-      each([&](int j, int i) STN_LAMBDA {
-        if constexpr (kReach == Reach::interior) return window.at(corner + (kWindow * j + i));
-        return masked(window.at(y.tap[j] * kWindow + x.tap[i]), y.inside[j] & x.inside[i]);
-      });
+#pragma GCC unroll 4
+      for (int j = 0; j < K; ++j) {
+#pragma GCC unroll 4
+        for (int i = 0; i < K; ++i) {
+          if constexpr (kReach == Reach::interior) {
+            f(j, i, window.at(corner + (kWindow * j + i)));
+          } else {
+            f(j, i, masked(window.at(y.tap[j] * kWindow + x.tap[i]), y.inside[j] & x.inside[i]));
+          }
+        }
+      }
     }
   }
 };

@@ -203,7 +203,8 @@ def add_info(graph: Graph, output: pathlib.Path, built: dict[str, str]) -> None:
     import pybind11
 
     defines = " ".join(f"-D'STN_{key}=\"{value}\"'" for key, value in built.items())
-    command = f"{compiler()} {host_flags()} -isystem {pybind11.get_include()} -isystem {sysconfig.get_path('include')}"
+    includes = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_path('include')}"
+    command = f"{compiler()} {host_flags()} -O0 {includes}"  # strings only
     graph.link(output, [graph.compile(SOURCES / "info.cpp", "info.o", f"{command} {defines}")], str(compiler()), "")
 
 

@@ -34,7 +34,7 @@ NAMESPACES = {
 # rest a backend asked for by name raises, and the automatic choice takes the next one, in the end the reference.
 SAMPLERS = {
     "cpu": {(mode, n) for mode in (*MODES, "linearized", None) for n in (1, 2, 3)},
-    "cuda": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
+    "cuda": {(mode, n) for mode in (*MODES, "linearized", None) for n in (1, 2, 3)},
     "triton": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
 }
 

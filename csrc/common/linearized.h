@@ -36,46 +36,95 @@ constexpr int kPlaces = n == 1   ? 3
                         : n == 2 ? 9
                                  : 27;  // the point, which is the first, and its neighbours
 
-// One sample's row of the kernel of the matching, up to a factor, from its offset in spreads.
+// One sample's row of the kernel of the matching, up to a factor, from its offset in spreads: a product over the axes.
 template <int n, class T>
-STN_HD void matching_kernel(const T (&units)[n], T counts, T* kernel) {
+struct MatchingRow {
   T factor[n][3];
-  for (int a = 0; a < n; ++a) {
-    const T bounded = minimum(maximum(constant<T>(-4), units[a]), constant<T>(4));
-    const T ahead = exp_of(bounded + bounded);
-    factor[a][0] = constant<T>(1);
-    factor[a][1] = constant<T>(0.36787944117144233) * ahead, factor[a][2] = constant<T>(0.36787944117144233) / ahead;
+
+  STN_HD MatchingRow(const T (&units)[n], T counts) {
+    STN_UNROLL
+    for (int a = 0; a < n; ++a) {
+      const T bounded = minimum(maximum(constant<T>(-4), units[a]), constant<T>(4));
+      const T ahead = exp_of(bounded + bounded), first = a == 0 ? counts : constant<T>(1);
+      factor[a][0] = first;
+      factor[a][1] = constant<T>(0.36787944117144233) * ahead * first;
+      factor[a][2] = constant<T>(0.36787944117144233) / ahead * first;
+    }
   }
-  for (int j = 0; j < kPlaces<n>; ++j) {
-    T product = counts * factor[0][j % 3];
+  STN_HD T operator[](int j) const {
+    T product = factor[0][j % 3];
     if constexpr (n > 1) product *= factor[1][j / 3 % 3];
     if constexpr (n > 2) product *= factor[2][j / 9];
-    kernel[j] = product;
+    return product;
   }
+};
+template <int n, class T>
+STN_HD void matching_kernel(const T (&units)[n], T counts, T* kernel) {
+  const MatchingRow<n, T> row(units, counts);
+  for (int j = 0; j < kPlaces<n>; ++j) kernel[j] = row[j];
 }
+
+// The matching of one point's samples: kSinkhornRounds times every sample's row is added, then the round ended.
+template <int n, class T>
+struct Matching {
+  static constexpr int M = kPlaces<n>;
+  T of_places[M], mass[M], counted, scale;
+
+  STN_HD Matching() {
+    STN_UNROLL
+    for (int j = 0; j < M; ++j) of_places[j] = constant<T>(1);
+    clear();
+  }
+  // A sample's factor, 0 if it does not count; row[j]: what it has of place j.
+  template <class Row>
+  STN_HD T of_sample(const Row& row) const {
+    T sum = constant<T>(0);
+    STN_UNROLL
+    for (int j = 0; j < M; ++j) sum += row[j] * of_places[j];
+    return inverse(sum);
+  }
+  template <class Row>
+  STN_HD void add(const Row& row, T factor) {
+    STN_UNROLL
+    for (int j = 0; j < M; ++j) mass[j] += row[j] * factor;
+    counted += select(factor > constant<T>(0), constant<T>(1), constant<T>(0));
+  }
+  // The last round's factors of the places serve the point alone: the samples keep those they had.
+  STN_HD void end_round(bool last) {
+    if (last) {
+      scale = counted * inverse(mass[0]);
+    } else {
+      STN_UNROLL
+      for (int j = 0; j < M; ++j) of_places[j] = inverse(mass[j]);
+      clear();
+    }
+  }
+  template <class Row>
+  STN_HD T weight(const Row& row) const {
+    return of_sample(row) * row[0] * scale;
+  }
+
+ private:
+  STN_HD void clear() {
+    STN_UNROLL
+    for (int j = 0; j < M; ++j) mass[j] = constant<T>(0);
+    counted = scale = constant<T>(0);
+  }
+  static STN_HD T inverse(T x) { return select(x > constant<T>(0), constant<T>(1) / x, constant<T>(0)); }
+};
 
 // weights[k] of `count` samples with kernels (count, places), of which those count whose row is not 0.
 template <int n, class T>
 STN_HD void matched_weights(const T* kernel, int64_t count, T* weights) {
-  constexpr int M = kPlaces<n>;
-  const T zero = constant<T>(0), one = constant<T>(1);
-  T of_places[M];
-  for (int j = 0; j < M; ++j) of_places[j] = one;
-  for (int round = 0; round < kSinkhornRounds; ++round) {
-    T mass[M];
-    for (int j = 0; j < M; ++j) mass[j] = zero;
+  Matching<n, T> matching;
+  for (int round = 1; round <= kSinkhornRounds; ++round) {
     for (int64_t k = 0; k < count; ++k) {
-      T sum = zero;
-      for (int j = 0; j < M; ++j) sum += kernel[k * M + j] * of_places[j];
-      const T of_sample = select(sum > zero, one / sum, zero);
-      for (int j = 0; j < M; ++j) mass[j] += kernel[k * M + j] * of_sample;
-      weights[k] = of_sample;
+      const T* row = kernel + k * kPlaces<n>;
+      matching.add(row, matching.of_sample(row));
     }
-    for (int j = 0; j < M; ++j) of_places[j] = select(mass[j] > zero, one / mass[j], zero);
+    matching.end_round(round == kSinkhornRounds);
   }
-  T counted = zero;
-  for (int64_t k = 0; k < count; ++k) counted += select(weights[k] > zero, one, zero);
-  for (int64_t k = 0; k < count; ++k) weights[k] *= counted * kernel[k * M] * of_places[0];
+  for (int64_t k = 0; k < count; ++k) weights[k] = matching.weight(kernel + k * kPlaces<n>);
 }
 
 // The least squares of one point: first the mean offset, then its factors, then each sample's coefficients.
@@ -91,6 +140,7 @@ struct FittedPlane {
     const T zero = constant<T>(0), one = constant<T>(1);
     solvable = select(total > zero, one, zero);
     inverse_total = select(total > zero, one / total, zero);
+    STN_UNROLL
     for (int a = 0; a < n; ++a) mean[a] = weighted[a] * inverse_total;
   }
   // covariance: sum w (d - mean) (d - mean)^T, its lower half; moment: sum w d^2.
@@ -98,9 +148,12 @@ struct FittedPlane {
     using E = std::remove_cvref_t<decltype(first_of(total))>;
     const T zero = constant<T>(0), one = constant<T>(1), least = constant<T>(64 * std::numeric_limits<E>::epsilon());
     T pivot[n];
+    STN_UNROLL
     for (int a = 0; a < n; ++a) {
+      STN_UNROLL
       for (int b = 0; b <= a; ++b) {
         T rest = covariance[a][b] + constant<T>(ridge) * (mean[a] * mean[b] + (a == b ? one : zero));
+        STN_UNROLL
         for (int c = 0; c < b; ++c) rest -= lower[a][c] * lower[b][c] * pivot[c];
         if (b < a) {
           lower[a][b] = rest * inverse_pivot[b];
@@ -111,17 +164,22 @@ struct FittedPlane {
         }
       }
     }
+    STN_UNROLL
     for (int a = 0; a < n; ++a) inverse_pivot[a] *= solvable;
     inverse_total *= solvable;
   }
   STN_HD void coefficients(T weight, const T (&offset)[n], T (&slope)[n], T& bias) const {
+    STN_UNROLL
     for (int a = 0; a < n; ++a) {
       slope[a] = weight * (offset[a] - mean[a]);
+      STN_UNROLL
       for (int c = 0; c < a; ++c) slope[a] -= lower[a][c] * slope[c];
     }
     bias = weight * inverse_total;
+    STN_UNROLL
     for (int a = n; a-- > 0;) {
       slope[a] *= inverse_pivot[a];
+      STN_UNROLL
       for (int c = a + 1; c < n; ++c) slope[a] -= lower[c][a] * slope[c];
       bias -= slope[a] * mean[a];
     }

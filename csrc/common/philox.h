@@ -27,10 +27,11 @@ STN_HD Words<U> philox(Words<U> w, uint32_t low, uint32_t high) {
   return w;
 }
 
-template <class F>
-STN_HD F unfused_polynomial(F x, const float* coefficients, int count) {  // highest degree first
+template <int N, class F>
+STN_HD F unfused_polynomial(F x, const float (&coefficients)[N]) {  // highest degree first
   F value = constant<F>(coefficients[0]);
-  for (int i = 1; i < count; ++i) value = unfused_product(value, x) + coefficients[i];
+  STN_UNROLL
+  for (int i = 1; i < N; ++i) value = unfused_product(value, x) + coefficients[i];
   return value;
 }
 
@@ -47,18 +48,20 @@ STN_HD void normal_pair(U first, U second, F& x, F& y) {
   const I exponent = (bits - kSqrtHalf) >> 23;
   const F f = bits_as<F>(bits - exponent * (1 << 23)) - 1.f, square = unfused_product(f, f);
   F log = f - square * 0.5f;
-  log = log + unfused_product(unfused_product(square, f), unfused_polynomial(f, kLog, 8));
+  log = log + unfused_product(unfused_product(square, f), unfused_polynomial(f, kLog));
   log = unfused_product(converted<float>(exponent - 24), constant<F>(0.6931472f)) + log;
   const F radius = square_root(log * -2.f);
 
   const I part = bits_as<I>((second >> 6) & 0xFFFFFFu);
   const F angle = unfused_product(converted<float>(part) * 0x1p-24f + (0x1p-25f - 0.5f), constant<F>(1.5707964f));
   const F squared = unfused_product(angle, angle);
-  const F sine = angle + unfused_product(unfused_product(squared, angle), unfused_polynomial(squared, kSin, 3));
+  const F sine = angle + unfused_product(unfused_product(squared, angle), unfused_polynomial(squared, kSin));
   const F cosine =
-      (1.f - squared * 0.5f) + unfused_product(unfused_product(squared, squared), unfused_polynomial(squared, kCos, 3));
+      (1.f - squared * 0.5f) + unfused_product(unfused_product(squared, squared), unfused_polynomial(squared, kCos));
   const U quarter = second >> 30;
-  const auto swapped = (quarter & 1u) != 0u, left = (quarter == 1u) | (quarter == 2u), below = quarter >= 2u;
+  const auto swapped = (quarter & 1u) != 0u;
+  const auto left = (quarter == 1u) | (quarter == 2u);
+  const auto below = quarter >= 2u;
   const F along_x = select(swapped, sine, cosine), along_y = select(swapped, cosine, sine);
   x = unfused_product(radius, select(left, -along_x, along_x));
   y = unfused_product(radius, select(below, -along_y, along_y));

@@ -7,8 +7,10 @@
 
 #if defined(__CUDACC__)
 #define STN_HD __host__ __device__ __forceinline__
+#define STN_UNROLL _Pragma("unroll")  // registers have no index: an array lives in them if its loops are unrolled
 #else
 #define STN_HD inline __attribute__((always_inline))
+#define STN_UNROLL
 #endif
 
 namespace stn {

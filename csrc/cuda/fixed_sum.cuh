@@ -18,10 +18,11 @@ class FixedSum {
   // A term is a value times a weight of at most 1; after a second call, of at most `factor` times one of those values.
   template <class V>
   void bound(const Tensor& values, double factor = 1) {
-    launch(largest_magnitude_kernel<V>, values.numel(), data<V>(values), slots() + bounds_, bounds_ ? slots() : nullptr,
-           factor);
-    ++bounds_;
+    const FixedPoint* times = bounds_ ? slots() : nullptr;
+    launch(largest_magnitude_kernel<V>, values.numel(), data<V>(values), next_bound(), times, factor);
   }
+  // The same where a kernel finds the largest term itself: zero, to be raised to its bits.
+  FixedPoint* next_bound() { return slots() + bounds_++; }
   FixedScatter<ScalarOf<I>> scatter() const { return {data<FixedPoint>(sum_), slots() + bounds_ - 1, log2_terms_}; }
   void store(const Tensor& gradient) const {
     launch(from_fixed_point_kernel<I>, sum_.numel(), data<FixedPoint>(sum_), slots() + bounds_ - 1, data<I>(gradient),

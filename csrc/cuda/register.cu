@@ -168,6 +168,48 @@ std::tuple<Tensor, Tensor> tps_sample_backward(const Tensor& grad_output, const 
                   grad_output, {need_input, need_coefficients, deterministic});
 }
 
+Call linearized(const Tensor& input, const Tensor& params, const std::optional<Tensor>& control_points,
+                const std::optional<Tensor>& seed, const std::optional<Tensor>& offsets, int64_t transform,
+                std::vector<int64_t> size, int64_t padding, bool align_corners, int64_t samples, double noise,
+                bool push_away, int64_t weighting, double ridge, bool through_samples) {
+  Call call = sampling(Kind(transform), input, params, size, int64_t(Mode::linearized), padding, align_corners,
+                       control_points.value_or(Tensor{}));
+  STD_TORCH_CHECK(samples <= kLargestExtent, "samples must be at most 2^30");
+  call.multi.samples = samples, call.multi.weighting = Weighting(weighting), call.multi.ridge = ridge;
+  call.multi.through_samples = through_samples;
+  const size_t n = size.size();
+  for (size_t a = 0; a < n; ++a) {
+    const double push = push_away ? 2.0 / double(input.size(int64_t(n + 1 - a))) : 0.0;
+    call.multi.spread[a] = std::hypot(noise / double(size[n - 1 - a]), push);
+  }
+  call.seed = seed.value_or(Tensor{}), call.offsets = offsets.value_or(Tensor{});
+  return call;
+}
+
+Tensor linearized_sample(const Tensor& input, const Tensor& params, std::optional<Tensor> control_points,
+                         std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform,
+                         std::vector<int64_t> size, int64_t padding, bool align_corners, int64_t samples, double noise,
+                         bool push_away, bool fixed_bias, int64_t weighting, double ridge, bool through_samples) {
+  Call call = linearized(input, params, control_points, seed, offsets, transform, size, padding, align_corners, samples,
+                         noise, push_away, weighting, ridge, through_samples);
+  if (fixed_bias) call.mode = Mode::bilinear;
+  return forward(call);
+}
+
+std::tuple<Tensor, Tensor> linearized_sample_backward(
+    const Tensor& grad_output, const Tensor& input, const Tensor& params, std::optional<Tensor> control_points,
+    std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform, std::vector<int64_t> size,
+    int64_t padding, bool align_corners, int64_t samples, double noise, bool push_away, bool fixed_bias,
+    int64_t weighting, double ridge, bool through_samples, bool need_input, bool need_params, bool deterministic) {
+  const Call call = linearized(input, params, control_points, seed, offsets, transform, size, padding, align_corners,
+                               samples, noise, push_away, weighting, ridge, through_samples);
+  if (through_samples && !fixed_bias) return backward(call, grad_output, {need_input, need_params, deterministic});
+  Call centre = call;
+  centre.mode = Mode::bilinear;
+  return {std::get<0>(backward(centre, grad_output, {need_input, false, deterministic})),
+          std::get<1>(backward(call, grad_output, {false, need_params, deterministic}))};
+}
+
 // A call for coordinates alone: no input.
 Call lattice_call(Kind kind, const Tensor& params, std::vector<int64_t> size, bool align_corners,
                   const Tensor& control_points = {}) {
@@ -272,6 +314,8 @@ STABLE_TORCH_LIBRARY_IMPL(STN_NAMESPACE, STN_DISPATCH_KEY, m) {
   m.impl("_homography_sample_backward", TORCH_BOX(&homography_sample_backward));
   m.impl("tps_sample", TORCH_BOX(&tps_sample));
   m.impl("_tps_sample_backward", TORCH_BOX(&tps_sample_backward));
+  m.impl("_linearized_sample", TORCH_BOX(&linearized_sample));
+  m.impl("_linearized_sample_backward", TORCH_BOX(&linearized_sample_backward));
   m.impl("cpab_transform", TORCH_BOX(&cpab_transform_points));
   m.impl("_cpab_transform_backward", TORCH_BOX(&cpab_transform_points_backward));
   m.impl("cpab_jacobian", TORCH_BOX(&cpab_points_jacobian));

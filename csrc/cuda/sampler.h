@@ -17,4 +17,16 @@ Tensor sampler_backward(const Call& call, const Device& device, const Tensor& gr
                         const Tensor& params, const AnyScatter<ScalarOf<I>>& scatter, const Tensor& target,
                         bool need_params);
 
+// The same of linearized multi-sampling: linearized_*.cu. Its input's gradient is that through all samples.
+template <class I>
+void linearized_forward(const Call& call, const Device& device, const Tensor& input, const Tensor& params,
+                        const Tensor& output);
+template <class I>
+Tensor linearized_backward(const Call& call, const Device& device, const Tensor& grad_output, const Tensor& input,
+                           const Tensor& params, const AnyScatter<ScalarOf<I>>& scatter, const Tensor& target,
+                           bool need_params);
+// Raises `largest` to the largest of the terms that it scatters.
+template <class I>
+void linearized_largest(const Call& call, const Device& device, const Tensor& grad_output, FixedPoint* largest);
+
 }  // namespace stn

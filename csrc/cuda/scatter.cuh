@@ -63,7 +63,7 @@ template <class T>
 struct FixedScatter {
   static constexpr bool kActive = true;
   FixedPoint* data;           // zeroed, shaped and stored as the gradient
-  const FixedPoint* largest;  // |grad_output|, see FixedScale
+  const FixedPoint* largest;  // of the terms, see FixedScale
   int log2_terms;
 
   struct Adder {
@@ -112,7 +112,17 @@ struct AnyScatter {
   }
 };
 
-// largest = max(largest, bits of |value[i]| * factor * *times): positive floats order as their bits do, NaN above all.
+// Positive numbers order as their bits do, NaN above all.
+__device__ __forceinline__ FixedPoint magnitude_bits(double value) {
+  return FixedPoint(__double_as_longlong(fabs(value)));
+}
+// largest = max(largest, mine) over all threads; every lane of the warp calls it.
+__device__ __forceinline__ void keep_largest(FixedPoint mine, FixedPoint* largest) {
+  for (int step = 16; step; step >>= 1) mine = maximum(mine, __shfl_xor_sync(kAllLanes, mine, step));
+  if (threadIdx.x % 32 == 0) atomicMax(largest, mine);
+}
+
+// largest = max(largest, bits of |value[i]| * factor * *times).
 template <class I>
 __global__ void __launch_bounds__(kThreads)
     largest_magnitude_kernel(const I* __restrict__ value, FixedPoint* __restrict__ largest,
@@ -120,9 +130,8 @@ __global__ void __launch_bounds__(kThreads)
   FixedPoint mine = 0;
   if (times) factor *= __longlong_as_double((long long)(*times));
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads)
-    mine = maximum(mine, FixedPoint(__double_as_longlong(fabs(double(value[i]) * factor))));
-  for (int step = 16; step; step >>= 1) mine = maximum(mine, __shfl_xor_sync(kAllLanes, mine, step));
-  if (threadIdx.x % 32 == 0) atomicMax(largest, mine);
+    mine = maximum(mine, magnitude_bits(double(value[i]) * factor));
+  keep_largest(mine, largest);
 }
 
 template <class I>

@@ -78,14 +78,15 @@ struct PointTaps {
     for (int a = 0; a < n; ++a) axis[a] = axis_taps<kMode>(work, source.at[a], size[a]);
   }
 
-  // visit(row) for every row of taps. Sixteen cubic rows would be a thousand instructions: a loop over the slices.
+  // visit(row) for every row of taps. Sixteen cubic rows would be a thousand instructions, and float64 ones want all
+  // registers: a loop over the slices.
   template <class F>
   __device__ __forceinline__ void rows(const Strides& strides, F&& visit) const {
     if constexpr (n == 1) {
       visit(TapRow<T>{0, true, T(1), {T(0), T(0)}, T(0)});
     } else if constexpr (n == 2) {
       slice(strides, AxisTaps<T, 1>{{0}, {true}, {T(1)}, {T(0)}}, visit);
-    } else if constexpr (K == 4) {
+    } else if constexpr (K == 4 || sizeof(T) == 8) {
 #pragma unroll 1
       for (int k = 0; k < K; ++k) slice(strides, axis[2][k], visit);
     } else {

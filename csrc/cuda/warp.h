@@ -3,7 +3,7 @@
 #include <tuple>
 #include <type_traits>
 
-#include "common/portable.h"
+#include "common/linearized.h"
 #include "tensors.h"
 
 namespace stn {
@@ -21,12 +21,14 @@ struct Call {
   bool align_corners;
   Tensor control_points;       // of a thin-plate spline: (controls, 2)
   bool channels_last = false;  // how images, outputs and gradients are stored
+  MultiSampling multi{};       // of Mode::linearized; its seed and offsets are these tensors, one of them:
+  Tensor seed{}, offsets{};    // int64 (), and (B[, S], K, *out, n)
 
   int n() const { return int(size.size()); }
   bool has_samples() const { return params.dim() == (kind == Kind::grid ? n() + 3 : 4); }
   int64_t samples() const { return has_samples() ? params.size(1) : 1; }
   int64_t images() const { return input.size(0) * samples(); }
-  // Bilinear in two dimensions: warp_*.cuh. Every other sampler: sampler_*.cuh.
+  // Bilinear in two dimensions: warp_*.cuh. Linearized: linearized.cuh. Every other sampler: sampler_*.cuh.
   bool is_plain() const { return mode == Mode::bilinear && n() == 2; }
   std::vector<int64_t> output_shape() const;
 };

@@ -21,8 +21,10 @@ template <class I, class Scatter>
 Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tensor& target, bool need_params) {
   using T = ScalarOf<I>;
   const Call& call = b.call;
-  if (!call.is_plain())
-    return sampler_backward<I>(call, b.device, b.grad_output, b.input, b.params, scatter, target, need_params);
+  if (!call.is_plain()) {
+    const auto run = call.mode == Mode::linearized ? linearized_backward<I> : sampler_backward<I>;
+    return run(call, b.device, b.grad_output, b.input, b.params, scatter, target, need_params);
+  }
   Tensor grad_params = b.params;
   with_transform<T, 2, false>(call, b.params, [&](auto transform) {
     using Transform = decltype(transform);
@@ -90,12 +92,17 @@ std::tuple<Tensor, Tensor> scatter_input(const Backward& b, Needs needs) {
   const Tensor sum = new_images(b.input, shape, channels_last, ScalarType::Long, n, true);
   const Tensor grad_input = new_images(b.input, shape, channels_last, scalar_type<I>, n);
   const Tensor grad_output = readable(b.grad_output, channels_last, n, true);
-  // Every output adds its gradient to a pixel at most once; the weights of cubic taps that meet there by padding sum
-  // to less than 1.4 an axis.
+  // Every output adds its gradient to a pixel at most once, or once a sample; the weights of cubic taps that meet there
+  // by padding sum to less than 1.4 an axis.
   int log2_terms = b.call.mode == Mode::bicubic ? 2 : 0;
-  for (int64_t terms = 1; terms < grad_output.numel() / (shape[0] * shape[1]); terms *= 2) ++log2_terms;
+  const bool linearized = b.call.mode == Mode::linearized;
+  const int64_t added = grad_output.numel() / (shape[0] * shape[1]) * (linearized ? b.call.multi.samples : 1);
+  for (int64_t terms = 1; terms < added; terms *= 2) ++log2_terms;
   FixedSum<I> fixed(b.device, sum, log2_terms);
-  fixed.template bound<I>(grad_output);
+  if (linearized)
+    linearized_largest<I>(b.call, b.device, grad_output, fixed.next_bound());
+  else
+    fixed.template bound<I>(grad_output);
   const Tensor grad_params = scatter_and_params<I>(b, fixed.scatter(), sum, needs.params);
   fixed.store(grad_input);
   return {grad_input, grad_params};

@@ -91,7 +91,8 @@ Tensor warp_forward(const Call& call) {
   const Device device(input);
   const Tensor params = readable_params<T>(call);
   if (!call.is_plain()) {
-    sampler_forward<I>(call, device, input, params, output);
+    const auto run = call.mode == Mode::linearized ? linearized_forward<I> : sampler_forward<I>;
+    run(call, device, input, params, output);
     return output;
   }
   with_transform<T, 2, false>(call, params, [&](auto transform) {

@@ -11,9 +11,11 @@ import torch
 
 import stn_kernels  # noqa: F401  declares the operators
 from stn_kernels._tolerances import TOLERANCES, relative_error
+from stn_kernels.op_cases import Sample, spanning_offsets
 from stn_kernels.ops import _cpab
 from stn_kernels.ops._outputs import empty_images, is_channels_last
 from stn_kernels.ops._tps_system import default_control_points
+from stn_kernels.ops.linearized import TRANSFORMS
 from stn_kernels.reference import tps
 from stn_kernels.tessellation import Tessellation
 
@@ -137,6 +139,29 @@ def check_second(case: Case) -> None:
             assert_close(result, expected, "coords")
 
 
+def check_linearized(case: Case, weighting: int, given: bool, through_samples: bool) -> None:
+    """Linearized multi-sampling at a transform, with given or drawn offsets; deterministic where it scatters."""
+    image, (params, *control), grad_output, options = case.draw()
+    lead, n = case.lead, len(case.size)
+    drawing = Sample(size=case.size, out_size=case.out_size, batch=case.batch, samples=case.samples)
+    offsets = spanning_offsets(drawing, n + 6, torch.Generator().manual_seed(0)) if given else None
+    seed = None if given else torch.tensor(2**40 + 5)
+    rest = (*(control or [None]), seed, offsets)
+    settings = (TRANSFORMS.index(case.op.removesuffix("_sample")), list(case.out_size), *options[1:], n + 6, 0.5, True)
+    settings = (*settings, False, weighting, 0.0 if given else 0.5, through_samples)
+    namespace, reference = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels_reference
+    output = namespace._linearized_sample(image, params, *rest, *settings)
+    assert output.shape == (*lead, case.channels, *case.out_size)
+    assert_close(output, reference._linearized_sample(*double((image, params)), *rest, *settings), "value")
+    tensors = grad_output, image, params
+    truth = reference._linearized_sample_backward(*double(tensors), *rest, *settings, True, True, False)
+    for deterministic in (False, True)[: 1 + through_samples]:
+        gradients = namespace._linearized_sample_backward(*tensors, *rest, *settings, True, True, deterministic)
+        for gradient, expected, quantity in zip(gradients, truth, ("image", "coords"), strict=True):
+            exact = gradient if quantity == "image" else gradient.to(case.coords_dtype)
+            assert_close(exact, expected, quantity)
+
+
 def check_lattice(case: Case) -> None:
     """The coordinates of a sampling operator's transform alone, and their gradient."""
     name = case.op.replace("sample", "grid")
@@ -190,6 +215,7 @@ CPAB = (
     ((2, 1, 2), 11, True),
 )
 SIZES = {1: ((9,), (300,)), 2: ((4, 5), (3, 17)), 3: ((3, 4, 5), (3, 2, 17))}
+LINEARIZED_SIZES = {1: ((9,), (260,)), 2: ((7, 9), (3, 17)), 3: ((6, 7, 5), (2, 2, 17))}
 
 
 def each_sampler() -> list[Case]:
@@ -208,6 +234,23 @@ def each_sampler() -> list[Case]:
                     Case(op, dtype, coords_dtype, padding, align_corners, layout, 2, 1, 3, size, out_size, 1.0, mode)
                 )
     return cases
+
+
+def each_linearized() -> list[tuple[Case, int, bool, bool]]:
+    """Every dimension and transform in float32 and another type; what `check_linearized` takes besides in turn."""
+    runs = []
+    turns = itertools.cycle(itertools.product(PADDINGS, ("planar", "channels_last")))
+    others = itertools.cycle(t for t in DTYPES if t != torch.float32)
+    weighting = itertools.cycle(range(3))
+    for n in (1, 2, 3):
+        for op in ("affine_sample", "grid_sample", "homography_sample", "tps_sample")[: 4 if n == 2 else 2]:
+            for dtype in (torch.float32, next(others)):
+                padding, layout = next(turns)
+                coords_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+                size, out_size = LINEARIZED_SIZES[n]
+                case = Case(op, dtype, coords_dtype, padding, False, layout, 2, 1, 3, size, out_size)
+                runs.append((case, next(weighting), len(runs) % 4 in (1, 2), len(runs) % 4 > 1))
+    return runs
 
 
 def each_kernel() -> list[Case]:
@@ -254,10 +297,13 @@ def main() -> None:
         ("tps_sample", 2),
     ):
         check_lattice(Case(op, size=SIZES[n][0], out_size=SIZES[n][1], samples=2))
+    linearized = each_linearized()
+    for arguments in linearized:
+        check_linearized(*arguments)
     for (shape, steps, own_points), dtype in zip(CPAB, itertools.cycle(DTYPES[:2]), strict=False):
         check_cpab(shape, dtype, steps, own_points)
     check_cpab_limit()
-    print(f"{len(cases)} cases on {sys.argv[1]}: as the reference")
+    print(f"{len(cases) + len(linearized)} cases on {sys.argv[1]}: as the reference")
 
 
 if __name__ == "__main__":

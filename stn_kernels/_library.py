@@ -35,7 +35,7 @@ NAMESPACES = {
 SAMPLERS = {
     "cpu": {(mode, n) for mode in (*MODES, "linearized", None) for n in (1, 2, 3)},
     "cuda": {(mode, n) for mode in (*MODES, "linearized", None) for n in (1, 2, 3)},
-    "triton": {(mode, n) for mode in (*MODES, None) for n in (1, 2, 3)},
+    "triton": {(mode, n) for mode in (*MODES, "linearized", None) for n in (1, 2, 3)},
 }
 
 # Modes whose second backward is a kernel, where else it is autograd through the reference. Of the third it always is.

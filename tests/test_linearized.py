@@ -13,14 +13,32 @@ from scipy import stats
 import stn_kernels
 from benchmarks import harness
 from stn_kernels import Linearized, Tessellation, _library
-from stn_kernels.op_cases import DTYPES, LAYOUTS, LINEARIZED_CASES, OP_CASES, Inputs, Sample, image, spanning_offsets
+from stn_kernels.op_cases import (
+    DTYPES,
+    LAYOUTS,
+    LINEARIZED_CASES,
+    OP_CASES,
+    Inputs,
+    OpCase,
+    Sample,
+    image,
+    spanning_offsets,
+)
 from stn_kernels.reference import linearized as reference
 from stn_kernels.reference import philox
 
 from .op_tests import FLAGS, RecordOperators, assert_compiles, deterministic
 from .tolerances import assert_close, assert_like_reference
 
-CASE = LINEARIZED_CASES["linearized_given"]  # for conftest: which backends have the sampler
+
+class NotInterpreted(OpCase):
+    """A case for conftest, on the backends that have the sampler: Triton's interpreter takes seconds a call."""
+
+    def runs_on(self, backend: str) -> bool:
+        return super().runs_on(backend) and not (backend == "triton" and _library.device_of(backend) == "cpu")
+
+
+CASE = NotInterpreted(**vars(LINEARIZED_CASES["linearized_given"]))
 PADDINGS = ("zeros", "border", "reflection")
 SIZES = {1: ((19,), (13,)), 2: ((9, 12), (10, 7)), 3: ((6, 7, 8), (4, 3, 5))}
 
@@ -86,44 +104,132 @@ def matching(units, rounds=8):
     return len(units) * np.exp(f[:, None] + g - cost)[:, np.flatnonzero((places == 0).all(1))[0]]
 
 
-@pytest.mark.thinned(5)
-@pytest.mark.parametrize("weighting", ["uniform", "distance", "entropic"])
-@pytest.mark.parametrize("ridge", [0.0, 0.7])
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_equals_the_weighted_normal_equations(backend, n, ridge, weighting):
-    if _library.hole(backend.name, ("linearized", n)):
-        return
-    size, out_size = SIZES[n]
-    sample = Sample(dtype=torch.float64, size=size, out_size=out_size, batch=1, channels=2)
-    generator = torch.Generator().manual_seed(n)
-    count = n + 6
-    offsets = spanning_offsets(sample, count, generator)
-    values, grid = image(sample, generator), 0.8 * torch.rand(1, *out_size, n, generator=generator).double()
-    mode = Linearized(count, 3.0, weighting=weighting, ridge=ridge, offsets=offsets.to(backend.device))
-    leaves = [t.to(backend.device).requires_grad_() for t in (values, grid)]
-    output = backend.op("grid_sample")(*leaves, mode)
-    cotangent = torch.randn(output.shape, generator=generator).double()
-    (gradient,) = torch.autograd.grad(output, leaves[1:], cotangent.to(backend.device))
-    spread = np.array([math.hypot(3.0 / o * s / 2, 1) for s, o in zip(size[::-1], out_size[::-1], strict=True)])
-    half = max(2, 2 * spread.max())
-    scale = np.array(size[::-1]) / 2
-    for place in itertools.product(*(range(0, o, 3) for o in out_size)):
-        here = offsets[(0, slice(None), *place)].numpy()
-        at = torch.from_numpy(here) + grid[(0, *place)]
-        read = stn_kernels.grid_sample(values, at.reshape(1, count, *[1] * (n - 1), n), backend="reference")
-        read = read.detach().reshape(2, count).T.numpy()
-        pixels, used = here[1:] * scale, (abs(here[1:]) <= 1).all(1)
-        distance = np.sqrt((pixels**2).sum(1))
-        weight = np.ones(count - 1)
-        if weighting == "distance":
-            weight = np.maximum(0, (1 + half**1.5 - distance) / half**1.5)
-        if weighting == "entropic":
-            weight[used] = matching(pixels[used] / np.maximum(1, spread))
-        plane = normal_equations(weight[used], pixels[used], (read[1:] - read[:1])[used], ridge)
-        expected = torch.from_numpy(read[0] + plane[-1])
-        assert_close(output.detach().cpu()[(0, slice(None), *place)], expected)
-        expected = torch.from_numpy(plane[:-1] @ cotangent[(0, slice(None), *place)].numpy() * scale)
-        assert_close(gradient.cpu()[(0, *place)], expected, "coords")
+def transformed(samples, generator):
+    """name -> (arguments of the sampling function, the grid it reads at, the parameters)."""
+    lead, size = (2,) if samples is None else (2, samples), (5, 7)
+    jitter = 0.1 * torch.randn((*lead, 3, 3), generator=generator, dtype=torch.float64)
+    theta, matrix = torch.eye(2, 3) + jitter[..., :2, :], torch.eye(3) + 0.5 * jitter
+    points = torch.cartesian_prod(*[torch.linspace(-1, 1, 4)] * 2).flip(-1).double()
+    points = points + 0.1 * torch.randn((*lead, 16, 2), generator=generator, dtype=torch.float64)
+    tessellation = Tessellation((2, 2))
+    velocity = torch.randn((*lead, tessellation.dim), generator=generator, dtype=torch.float64)
+    return {
+        "affine": (stn_kernels.affine_grid, (theta, size)),
+        "homography": (stn_kernels.homography_grid, (matrix, size)),
+        "tps": (stn_kernels.tps_grid, (points, size)),
+        "cpab": (stn_kernels.cpab_grid, (velocity, size, tessellation)),
+    }
+
+
+class TestInterpretedToo:
+    """What runs in Triton's interpreter as well."""
+
+    case = LINEARIZED_CASES["linearized_given"]
+
+    @pytest.mark.thinned(5)
+    @pytest.mark.parametrize("weighting", ["uniform", "distance", "entropic"])
+    @pytest.mark.parametrize("ridge", [0.0, 0.7])
+    @pytest.mark.parametrize("n", [1, 2, 3])
+    def test_equals_the_weighted_normal_equations(self, backend, n, ridge, weighting):
+        if _library.hole(backend.name, ("linearized", n)):
+            return
+        size, out_size = SIZES[n]
+        sample = Sample(dtype=torch.float64, size=size, out_size=out_size, batch=1, channels=2)
+        generator = torch.Generator().manual_seed(n)
+        count = n + 6
+        offsets = spanning_offsets(sample, count, generator)
+        values, grid = image(sample, generator), 0.8 * torch.rand(1, *out_size, n, generator=generator).double()
+        mode = Linearized(count, 3.0, weighting=weighting, ridge=ridge, offsets=offsets.to(backend.device))
+        leaves = [t.to(backend.device).requires_grad_() for t in (values, grid)]
+        output = backend.op("grid_sample")(*leaves, mode)
+        cotangent = torch.randn(output.shape, generator=generator).double()
+        (gradient,) = torch.autograd.grad(output, leaves[1:], cotangent.to(backend.device))
+        spread = np.array([math.hypot(3.0 / o * s / 2, 1) for s, o in zip(size[::-1], out_size[::-1], strict=True)])
+        half = max(2, 2 * spread.max())
+        scale = np.array(size[::-1]) / 2
+        for place in itertools.product(*(range(0, o, 3) for o in out_size)):
+            here = offsets[(0, slice(None), *place)].numpy()
+            at = torch.from_numpy(here) + grid[(0, *place)]
+            read = stn_kernels.grid_sample(values, at.reshape(1, count, *[1] * (n - 1), n), backend="reference")
+            read = read.detach().reshape(2, count).T.numpy()
+            pixels, used = here[1:] * scale, (abs(here[1:]) <= 1).all(1)
+            distance = np.sqrt((pixels**2).sum(1))
+            weight = np.ones(count - 1)
+            if weighting == "distance":
+                weight = np.maximum(0, (1 + half**1.5 - distance) / half**1.5)
+            if weighting == "entropic":
+                weight[used] = matching(pixels[used] / np.maximum(1, spread))
+            plane = normal_equations(weight[used], pixels[used], (read[1:] - read[:1])[used], ridge)
+            expected = torch.from_numpy(read[0] + plane[-1])
+            assert_close(output.detach().cpu()[(0, slice(None), *place)], expected)
+            expected = torch.from_numpy(plane[:-1] @ cotangent[(0, slice(None), *place)].numpy() * scale)
+            assert_close(gradient.cpu()[(0, *place)], expected, "coords")
+
+    def test_the_kernel_draws_the_same_numbers(self, backend):
+        """Given the reference's offsets, in float32, the result has the same bits as with the seed they come from."""
+        for n in (1, 2, 3):
+            if _library.hole(backend.name, ("linearized", n)):
+                continue
+            size, out_size = SIZES[n]
+            sample = Sample(size=size, out_size=out_size, samples=2, batch=1)
+            generator = torch.Generator().manual_seed(n)
+            values, grid = image(sample, generator), torch.rand(1, 2, *out_size, n, generator=generator)
+            for seed in (2**62 + 2**31 + 7, 0)[: 1 if backend.slow else 2]:
+                mode = Linearized(seed=seed, samples=9, noise=0.3)
+                options = reference.Options(9, 0.3, True, False, "uniform", 0.0, False)
+                others = reference.drawn_offsets(torch.tensor(seed), options, size, out_size, 2, torch.float32)
+                offsets = torch.cat([torch.zeros_like(others[:, :1]), others], 1).reshape(1, 2, 9, *out_size, n)
+                arguments = values.to(backend.device), grid.to(backend.device)
+                by_seed = backend.op("grid_sample")(*arguments, mode)
+                given = backend.op("grid_sample")(*arguments, replace(mode, offsets=offsets.to(backend.device)))
+                assert torch.equal(by_seed, given)
+
+    @pytest.mark.thinned(3)
+    @pytest.mark.parametrize("given", FLAGS)
+    @pytest.mark.parametrize("samples", [None, 3])
+    @pytest.mark.parametrize("transform", ["affine", "homography", "tps", "cpab"])
+    def test_every_transform_reads_at_its_grid(self, backend, transform, samples, given):
+        generator = torch.Generator().manual_seed(1)
+        of_grid, (parameters, *rest) = transformed(samples, generator)[transform]
+        sample = Sample(dtype=torch.float64, samples=samples, size=(9, 12), out_size=(5, 7))
+        values = image(sample, generator)
+        offsets = spanning_offsets(sample, 8, generator).to(backend.device) if given else None
+        mode = Linearized(seed=None if given else 5, offsets=offsets, ridge=0.1, through_samples=True)
+        leaves = [t.to(backend.device).requires_grad_() for t in (values, parameters)]
+        value = backend.op(f"{transform}_sample")(*leaves, *rest, mode, "border")
+        grid = of_grid(leaves[1], *rest, backend=None if transform == "cpab" else "reference")
+        expected = backend.op("grid_sample")(leaves[0], grid, mode, "border")
+        assert_close(value, expected)
+        cotangent = torch.randn_like(value)
+        gradients = [torch.autograd.grad(v, leaves, cotangent) for v in (value, expected)]
+        for a, b in zip(*gradients, strict=True):
+            assert_close(a, b, "coords")
+
+    @pytest.mark.parametrize(
+        ("name", "dtype", "padding_mode", "seed"),
+        [
+            ("linearized_given", torch.float32, "reflection", 4),
+            ("linearized_drawn", torch.bfloat16, "zeros", 3),
+            ("linearized_given", torch.float64, "border", 2),
+        ],
+    )
+    def test_some_like_reference(self, backend, name, dtype, padding_mode, seed):
+        """Every weighting, one with the gradient through all samples, also under the demand for determinism."""
+        case = LINEARIZED_CASES[name]
+        sample = Sample(
+            dtype=dtype,
+            padding_mode=padding_mode,
+            samples=2,
+            seed=seed,
+            batch=1,
+            channels=5,
+            size=(9, 8),
+            out_size=(6, 7),
+        )
+        assert_like_reference(backend, case, case.draw(sample), "contiguous")
+        if seed == 4:
+            with deterministic():
+                assert_like_reference(backend, case, case.draw(sample), "contiguous")
 
 
 @pytest.mark.thinned(5)
@@ -148,45 +254,6 @@ def test_large(backend, name, layout):
     for seed, channels in enumerate((1, 9, 17)):
         sample = Sample(layout=layout, channels=channels, seed=seed, size=(40, 37), out_size=(9, 75))
         assert_like_reference(backend, case, case.draw(sample), layout)
-
-
-def transformed(samples, generator):
-    """name -> (arguments of the sampling function, the grid it reads at, the parameters)."""
-    lead, size = (2,) if samples is None else (2, samples), (5, 7)
-    jitter = 0.1 * torch.randn((*lead, 3, 3), generator=generator, dtype=torch.float64)
-    theta, matrix = torch.eye(2, 3) + jitter[..., :2, :], torch.eye(3) + 0.5 * jitter
-    points = torch.cartesian_prod(*[torch.linspace(-1, 1, 4)] * 2).flip(-1).double()
-    points = points + 0.1 * torch.randn((*lead, 16, 2), generator=generator, dtype=torch.float64)
-    tessellation = Tessellation((2, 2))
-    velocity = torch.randn((*lead, tessellation.dim), generator=generator, dtype=torch.float64)
-    return {
-        "affine": (stn_kernels.affine_grid, (theta, size)),
-        "homography": (stn_kernels.homography_grid, (matrix, size)),
-        "tps": (stn_kernels.tps_grid, (points, size)),
-        "cpab": (stn_kernels.cpab_grid, (velocity, size, tessellation)),
-    }
-
-
-@pytest.mark.thinned(3)
-@pytest.mark.parametrize("given", FLAGS)
-@pytest.mark.parametrize("samples", [None, 3])
-@pytest.mark.parametrize("transform", ["affine", "homography", "tps", "cpab"])
-def test_every_transform_reads_at_its_grid(backend, transform, samples, given):
-    generator = torch.Generator().manual_seed(1)
-    of_grid, (parameters, *rest) = transformed(samples, generator)[transform]
-    sample = Sample(dtype=torch.float64, samples=samples, size=(9, 12), out_size=(5, 7))
-    values = image(sample, generator)
-    offsets = spanning_offsets(sample, 8, generator).to(backend.device) if given else None
-    mode = Linearized(seed=None if given else 5, offsets=offsets, ridge=0.1, through_samples=True)
-    leaves = [t.to(backend.device).requires_grad_() for t in (values, parameters)]
-    value = backend.op(f"{transform}_sample")(*leaves, *rest, mode, "border")
-    grid = of_grid(leaves[1], *rest, backend=None if transform == "cpab" else "reference")
-    expected = backend.op("grid_sample")(leaves[0], grid, mode, "border")
-    assert_close(value, expected)
-    cotangent = torch.randn_like(value)
-    gradients = [torch.autograd.grad(v, leaves, cotangent) for v in (value, expected)]
-    for a, b in zip(*gradients, strict=True):
-        assert_close(a, b, "coords")
 
 
 @pytest.mark.parametrize("samples", [None, 2])
@@ -257,25 +324,6 @@ class TestGenerator:
             deviation = offsets.flatten(0, 2).std(0)
             expected = [math.hypot(noise / o, 2 * push / s) for s, o in zip(size[::-1], out_size[::-1], strict=True)]
             torch.testing.assert_close(deviation, torch.tensor(expected).double(), rtol=0.01, atol=0)
-
-    def test_the_kernel_draws_the_same_numbers(self, backend):
-        """Given the reference's offsets, in float32, the result has the same bits as with the seed they come from."""
-        for n in (1, 2, 3):
-            if _library.hole(backend.name, ("linearized", n)):
-                continue
-            size, out_size = SIZES[n]
-            sample = Sample(size=size, out_size=out_size, samples=2)
-            generator = torch.Generator().manual_seed(n)
-            values, grid = image(sample, generator), torch.rand(2, 2, *out_size, n, generator=generator)
-            for seed in (0, 2**62 + 2**31 + 7):
-                mode = Linearized(seed=seed, samples=9, noise=0.3)
-                options = reference.Options(9, 0.3, True, False, "uniform", 0.0, False)
-                others = reference.drawn_offsets(torch.tensor(seed), options, size, out_size, 4, torch.float32)
-                offsets = torch.cat([torch.zeros_like(others[:, :1]), others], 1).reshape(2, 2, 9, *out_size, n)
-                arguments = values.to(backend.device), grid.to(backend.device)
-                by_seed = backend.op("grid_sample")(*arguments, mode)
-                given = backend.op("grid_sample")(*arguments, replace(mode, offsets=offsets.to(backend.device)))
-                assert torch.equal(by_seed, given)
 
     def test_seeds(self, backend):
         inputs = backend.draw(OP_CASES["affine_sample"], Sample())

@@ -313,7 +313,7 @@ def test_second_backward_equals_autograd_through_the_reference(backend, mode, n,
 EXISTING = {
     "cpu": set(itertools.product(("bilinear", "nearest", "bicubic", "linearized", None), (1, 2, 3))),
     "cuda": set(itertools.product(("bilinear", "nearest", "bicubic", "linearized", None), (1, 2, 3))),
-    "triton": set(itertools.product(("bilinear", "nearest", "bicubic", None), (1, 2, 3))),
+    "triton": set(itertools.product(("bilinear", "nearest", "bicubic", "linearized", None), (1, 2, 3))),
 }
 
 

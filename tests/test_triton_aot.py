@@ -58,4 +58,7 @@ def test_every_kernel_is_compiled():
         "cpab_backward",
         "cpab_fixed_forward",
         "cpab_fixed_backward",
+        "linearized_forward",
+        "linearized_backward",
+        "linearized_bounds",
     }

@@ -21,6 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stn_kernels._library import MODES, PADDING_MODES
+from stn_kernels.ops.linearized import TRANSFORMS
+from stn_kernels.reference.linearized import WEIGHTINGS
 from stn_kernels.tessellation import Tessellation
 from stn_kernels.triton import kernels, launch
 
@@ -52,6 +54,8 @@ class Case:
     need_params: bool = True
     deterministic: bool = False
     params_dtype: torch.dtype | None = None
+    weighting: str = "uniform"  # of "linearized"
+    given: bool = False  # its offsets
     architectures: tuple[int, ...] = ARCHITECTURES
 
     @property
@@ -61,6 +65,7 @@ class Case:
         for flag in ("align", "channels_last", "deterministic"):
             flags += [flag] * getattr(self, flag)
         flags += [f"{self.steps} steps"] * bool(self.steps)
+        flags += [self.weighting] * (self.weighting != "uniform") + ["given"] * self.given
         flags += [f"coords {self.params_dtype}".replace("torch.", "")] if self.params_dtype else []
         return " ".join(flags) + " to_input" * (not self.need_params) + " to_params" * (not self.need_input)
 
@@ -79,8 +84,11 @@ class Case:
             return
         params = grid if family == "grid" else torch.empty(2, *shapes[family], dtype=dtype, device="meta")
         control = [torch.empty(16, 2, dtype=torch.float64, device="meta")] * (family == "tps")
-        options = MODES[self.mode], PADDING_MODES[self.padding], self.align
+        options = MODES.get(self.mode), PADDING_MODES[self.padding], self.align
         needs = self.need_input, self.need_params, self.deterministic
+        if self.mode == "linearized":
+            self._call_linearized(image, params, control, size, family)
+            return
         run = kernels.implementations()[self.op]
         if self.op == "_grid_sample_double_backward":
             run(image, grid, image, image, grid, *options, True, True, True, self.deterministic)
@@ -94,6 +102,18 @@ class Case:
             run(params, *control, size, self.align)
         else:
             run(image, params, *control, *[size] * (family != "grid"), *options)
+
+    def _call_linearized(self, image, params, control, size, family) -> None:
+        seed = None if self.given else torch.empty((), dtype=torch.int64, device="meta")
+        offsets = torch.empty(2, 8, *size, self.n, dtype=params.dtype, device="meta") if self.given else None
+        where = TRANSFORMS.index(family), size, PADDING_MODES[self.padding], self.align
+        options = (8, 0.5, True, False, WEIGHTINGS.index(self.weighting), 0.0, True)  # through all samples
+        arguments = (image, params, *(control or [None]), seed, offsets, *where, *options)
+        if self.op.endswith("_backward"):
+            needs = self.need_input, self.need_params, self.deterministic
+            kernels.implementations()["_linearized_sample_backward"](image, *arguments, *needs)
+        else:
+            kernels.implementations()["_linearized_sample"](*arguments)
 
     def _call_cpab(self, image, size, dtype) -> None:
         field = Tessellation((2,) * self.n, zero_boundary=False)
@@ -167,6 +187,13 @@ IN_TURN = (
     *(Case(f"_{family}_sample_backward", dtype=F64) for family in ("homography", "tps")),
     *(Case(f"_{family}_sample_backward", channels=64, channels_last=True) for family in ("homography", "tps")),
     *(Case(op) for op in ("_homography_grid_backward", "tps_grid")),
+    # Linearized.
+    Case("affine_sample", mode="linearized"),
+    Case("_affine_sample_backward", n=3, mode="linearized", weighting="distance"),
+    Case("grid_sample", n=3, mode="linearized", weighting="entropic"),
+    Case("_grid_sample_backward", mode="linearized", weighting="entropic"),
+    Case("_grid_sample_backward", n=1, dtype=F64, mode="linearized", padding="border", given=True),
+    Case("_tps_sample_backward", mode="linearized", padding="reflection", deterministic=True),
     # CPAB.
     *(Case(op, n=n) for n in (1, 3) for op in ("_cpab_transform_backward", "cpab_sample")),
     Case("_cpab_transform_backward", dtype=F64),

@@ -8,16 +8,16 @@ import triton
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..ops._outputs import empty_images, is_channels_last
 from ..reference.sampling import compute_dtype
-from . import affine, cpab_ops, fixed_point, warp_ops
+from . import affine, cpab_ops, fixed_point, linearized_ops, warp_ops
 from .gather import affine_gather
 from .lattice import lattice_backward, lattice_forward
 from .launch import COMPUTE, OPTIONS, ROOMY, block_shape, has_channels_last, launch, memory_constants
+from .parameter_sums import theta_from_moments, total
 from .second import grid_double_backward
 from .warp_ops import controls, no_gradient, sampler_options, sizes, strides
 
 GRID_BLOCK = 1024  # numbers a program writes
 LATTICE_BLOCK = 512  # points a program of the coordinates alone
-PARTS_BLOCK = 128  # partial sums added at a time
 
 
 def affine_sample(input, theta, size, mode, padding_mode, align_corners):
@@ -43,7 +43,7 @@ def affine_sample_backward(
     if moments is None:
         return grad_input, no_gradient(theta, need_theta)
     spans = [s - align_corners for s in reversed(input.shape[2:])]
-    return grad_input, _add_moments(moments, theta, spans, grad_output.shape[-n:], align_corners)
+    return grad_input, theta_from_moments(moments, theta, spans, grad_output.shape[-n:], align_corners)
 
 
 def grid_sample_backward(
@@ -137,7 +137,7 @@ def affine_grid_backward(grad_output, align_corners):
     n = grad_output.shape[-1]
     theta = grad_output.new_empty((*grad_output.shape[: -n - 1], n, n + 1))
     moments = _lattice_backward("affine", grad_output, theta, None, align_corners)
-    return _add_moments(moments, theta, [2] * n, grad_output.shape[-n - 1 : -1], align_corners)
+    return theta_from_moments(moments, theta, [2] * n, grad_output.shape[-n - 1 : -1], align_corners)
 
 
 def homography_sample(input, matrix, size, mode, padding_mode, align_corners):
@@ -149,7 +149,7 @@ def homography_sample_backward(
 ):
     options = mode, padding_mode, align_corners, need_input, need_matrix, deterministic
     grad_input, sums = warp_ops.backward("homography", warp_ops.like_input(grad_output, input), input, matrix, *options)
-    return grad_input, no_gradient(matrix, need_matrix) if sums is None else _total(sums, matrix)
+    return grad_input, no_gradient(matrix, need_matrix) if sums is None else total(sums, matrix)
 
 
 def tps_sample(input, coefficients, control_points, size, mode, padding_mode, align_corners):
@@ -175,7 +175,7 @@ def tps_sample_backward(
     )
     if sums is None:
         return grad_input, no_gradient(coefficients, need_coefficients)
-    return grad_input, _total(sums, coefficients)
+    return grad_input, total(sums, coefficients)
 
 
 def homography_grid(matrix, size, align_corners):
@@ -183,7 +183,7 @@ def homography_grid(matrix, size, align_corners):
 
 
 def homography_grid_backward(grad_output, matrix, align_corners):
-    return _total(_lattice_backward("homography", grad_output, matrix, None, align_corners), matrix)
+    return total(_lattice_backward("homography", grad_output, matrix, None, align_corners), matrix)
 
 
 def tps_grid(coefficients, control_points, size, align_corners):
@@ -192,7 +192,7 @@ def tps_grid(coefficients, control_points, size, align_corners):
 
 def tps_grid_backward(grad_output, coefficients, control_points, align_corners):
     sums = _lattice_backward("tps", grad_output, coefficients, control_points, align_corners)
-    return _total(sums, coefficients)
+    return total(sums, coefficients)
 
 
 def implementations():
@@ -214,6 +214,7 @@ def implementations():
         "tps_grid": tps_grid,
         "_tps_grid_backward": tps_grid_backward,
         **cpab_ops.IMPLEMENTATIONS,
+        **linearized_ops.IMPLEMENTATIONS,
     }
 
 
@@ -263,11 +264,6 @@ def _lattice_backward(transform, grad_grid, params, control_points, align_corner
     return sums
 
 
-def _total(sums, params):
-    """The parameters' gradient from its sums (N, count, parts)."""
-    return sums.sum(-1).reshape(params.shape).to(params.dtype)
-
-
 def _gather(grad_output, input, theta, align_corners):
     grad_input = empty_images(input, input.shape, is_channels_last(input))
     if grad_output.numel() == 0:
@@ -295,23 +291,3 @@ def _gather(grad_output, input, theta, align_corners):
     chunks = triton.cdiv(channels, block.CHUNK)
     launch(affine_gather, input.shape[0] * chunks * block.tiles(*input.shape[-2:]), arguments, block)
     return grad_input
-
-
-def _add_moments(moments, theta, spans, size, align_corners):
-    """Theta's gradient from its moments; spans: twice the pixels (x[, y[, z]]) in a normalized unit."""
-    grad_theta = theta.new_empty(theta.shape)
-    if grad_theta.numel() == 0:
-        return grad_theta
-    n = len(spans)
-    arguments = {
-        "partial_ptr": moments,
-        "grad_theta_ptr": grad_theta,
-        "parts": moments.shape[-1],
-        **{f"span_{axis}": span for axis, span in zip("xyz", [*spans, 0, 0], strict=False)},
-        **sizes("out_", size),
-        "N": n,
-        "ALIGN": int(align_corners),
-        "BLOCK": PARTS_BLOCK,
-    }
-    launch(affine.theta_gradient, moments.shape[0], arguments)
-    return grad_theta

@@ -10,6 +10,7 @@ from ..ops._outputs import empty_images, is_channels_last, store_images
 from ..reference.sampling import compute_dtype
 from . import fixed_point
 from .launch import COMPUTE, LONG, NUM_WARPS, OPTIONS, ROOMY, block_shape, has_channels_last, launch, memory_constants
+from .linearized import linearized_backward, linearized_forward
 from .samplers import TAPS
 from .warp import warp_backward, warp_forward
 
@@ -64,15 +65,16 @@ def controls(control):
     }
 
 
-def forward(transform, input, params, lead, size, mode, padding_mode, align_corners, control=None):
+def forward(transform, input, params, lead, size, mode, padding_mode, align_corners, control=None, multi=None):
+    """The warp; multi: the arguments of linearized multi-sampling, if it samples."""
     n, channels = input.dim() - 2, input.shape[1]
     output = empty_images(input, (*lead, channels, *size), is_channels_last(input), n)
     if output.numel() == 0:
         return output
     images = output.flatten(0, len(lead) - 1)  # one stride for B and S: the output is ours
-    integrates = transform == "cpab"
-    channels_last = has_channels_last(n, input, images) and not integrates  # a lane a point
-    block = block_shape(n, channels, channels_last, input.element_size(), warps=1 if integrates else NUM_WARPS)
+    alone = transform == "cpab" or multi is not None  # a lane a point
+    channels_last = has_channels_last(n, input, images) and not alone
+    block = block_shape(n, channels, channels_last, input.element_size(), warps=1 if alone else NUM_WARPS)
     chunks, points, height = triton.cdiv(channels, block.CHUNK), math.prod(size), math.prod(size[:-1])
     rows = block.rows(images.shape[0] * chunks * points, height)
     arguments = {
@@ -91,9 +93,15 @@ def forward(transform, input, params, lead, size, mode, padding_mode, align_corn
         **sampler_options(transform, mode, padding_mode, align_corners, input, params),
         **memory_constants(n, channels_last, block.CHUNK, input, images),
     }
-    options = LONG if integrates else OPTIONS
-    launch(warp_forward, images.shape[0] * chunks * block.tiles(height, size[-1], rows), arguments, block, options)
+    kernel = warp_forward if multi is None else linearized_forward
+    programs = images.shape[0] * chunks * block.tiles(height, size[-1], rows)
+    launch(kernel, programs, taken(kernel, arguments, multi), block, LONG if alone else OPTIONS)
     return output
+
+
+def taken(kernel, arguments, multi):
+    """The arguments that a kernel takes."""
+    return {name: value for name, value in (arguments | (multi or {})).items() if name in kernel.arg_names}
 
 
 def backward(
@@ -108,8 +116,13 @@ def backward(
     need_params,
     deterministic,
     control=None,
+    multi=None,
+    largest=None,
 ):
     """Gradients to the input, by scattering, and to the parameters.
+
+    multi: the arguments of linearized multi-sampling, if it samples; the input's gradient is that through all samples,
+    of which every term is at most `largest` (B,) where it has to be deterministic.
 
     Those are as transforms.py says: of a grid its own, else sums (N, count, parts); None if not needed, or 0.
     """
@@ -124,9 +137,9 @@ def backward(
         coordinate_dtype(transform, input, params),
         torch.int64 if deterministic else compute_dtype(input),
     )
-    channels_last = has_channels_last(n, input, grads) and (not need_input or is_channels_last(input))
+    channels_last = has_channels_last(n, input, grads) and (not need_input or is_channels_last(input)) and not multi
     itemsize = max(input.element_size(), accumulator.itemsize * need_input)
-    block = block_shape(n, channels, channels_last, itemsize, backward=True)
+    block = block_shape(n, channels, channels_last, itemsize, backward=True, warps=1 if multi else NUM_WARPS)
     chunk = triton.cdiv(channels, block.CHUNK) * block.CHUNK
     if transform != "grid" or not moves:  # else the gradient of a point is one program's sum over channels
         chunk = min(chunk, max(CHUNK_BACKWARD, block.CHUNK))
@@ -144,7 +157,9 @@ def backward(
     if need_input:
         sums = empty_images(input.new_empty(0, dtype=accumulator), input.shape, is_channels_last(input), n).zero_()
         if deterministic:
-            scale = fixed_point.scale(fixed_point.largest(grads), grads.shape[1] * math.prod(size), compute)
+            largest = fixed_point.largest(grads) if largest is None else largest
+            terms = grads.shape[1] * math.prod(size) * (multi["count"] if multi else 1)
+            scale = fixed_point.scale(largest, terms, compute)
     target = input if sums is None else sums
     arguments = {
         "grad_output_ptr": grads,
@@ -168,7 +183,10 @@ def backward(
         **memory_constants(n, channels_last, block.CHUNK, grads, input, target),
     }
     roomy = n == 3 or MODE_NAMES[mode] == "bicubic" or input.dtype == torch.float64 or channels_last
-    launch(warp_backward, count * parts, arguments, block, ROOMY if roomy else OPTIONS)
+    kernel = linearized_backward if multi else warp_backward
+    launch(
+        kernel, count * parts, taken(kernel, arguments, multi), block, LONG if multi else ROOMY if roomy else OPTIONS
+    )
     if not need_input:
         return input.new_empty(0), grad_params
     return (fixed_point.to_float(sums, scale) if deterministic else sums).to(input.dtype), grad_params

@@ -131,8 +131,6 @@ class TestInterpretedToo:
     @pytest.mark.parametrize("ridge", [0.0, 0.7])
     @pytest.mark.parametrize("n", [1, 2, 3])
     def test_equals_the_weighted_normal_equations(self, backend, n, ridge, weighting):
-        if _library.hole(backend.name, ("linearized", n)):
-            return
         size, out_size = SIZES[n]
         sample = Sample(dtype=torch.float64, size=size, out_size=out_size, batch=1, channels=2)
         generator = torch.Generator().manual_seed(n)
@@ -168,8 +166,6 @@ class TestInterpretedToo:
     def test_the_kernel_draws_the_same_numbers(self, backend):
         """Given the reference's offsets, in float32, the result has the same bits as with the seed they come from."""
         for n in (1, 2, 3):
-            if _library.hole(backend.name, ("linearized", n)):
-                continue
             size, out_size = SIZES[n]
             sample = Sample(size=size, out_size=out_size, samples=2, batch=1)
             generator = torch.Generator().manual_seed(n)
@@ -399,8 +395,6 @@ class TestRules:
     @pytest.mark.parametrize("weighting", ["uniform", "distance", "entropic"])
     @pytest.mark.parametrize("n", [1, 2, 3])
     def test_a_linear_image_is_fitted_exactly(self, backend, n, weighting):
-        if _library.hole(backend.name, ("linearized", n)):
-            return
         size, out_size = SIZES[n]
         axes = [torch.linspace(-1 + 1 / s, 1 - 1 / s, s, dtype=torch.float64) for s in size]
         slope = torch.tensor([2.0, -3.0, 0.5], dtype=torch.float64)[:n]
@@ -601,13 +595,3 @@ def test_options_that_do_not_fit_the_call(options, arguments, message):
 def test_other_modes_are_refused(mode):
     with pytest.raises(ValueError, match=r"mode must be .* or 'linearized' or a Linearized, got"):
         stn_kernels.affine_sample(IMAGE, THETA, (4, 5), mode)
-
-
-@pytest.mark.parametrize("backend_name", ["cuda", "triton"])
-def test_a_backend_without_it_says_so(backend_name):
-    if reason := _library.hole(backend_name, ("linearized", 3)):
-        assert "mode 'linearized' in 3-D" in reason
-        with pytest.raises(RuntimeError, match=f"backend '{backend_name}' cannot be used here"):
-            stn_kernels.affine_sample(
-                torch.rand(1, 1, 3, 3, 3), torch.eye(3, 4)[None], (2, 2, 2), "linearized", backend=backend_name
-            )

@@ -54,15 +54,21 @@ STN_INLINE void with_few_channels(int64_t channels, F f) {
                   : f(std::integral_constant<int, 4>{});
 }
 
-template <class T>
+template <class T, class To>
 STN_INLINE void to_planes(const Images<const void*>& images, int64_t offset, const Region& r, int64_t channels,
-                          T* planes) {
+                          To* planes) {
   const T* pixels = static_cast<const T*>(images.data) + offset + r.y * images.row + r.x * images.column;
   with_few_channels(channels, [&](auto count) STN_LAMBDA {
     constexpr int C = count;
     for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width) {
       for (int64_t x = 0; x < r.width; ++x) {
-        for (int c = 0; c < C; ++c) planes[c * r.area() + x] = pixels[x * C + c];
+        for (int c = 0; c < C; ++c) {
+          if constexpr (std::is_same_v<T, To>) {
+            planes[c * r.area() + x] = pixels[x * C + c];
+          } else {
+            planes[c * r.area() + x] = load_one(pixels + x * C + c);
+          }
+        }
       }
     }
   });
@@ -174,14 +180,14 @@ void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, 
       const PixelMap<double> m = maps(s);
       const Inverse inverse(m);
       const Region source = touched(inverse.map, block, inverse.radius_u, inverse.radius_v, p.out_height, p.out_width);
-      const Scratch<T> planes(source.area() * p.channels);
+      const Scratch<float> planes(source.area() * p.channels);
       to_planes<T>(p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, p.channels, planes.data);
       Problem q = p;
       q.batch = q.samples = 1, q.channels_last = false;
       q.width = block.width, q.height = block.height, q.out_width = source.width, q.out_height = source.height;
       q.grad_output = planes_of<const void*>(planes.data, source);
       const PixelMap<double> map = between(m, source, block);
-      if (tile_gather<T>(q, 0, map, 0, block.height, target, s > 0, care) || care) continue;
+      if (tile_gather<float>(q, 0, map, 0, block.height, target, s > 0, care) || care) continue;
       care = true, s = -1;  // from the first on, with care
     }
     from_planes<float, T>(sums.data, block, p.channels, p.grad_input, b * p.grad_input.batch);

@@ -89,29 +89,18 @@ template <class T>
 STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last) {
   const bool few = has_few_channels(p);
   if (!few && (p.grad_output.column != 1 || p.grad_input.column != 1)) return false;
+  if (!few && sizeof(T) == 2 && p.samples > 1) return false;  // half precision is rounded once, after all samples
   const auto map = [&](int64_t s) STN_LAMBDA { return Source(p, b * p.samples + s).pixels(); };
   for (int64_t s = 0; s < p.samples; ++s) {
     if (!gathered(p, map(s), Inverse(map(s)))) return false;
   }
   if (few) return few_channels_gather<T>(p, b, map, first, last), true;
-  T* target = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row;
-  const auto sum_items = [&](const auto& to) STN_LAMBDA {
-    bool care = false;
-    for (int64_t s = 0; s < p.samples; ++s) {
-      if (tile_gather<T>(p, b * p.samples + s, map(s), first, last, to, s > 0, care) || care) continue;
-      care = true, s = -1;  // from the first on, with care
-    }
-  };
-  if (sizeof(T) == 4 || p.samples == 1) {
-    sum_items(Images<T*>{target, 0, p.grad_input.channel, p.grad_input.row, 1});
-    return true;
-  }
-  const int64_t area = (last - first) * p.width;  // half precision is rounded once, after all samples
-  const Scratch<float> sums(area * p.channels);
-  sum_items(Images<float*>{sums.data, 0, area, p.width, 1});
-  for (int64_t c = 0; c < p.channels; ++c) {
-    for (int64_t i = 0; i < area; ++i)
-      store_one(target + c * p.grad_input.channel + i, Compute<T>(sums.data[c * area + i]));
+  const Images<T*> target{static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row, 0,
+                          p.grad_input.channel, p.grad_input.row, 1};
+  bool care = false;
+  for (int64_t s = 0; s < p.samples; ++s) {
+    if (tile_gather<T>(p, b * p.samples + s, map(s), first, last, target, s > 0, care) || care) continue;
+    care = true, s = -1;  // from the first on, with care
   }
   return true;
 }

@@ -15,6 +15,7 @@ STN_INLINE void load_pairs(const T* image, const int64_t* offset, Vec<Compute<T>
   } else if constexpr (sizeof(T) == 8) {
     Vec<double, 2> pair[N];
     for (int i = 0; i < N; ++i) pair[i] = load<Vec<double, 2>>(image + offset[i]);
+    first = second = Vec<double, N>{};
     for (int i = 0; i < N; ++i) first[i] = pair[i][0], second[i] = pair[i][1];
   } else {
     // Lanes i and i + 2 of each half are loaded together, so that one in-lane shuffle separates firsts from seconds.

@@ -169,9 +169,9 @@ STN_INLINE F16 hat(F16 distance) {
 }
 
 // kColumns x kRows: the outputs that may read a pixel.
-template <class T, class Out, int kColumns, int kRows>
+template <class T, int kColumns, int kRows>
 bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse,
-                      int64_t row_begin, int64_t row_end, const Images<Out*>& target, bool add, bool care) {
+                      int64_t row_begin, int64_t row_end, const Images<T*>& target, bool add, bool care) {
   using Shape = Square;
   constexpr int kTile = Shape::kWidth, kWindow = Shape::kAcross;
   constexpr double margin = 1e-7;  // an output exactly one pixel away has weight 0: either rounding is right
@@ -197,7 +197,7 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
   for (int i = 0; i < 16; ++i) lane_x[i] = float(i % kTile), lane_y[i] = float(i / kTile);
   walk_tiles(map, p.width, row_begin, row_end, p.channels, block,
              [&](const Tile& t, int fresh_x, int fresh_y, int64_t first, int64_t channels) STN_LAMBDA {
-               Out* out = target.data + first * target.channel + (t.v - row_begin) * target.row + t.u;
+               T* out = target.data + first * target.channel + (t.v - row_begin) * target.row + t.u;
                const int u0 = t.x + 1, v0 = t.y + 1;  // first candidate of the tile's lowest corner
                if (u0 >= width || u0 < -kWindow || v0 >= height || v0 < -kWindow) {
                  if (add) return;
@@ -259,12 +259,12 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
 // Input gradient of rows [row_begin, row_end): each pixel sums the outputs that may read it.
 // With add it is added to what is there. Returns false where something is not finite: then a weight of 0 may have met
 // an Inf or NaN, and all has to be done again with care, which reads nothing under a weight of 0.
-template <class T, class Out>
+template <class T>
 STN_INLINE bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin,
-                            int64_t row_end, const Images<Out*>& target, bool add, bool care) {
+                            int64_t row_end, const Images<T*>& target, bool add, bool care) {
   const Inverse inverse(m);
   const auto run = [&](auto columns, auto rows) STN_LAMBDA {
-    return tile_gather_from<T, Out, columns, rows>(p, item, m, inverse, row_begin, row_end, target, add, care);
+    return tile_gather_from<T, columns, rows>(p, item, m, inverse, row_begin, row_end, target, add, care);
   };
   constexpr std::integral_constant<int, 2> two;
   constexpr std::integral_constant<int, 3> three;

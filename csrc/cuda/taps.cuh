@@ -79,7 +79,7 @@ struct PointTaps {
   }
 
   // visit(row) for every row of taps. Sixteen cubic rows would be a thousand instructions, and float64 ones want all
-  // registers: a loop over the slices.
+  // registers: a loop over the slices, and of cubic float64 taps over their rows.
   template <class F>
   __device__ __forceinline__ void rows(const Strides& strides, F&& visit) const {
     if constexpr (n == 1) {
@@ -103,14 +103,21 @@ struct PointTaps {
  private:
   template <class F>
   __device__ __forceinline__ void slice(const Strides& strides, const AxisTaps<T, 1>& z, F&& visit) const {
-    const AxisTaps<T, K>& y = axis[n > 1 ? 1 : 0];
+    const AxisTaps<T, K>& rows = axis[n > 1 ? 1 : 0];
+    const auto row = [&](const AxisTaps<T, 1>& y) {
+      visit(TapRow<T>{z.index[0] * strides.slice + int64_t(y.index[0]) * strides.row,
+                      bool(z.inside[0] & y.inside[0]),
+                      y.weight[0] * z.weight[0],
+                      {y.slope[0] * z.weight[0], y.weight[0] * z.slope[0]},
+                      y.slope[0] * z.slope[0]});
+    };
+    if constexpr (n == 3 && K == 4 && sizeof(T) == 8) {
+#pragma unroll 1
+      for (int k = 0; k < K; ++k) row(rows[k]);
+    } else {
 #pragma unroll
-    for (int k = 0; k < K; ++k)
-      visit(TapRow<T>{z.index[0] * strides.slice + int64_t(y.index[k]) * strides.row,
-                      bool(z.inside[0] & y.inside[k]),
-                      y.weight[k] * z.weight[0],
-                      {y.slope[k] * z.weight[0], y.weight[k] * z.slope[0]},
-                      y.slope[k] * z.slope[0]});
+      for (int k = 0; k < K; ++k) row(rows[k]);
+    }
   }
 };
 

@@ -35,13 +35,12 @@ verify: build
 	$(BIN)/stn-kernels verify $(OPTIONS)
 
 TRITON_TESTS := $(addprefix tests/test_,affine_sample.py grid_sample.py samplers.py affine_grid.py homography_sample.py \
-  homography_grid.py tps_sample.py tps_grid.py cpab_transform.py cpab_sample.py cpab_jacobian.py)
+  homography_grid.py tps_sample.py tps_grid.py cpab_transform.py cpab_sample.py cpab_jacobian.py linearized.py)
 
 # Triton interprets its kernels on the CPU only in a process that was started for it.
 test: build
 	$(BIN)/python -m pytest -n $(JOBS) tests --ignore tests/test_triton_interpreter.py $(OPTIONS)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(JOBS) --backends triton \
-	  $(TRITON_TESTS) $(OPTIONS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(JOBS) --backends triton --only-backends $(TRITON_TESTS) $(OPTIONS)
 
 lint: .venv/.stamp
 	$(BIN)/ruff check .

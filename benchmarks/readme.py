@@ -5,6 +5,7 @@
 
 import argparse
 import pathlib
+import statistics
 import sys
 
 from . import report
@@ -13,6 +14,7 @@ from .providers import EAGER
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 PASSES = ("forward", "forward+backward")
+SUITES = ("papers", "samples", "cpab", "small")  # whose every case is shown; of the others the means
 UNMEASURED = (
     "Not measured yet: the CUDA and Triton kernels. No GPU has run them; they are checked for correctness on the CPU."
     " `make gpu` measures them; what they are to reach:"
@@ -33,9 +35,25 @@ def section(folder: pathlib.Path) -> str:
         " relative error of the values. All rows:"
         f" `benchmarks/results/{folder.name}/{path.name}`.",
     ]
+    lines += ["", *means(rows)]
     for op in dict.fromkeys(r["op"] for r in rows):
-        lines += ["", *table([r for r in rows if r["op"] == op], op)]
+        if shown := [r for r in rows if r["op"] == op and r["suite"] in SUITES]:
+            lines += ["", *table(shown, op)]
     return "\n".join([*lines, "", *refused(rows), *losses(rows)])
+
+
+def means(rows: list[dict]) -> list[str]:
+    """Our kernels by operator and suite: geometric mean and worst of the ratios to torch eager."""
+    ours = [r for r in rows if r["provider"].startswith("stn_kernels") and r["ratio"] is not None]
+    columns = [(p, t) for p in PASSES for t in sorted({r["threads"] for r in rows})]
+    heads = ["operator", "suite", "cases", *(f"{p}, {t} thread{'s' if t > 1 else ''}" for p, t in columns)]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for op, suite in dict.fromkeys((r["op"], r["suite"]) for r in ours):
+        here = [r for r in ours if (r["op"], r["suite"]) == (op, suite)]
+        ratios = [[r["ratio"] for r in here if (r["pass"], r["threads"]) == c] for c in columns]
+        cells = [f"{statistics.geometric_mean(v):.2f} (worst {min(v):.2f})" if v else "" for v in ratios]
+        lines.append(f"| {op} | {suite} | {len({r['case'] for r in here})} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def table(rows: list[dict], op: str) -> list[str]:

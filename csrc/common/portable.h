@@ -16,7 +16,7 @@
 namespace stn {
 
 enum class Mode : int { bilinear = 0, nearest = 1, bicubic = 2, linearized };  // the codes of _library.MODES
-enum class Padding : int { zeros = 0, border = 1, reflection = 2 };            // the codes of _library.PADDING_MODES
+enum class Padding : int { zeros = 0, border = 1, reflection = 2, any };       // the codes of _library.PADDING_MODES
 
 template <class T>
 STN_HD T minimum(T a, T b) {  // NaN in a loses: minimum(NaN, high) = high

@@ -23,9 +23,11 @@ struct Tile {
   static constexpr int kRows = 4;
   static constexpr int kTogether = A::kChannels == 1 ? 2 : 1;
   static constexpr int kForwardBlocks = A::kChannels ? 5 : A::kVector == 4 ? 4 : 3;
-  static constexpr int kGatherBlocks = A::kChannels == 1 || (A::kPixel == 0 && A::kVector <= 4) ? 3 : 2;
+  static constexpr int kGatherBlocks = A::kChannels == 1 || (A::kPixel == 0 && A::kVector == 4) ? 3
+                                       : A::kVector == 8                                        ? 1
+                                                                                                : 2;
   static constexpr int kScatterBlocks = A::kVector > 1 ? 2 : 3;
-  static constexpr int kParamsBlocks = A::kVector > 1 ? 3 : 4;
+  static constexpr int kParamsBlocks = A::kVector > 1 || A::kChannels == 0 ? 3 : 4;
 };
 
 // A table's bound on registers; float64 sums are for checking and get what they want.
@@ -50,7 +52,7 @@ struct Work {
 };
 
 // A padding mode that is known at run time only: Work::padding.
-constexpr Padding kAnyPadding = Padding(3);
+constexpr Padding kAnyPadding = Padding::any;
 
 // The coordinate x of an axis of `size` pixels after padding.
 template <Padding kPadding, class T>

@@ -14,12 +14,16 @@ __device__ __forceinline__ T dot(const T (&a)[N], const T (&b)[N], T sum) {
   return sum;
 }
 
+// Blocks that fit a multiprocessor at once; transforms that are bound by arithmetic keep more registers.
+template <class A, Padding kPadding, class Scatter>
+constexpr int kBackwardBlocks =
+    (Scatter::kActive ? Tile<A>::kScatterBlocks : Tile<A>::kParamsBlocks) - (kPadding == kAnyPadding ? 1 : 0);
+
 // grad_params: as Transform::Gradient says; not touched unless need_params, which is implied where nothing is
 // scattered.
 template <class Transform, Padding kPadding, class A, class I, class Scatter>
-__global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::Scalar>(Scatter::kActive
-                                                                                            ? Tile<A>::kScatterBlocks
-                                                                                            : Tile<A>::kParamsBlocks))
+__global__ void __launch_bounds__(kThreads,
+                                  resident_blocks<typename Transform::Scalar>(kBackwardBlocks<A, kPadding, Scatter>))
     warp_backward_kernel(const I* __restrict__ grad_output, const I* __restrict__ input, Scatter scatter,
                          Transform transform, typename Transform::Scalar* __restrict__ grad_params,
                          Strides output_strides, Strides input_strides, Strides gradient_strides, Work work,

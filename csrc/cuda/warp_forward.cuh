@@ -34,7 +34,9 @@ __device__ __forceinline__ void interpolate_channels(const I* __restrict__ sourc
 }
 
 template <class Transform, Padding kPadding, class A, class I>
-__global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::Scalar>(Tile<A>::kForwardBlocks))
+__global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::Scalar>(kPadding == kAnyPadding
+                                                                                            ? 3
+                                                                                            : Tile<A>::kForwardBlocks))
     warp_forward_kernel(const I* __restrict__ input, I* __restrict__ output, Transform transform, Strides input_strides,
                         Strides output_strides, Work work) {
   using T = typename Transform::Scalar;

@@ -58,7 +58,7 @@ def test_no_kernel_is_launched_by_brackets():
 
 @pytest.mark.skipif(_build.nvcc() is None, reason="no nvcc: the CUDA kernels were not compiled for GPUs")
 def test_compiles_for_every_architecture(tmp_path, monkeypatch):
-    """Registration, a kernel file and the link; all files and their spills: `make check-cu`."""
+    """A kernel file; all files and their spills: `make check-cu`."""
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     monkeypatch.setattr(check_cu, "OUTPUT", tmp_path)
     usages = check_cu.parse(check_cu.compile_verbosely(_build.SOURCES / "cuda" / "lattice.cu"))
@@ -69,3 +69,14 @@ def test_compiles_for_every_architecture(tmp_path, monkeypatch):
             ["cuobjdump", "-lelf", tmp_path / "lattice.o"], capture_output=True, text=True, check=True
         )
         assert all(f"sm_{arch}" in listed.stdout for arch in _build.DEFAULT_CUDA_ARCHS)
+
+
+@pytest.mark.skipif(_build.nvcc() is None, reason="no nvcc: the CUDA kernels were not compiled for GPUs")
+@pytest.mark.parametrize("stem", ["register", "warp_backward_float32"])
+def test_host_code_of_the_kernels_compiles(tmp_path, monkeypatch, stem):
+    """Registration, and the file with the most templates: nvcc writes host code that g++ has to take."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    monkeypatch.setattr(check_cu, "OUTPUT", tmp_path)
+    usages = check_cu.parse(check_cu.compile_verbosely(_build.SOURCES / "cuda" / f"{stem}.cu"))
+    assert bool(usages) == (stem != "register")
+    assert not any(u.faulty for u in usages)

@@ -1,6 +1,7 @@
 """The CUDA kernels, run on the CPU (tests/simt): every operator against the reference, under several schedules."""
 
 import itertools
+import math
 import os
 import pathlib
 import subprocess
@@ -111,6 +112,49 @@ def test_gather_finds_every_output(namespace, name, channels_last):
         left, right = (output.double() * grad).sum(), (image.double() * grad_input).sum()
         scale = (output.double() * grad).abs().sum()
         assert abs(left - right) <= 1e-6 * max(scale, 1e-3)
+
+
+PROJECTIONS = {
+    "identity": [1, 0, 0, 0, 1, 0, 0, 0, 1],
+    "tilted": [0.9, 0.2, 0.1, -0.1, 1.1, 0, 0.3, -0.2, 1],
+    "horizon in the output": [1, 0, 0, 0, 1, 0, 1.5, 0.3, 1],
+    "horizon through its middle": [1, 0.2, 0, 0, 1, 0, 1, 0.5, 0],
+    "the image's preimage is unbounded": [0.1, 0, 0, 0, 1, 0, 0.99, 0, 1],
+    "behind": [-1, 0, 0, 0, -1, 0, 0, 0, -1],
+    "minified": [9, 1, 0, -1, 8, 0, 0.5, 0, 1],
+    "magnified": [0.05, 0, 0, 0, 0.04, 0, 0.1, 0, 1],
+    "reflected": [0, 1, 0, 1, 0, 0, 0.1, 0.2, 1],
+    "zero": [0] * 9,
+    "one point": [0, 0, 0.1, 0, 0, 0.2, 0, 0, 1],
+    "rank two": [1, 0, 0, 0.5, 0, 0, 0.25, 0, 1],
+    "nearly singular": [1, 0, 0, 0.5, 1e-7, 0, 0.25, 0, 1],
+    "tiny": [1e-12, 0, 0, 0, 1e-12, 0, 3e-13, 0, 1e-12],
+    "at the smallest depth": [2.0**-60, 0, 0, 0, 2.0**-60, 0, 2.0**-61, 0, 2.0**-60],
+    "huge": [1e36, 0, 0, 0, 1e36, 0, 1e35, 0, 1e36],
+    "mixed": [1e20, 0, 0, 0, 1e-20, 0, 1e-3, 0, 1],
+    "infinite": [1, 0, 0, 0, 1, 0, math.inf, 0, 1],
+    "NaN": [1, 0, 0, 0, math.nan, 0, 0, 0, 1],
+}
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_gather_finds_every_output_of_a_projection(namespace, name, dtype):
+    """The gathered gradient is the adjoint of the forward wherever the plane w = 0 lies."""
+    first = torch.tensor(PROJECTIONS[name], dtype=dtype).reshape(3, 3)
+    matrix = torch.stack([first, torch.eye(3, dtype=dtype)]).expand(2, 2, 3, 3).contiguous()
+    for channels_last, align_corners in itertools.product((False, True), repeat=2):
+        image, grad = torch.randn(2, 4, 12, 9, dtype=dtype), torch.randn(2, 2, 4, 10, 14, dtype=dtype)
+        if channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        options = (0, 0, align_corners)
+        # Every pixel by itself, as a channel: the forward's own weights.
+        pixels = torch.eye(12 * 9, dtype=dtype).reshape(1, 12 * 9, 12, 9)
+        weights = namespace.homography_sample(pixels, matrix[:1], [10, 14], *options)[0]
+        expected = torch.einsum("spuv,bscuv->bcp", weights.double(), grad.double()).reshape(2, 4, 12, 9)
+        gathered, _ = namespace._homography_sample_backward(grad, image, matrix, *options, True, False, False)
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(gathered.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, -3e38])

@@ -18,17 +18,17 @@ struct HomographyTransform {
   size_t shared_bytes() const { return 0; }
 
   struct Image {
-    const HomographyTransform& t;
+    const HomographyTransform* t;
     const T* matrix;
     __device__ __forceinline__ Source<T> source(const Pixel<>& pixel) const {
       T point[2];
-      t.frame.point(pixel, point);
+      t->frame.point(pixel, point);
       const Projected<T> p = project(matrix, point[0], point[1]);
-      const Axis<T>* axis = t.frame.source;
+      const Axis<T>* axis = t->frame.source;
       return {axis[0].scale * p.x + axis[0].shift, axis[1].scale * p.y + axis[1].shift};
     }
   };
-  __device__ __forceinline__ Image image(int64_t item) const { return {*this, matrix + kSums * item}; }
+  __device__ __forceinline__ Image image(int64_t item) const { return {this, matrix + kSums * item}; }
 
   struct Gradient : SummedGradient<T, kSums> {
     __device__ __forceinline__ Gradient(const HomographyTransform&) {}

@@ -1,7 +1,8 @@
 // The backward of a call: which kernels compute which gradient.
 #pragma once
+#include "affine_footprint.cuh"
 #include "fixed_sum.cuh"
-#include "gather.cuh"
+#include "homography_footprint.cuh"
 #include "sampler.h"
 #include "warp_backward.cuh"
 #include "warp_launch.cuh"
@@ -15,6 +16,14 @@ struct Backward {
   Tensor input, grad_output, params;
   bool packed;
 };
+
+// Whether the input's gradient is gathered: the outputs that read a pixel can be found, and padding adds none.
+template <class Transform, Padding kPadding>
+constexpr bool kGathers = kPadding == Padding::zeros && requires { sizeof(Footprint<Transform>); };
+inline bool is_gathered(const Call& call) {
+  return (call.kind == Kind::affine || call.kind == Kind::homography) && call.padding == Padding::zeros &&
+         call.is_plain();
+}
 
 // The gradient to the parameters, in their shape; with an active Scatter also the input's, into it.
 template <class I, class Scatter>
@@ -45,9 +54,8 @@ Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tenso
         });
         grad_params = gradient.result();
       };
-      // Under zeros padding the affine transforms' input gradient is gathered. Fixed point is bound by its conversions,
-      // not by how it reads.
-      if constexpr (Scatter::kActive && std::is_same_v<Transform, AffineTransform<T>> && kPadding == Padding::zeros)
+      // Fixed point is bound by its conversions, not by how it reads.
+      if constexpr (Scatter::kActive && kGathers<Transform, kPadding>)
         (void)run;
       else if constexpr (std::is_same_v<Scatter, FixedScatter<T>>)
         run(Strided{});
@@ -60,18 +68,20 @@ Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tenso
 
 template <class I>
 Tensor gather_input(const Backward& b, const Tensor& grad_input) {
-  using T = ScalarOf<I>;
   with_access<I, true>(b.call.channels_last, b.packed, b.input.size(1), [&](auto access) {
     using A = decltype(access);
     constexpr int kGroup = A::kChannels ? A::kChannels : A::kPixel == 1 ? 4 : 1;
     Work work = work_of(b.call);
-    const AffineTransform<T> transform = affine_transform<T>(b.call, b.params);
     const int64_t images = b.input.size(0);
     share_channels<A>(work, images, work.width, work.height, b.call.channels_last, true);
-    launch_tiles<A>(work, images, work.width, work.height, [&](dim3 grid, const Work& now) {
-      simt::launch(affine_gather_kernel<A, kGroup, I, T>, grid, dim3(kThreads), 0, b.device.stream,
-                   data<I>(b.grad_output), data<I>(grad_input), transform, strides_of(b.grad_output, 2),
-                   strides_of(grad_input, 2), now);
+    with_transform<ScalarOf<I>, 2, false>(b.call, b.params, [&](auto transform) {
+      using Transform = decltype(transform);
+      if constexpr (kGathers<Transform, Padding::zeros>)
+        launch_tiles<A>(work, images, work.width, work.height, [&](dim3 grid, const Work& now) {
+          simt::launch(gather_kernel<A, kGroup, I, Transform>, grid, dim3(kThreads), 0, b.device.stream,
+                       data<I>(b.grad_output), data<I>(grad_input), transform, strides_of(b.grad_output, 2),
+                       strides_of(grad_input, 2), now);
+        });
     });
   });
   return grad_input;
@@ -132,9 +142,8 @@ std::tuple<Tensor, Tensor> warp_backward(const Call& call, const Tensor& grad_ou
              readable_params<T>(call),
              false};
   b.packed = is_packed(b.input) && is_packed(b.grad_output);
-  const bool gathered = call.kind == Kind::affine && call.padding == Padding::zeros && call.is_plain();
   Tensor computed;
-  if (needs.input && !gathered) {
+  if (needs.input && !is_gathered(call)) {
     std::tie(grad_input, computed) = scatter_input<I>(b, needs);
   } else {
     if (needs.input) grad_input = gather_input<I>(b, new_gradient());

@@ -15,6 +15,7 @@ from stn_kernels.ops._tps_system import default_control_points
 from stn_kernels.reference import tps
 from stn_kernels.reference.cpab import lattice_points
 
+from . import libcpab_compiled
 from .cases import Case
 
 EAGER = "torch eager"
@@ -118,9 +119,20 @@ def libcpab(case: Case) -> Callable | None:
     to_peer = _to_peer(peer.params.basis, case)
 
     def transform(points, theta):
-        return peer.transform_grid(points.T, theta @ to_peer).mT
+        return peer.transform_grid(points.T, theta @ to_peer.to(theta.device)).mT
 
     return _cpab(case, transform)
+
+
+def compiled_libcpab(op: str) -> Callable[[Case], Callable | None]:
+    """libcpab's extension, where $LIBCPAB_DIR has it, in the cases of one operator."""
+
+    def make(case):
+        if case.op != op or not libcpab_compiled.available():
+            return None
+        return _cpab(case, libcpab_compiled.transform(case))
+
+    return make
 
 
 def difw(case: Case) -> Callable | None:
@@ -134,7 +146,11 @@ def difw(case: Case) -> Callable | None:
         peer = difw.Cpab(*case.cells, backend="pytorch")
     peer.params.use_slow = True
     to_peer = _to_peer(peer.params.B, case)
-    return lambda points, theta: peer.transform_grid(points[:, 0], theta @ to_peer, "closed_form").unsqueeze(-1)
+
+    def transform(points, theta):
+        return peer.transform_grid(points[:, 0], theta @ to_peer.to(theta.device), "closed_form").unsqueeze(-1)
+
+    return transform
 
 
 def _linearized(input, grid, offsets):
@@ -271,4 +287,8 @@ def providers(backends: list[str], compile_wanted: bool = True) -> list[Provider
     if compile_wanted:
         found.append(Provider("torch.compile", compiled))
     found += [Provider("kornia", kornia), Provider("libcpab", libcpab), Provider("difw", difw, differentiable=False)]
+    found += [
+        Provider(libcpab_compiled.NAME, compiled_libcpab("cpab_transform"), differentiable=False),  # not to points
+        Provider(libcpab_compiled.NAME, compiled_libcpab("cpab_sample")),
+    ]
     return [*found, *map(ours, backends)]

@@ -103,7 +103,8 @@ def row(provider, device_ms, **fields):
 
 def test_the_table_has_ratios_to_every_peer():
     peer = row("kornia", 1.0, device_median_ms=None, reason="value off by 1")
-    head, _, line = table.lines([row("torch eager", 3.0), peer, row("stn_kernels cuda", 1.5)])
+    graphless = row("libcpab", 6.0, device_median_ms=None, reason=f"{table.NO_GRAPH}: it copies")
+    head, _, line = table.lines([row("torch eager", 3.0), peer, graphless, row("stn_kernels cuda", 1.5)])
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == [
         "affine_sample forward cuda",
@@ -116,8 +117,9 @@ def test_the_table_has_ratios_to_every_peer():
         "90 %",
         "2",
         "refused",
+        "4 (calls)",
     ]
-    assert "x torch eager | x kornia" in head
+    assert "x torch eager | x kornia | x libcpab" in head
 
 
 def test_goals_are_measured_missed_or_not_yet_measured():

@@ -23,6 +23,7 @@ from ..providers import EAGER, Provider, providers
 from .cases import gpu_cases
 from .files import read_json, write_json
 from .machine import register
+from .table import NO_GRAPH
 
 BUDGET = harness.Budget(seconds=0.1, rounds=7, most_rounds=60)
 TINY = harness.Budget(seconds=0.0, rounds=1, most_rounds=1)
@@ -70,8 +71,10 @@ class Rotation:
         self.kept[i] = self.function(self.arguments[i])
 
 
-def passes(function: Callable, inputs: list[Inputs], cotangent: torch.Tensor) -> dict[str, Rotation]:
-    """Calls of the directions of the model."""
+def passes(function: Callable, inputs: list[Inputs], cotangent: torch.Tensor, both: bool = True) -> dict[str, Rotation]:
+    """Calls of the directions of the model, or of its forward alone."""
+    if not both:
+        return {"forward": Rotation(lambda i: function(**i.tensors), inputs)}
     leaves = [i.requires_grad() for i in inputs]
     calls = {
         "forward": Rotation(lambda i: function(**i.tensors), inputs),
@@ -131,11 +134,15 @@ class Contest:
                 continue
             self.errors[provider.name] = {}
             try:
-                results, _ = evaluate(function, inputs, cotangent)
-                self.errors[provider.name], self.reasons[provider.name] = harness.judge(case, results, truth)
+                if provider.differentiable:
+                    results, _ = evaluate(function, inputs, cotangent)
+                else:
+                    results = {"value": function(**inputs.tensors)}
+                judged = {name: truth[name] for name in results}
+                self.errors[provider.name], self.reasons[provider.name] = harness.judge(case, results, judged)
                 del results
                 if not self.reasons[provider.name]:
-                    calls = passes(function, copies, cotangent)
+                    calls = passes(function, copies, cotangent, provider.differentiable)
                     if provider.name == COMPILED:  # a third compilation is not worth its time
                         calls.pop("input gradient", None)
                     self.calls[provider.name] = calls
@@ -155,7 +162,7 @@ class Contest:
                 try:
                     graphs[name] = captured(rotation, self.device)
                 except RuntimeError as error:
-                    reasons[name] = f"no CUDA graph: {harness.described(error)}"
+                    reasons[name] = f"{NO_GRAPH}: {harness.described(error)}"
             replays = harness.interleave(graphs, self.budget, self.device) if graphs else {}
             device = {n: [t / len(rotations[n].arguments) for t in times] for n, times in replays.items()}
             for name in self.reasons:

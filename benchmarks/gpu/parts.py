@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import libcpab_compiled
+
 
 @dataclass
 class Run:
@@ -52,6 +54,8 @@ def build(run: Run, seconds: float) -> list[str]:
     code = "from stn_kernels import _build; print(_build.configuration()); print(*_build.build(), sep='\\n')"
     if run.rehearsal:
         code += "\nfrom tests.simt import build; print(build.build('plain'))"
+    if libcpab_compiled.available():
+        code += f"\nfrom benchmarks import libcpab_compiled; print(libcpab_compiled.extension({run.device!r}))"
     return [sys.executable, "-c", code]
 
 

@@ -1,9 +1,11 @@
 """The one table at the end: kernel, correct, time, bytes, share of the roofline, ratio to each peer."""
 
+from ..libcpab_compiled import NAME as LIBCPAB
 from ..providers import EAGER
 
-PEERS = (EAGER, "torch eager, S copies", "torch.compile", "kornia", "libcpab")
+PEERS = (EAGER, "torch eager, S copies", "torch.compile", "kornia", "libcpab", LIBCPAB)
 OURS = "stn_kernels "
+NO_GRAPH = "no CUDA graph"  # how the reason begins of one whose calls alone are measured
 SHORT = ("large", "papers")  # suites of the printed table; the file has all
 
 
@@ -44,10 +46,12 @@ def percent(value) -> str:
 
 
 def against(row: dict, peer: dict | None) -> str:
-    """A peer's device time by ours; "refused" if the peer's results are wrong."""
+    """A peer's device time by ours, or of calls if it has no CUDA graph; "refused" if the peer's results are wrong."""
     if peer is None:
         return ""
-    if peer.get("reason") and not peer.get("device_median_ms"):
+    reason = peer.get("reason") or ""
+    if reason and not reason.startswith(NO_GRAPH) and not peer.get("device_median_ms"):
         return "refused"
-    mine, theirs = row.get("device_median_ms"), peer.get("device_median_ms")
-    return f"{theirs / mine:.3g}" if mine and theirs else ""
+    which, note = ("median_ms", " (calls)") if reason.startswith(NO_GRAPH) else ("device_median_ms", "")
+    mine, theirs = row.get(which), peer.get(which)
+    return f"{theirs / mine:.3g}{note}" if mine and theirs else ""

@@ -488,6 +488,22 @@ def test_operators(backend, name):
             torch.library.opcheck(operator, tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args))
 
 
+def test_a_backward_makes_the_slopes_that_its_forward_did_not(backend):
+    case = LINEARIZED_CASES["linearized_drawn"]
+    inputs = backend.draw(case, Sample(size=(6, 7), out_size=(4, 3), samples=2)).requires_grad(*case.surrogates)
+    leaf = inputs.tensors[case.surrogates[0]]
+    with RecordOperators() as record:
+        output = backend.call(case, inputs)
+    operator, (*args, need_slopes), _ = record.calls[0]
+    assert need_slopes
+    args[1] = args[1].detach().requires_grad_()
+    without, slopes = operator(*args, False)
+    assert slopes.numel() == 0
+    assert torch.equal(without, output)
+    (expected,), (gradient,) = torch.autograd.grad(output.sum(), leaf), torch.autograd.grad(without.sum(), args[1])
+    assert torch.equal(gradient.reshape(expected.shape), expected)
+
+
 @pytest.mark.parametrize("dynamic", FLAGS)
 @pytest.mark.parametrize("name", LINEARIZED_CASES)
 def test_compile_fullgraph(backend, name, dynamic):
@@ -540,7 +556,8 @@ def test_memory_does_not_depend_on_the_number_of_samples(backend):
         return harness.peak_bytes(call, "cpu")
 
     few, many = (peak(Linearized(samples, seed=0)) for samples in (4, 64))
-    assert many == few <= peak("bilinear") + 1024  # and the seed
+    slopes, grid = 2 * images.nbytes, images.nbytes * 2 // 3
+    assert many == few <= peak("bilinear") + slopes + grid + 1024  # and the seed
 
 
 OFFSETS = torch.zeros(2, 8, 4, 5, 2)

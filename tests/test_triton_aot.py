@@ -59,6 +59,7 @@ def test_every_kernel_is_compiled():
         "cpab_fixed_forward",
         "cpab_fixed_backward",
         "linearized_forward",
-        "linearized_backward",
+        "linearized_grad_grid",
+        "linearized_scatter",
         "linearized_bounds",
     }

@@ -87,7 +87,7 @@ class Case:
         options = MODES.get(self.mode), PADDING_MODES[self.padding], self.align
         needs = self.need_input, self.need_params, self.deterministic
         if self.mode == "linearized":
-            self._call_linearized(image, params, control, size, family)
+            self._call_linearized(image, params, control, size, family, dtype)
             return
         run = kernels.implementations()[self.op]
         if self.op == "_grid_sample_double_backward":
@@ -103,7 +103,7 @@ class Case:
         else:
             run(image, params, *control, *[size] * (family != "grid"), *options)
 
-    def _call_linearized(self, image, params, control, size, family) -> None:
+    def _call_linearized(self, image, params, control, size, family, dtype) -> None:
         seed = None if self.given else torch.empty((), dtype=torch.int64, device="meta")
         offsets = torch.empty(2, 8, *size, self.n, dtype=params.dtype, device="meta") if self.given else None
         where = TRANSFORMS.index(family), size, PADDING_MODES[self.padding], self.align
@@ -111,9 +111,10 @@ class Case:
         arguments = (image, params, *(control or [None]), seed, offsets, *where, *options)
         if self.op.endswith("_backward"):
             needs = self.need_input, self.need_params, self.deterministic
-            kernels.implementations()["_linearized_sample_backward"](image, *arguments, *needs)
+            slopes = torch.empty(2, self.n * self.channels, *size, dtype=dtype, device="meta")
+            kernels.implementations()["_linearized_sample_backward"](image, slopes, *arguments, *needs)
         else:
-            kernels.implementations()["_linearized_sample"](*arguments)
+            kernels.implementations()["_linearized_sample"](*arguments, self.need_params)
 
     def _call_cpab(self, image, size, dtype) -> None:
         field = Tessellation((2,) * self.n, zero_boundary=False)

@@ -14,7 +14,6 @@ enum class Weighting : int { uniform = 0, distance = 1, entropic = 2 };  // the 
 struct MultiSampling {
   int64_t samples = 0;
   Weighting weighting = Weighting::uniform;
-  bool through_samples = false;
   double ridge = 0;
   double spread[3];               // of drawn offsets, normalized, x first
   uint64_t seed = 0;              // of the numbers drawn, if no offsets are given
@@ -127,7 +126,7 @@ STN_HD void matched_weights(const T* kernel, int64_t count, T* weights) {
   for (int64_t k = 0; k < count; ++k) weights[k] = matching.weight(kernel + k * kPlaces<n>);
 }
 
-// The least squares of one point: first the mean offset, then its factors, then each sample's coefficients.
+// The least squares of one point: first the mean offset, then its factors, then what solves them.
 template <class T, int n>
 struct FittedPlane {
   T total, mean[n];  // of the weights and the ridge; of the offsets
@@ -135,6 +134,7 @@ struct FittedPlane {
   T inverse_total;
   T lower[n][n], inverse_pivot[n];  // L D L^T of the offsets' covariance from their mean
 
+  FittedPlane() = default;
   // weighted: sum w d.
   STN_HD FittedPlane(T weight, const T (&weighted)[n], double ridge) : total(weight + constant<T>(ridge)) {
     const T zero = constant<T>(0), one = constant<T>(1);
@@ -168,14 +168,15 @@ struct FittedPlane {
     for (int a = 0; a < n; ++a) inverse_pivot[a] *= solvable;
     inverse_total *= solvable;
   }
-  STN_HD void coefficients(T weight, const T (&offset)[n], T (&slope)[n], T& bias) const {
+  // Turns sums over samples with values I, w (d - mean) I, into the slope; returns the bias, where `weighted` sums w I.
+  template <class V>
+  STN_HD V solve(V weighted, V (&slope)[n]) const {
     STN_UNROLL
     for (int a = 0; a < n; ++a) {
-      slope[a] = weight * (offset[a] - mean[a]);
       STN_UNROLL
       for (int c = 0; c < a; ++c) slope[a] -= lower[a][c] * slope[c];
     }
-    bias = weight * inverse_total;
+    V bias = weighted * inverse_total;
     STN_UNROLL
     for (int a = n; a-- > 0;) {
       slope[a] *= inverse_pivot[a];
@@ -183,7 +184,27 @@ struct FittedPlane {
       for (int c = a + 1; c < n; ++c) slope[a] -= lower[c][a] * slope[c];
       bias -= slope[a] * mean[a];
     }
+    return bias;
   }
+  // The coefficient of one sample's value in the bias.
+  STN_HD T bias_of(T weight, const T (&offset)[n]) const {
+    T slope[n];
+    STN_UNROLL
+    for (int a = 0; a < n; ++a) slope[a] = weight * (offset[a] - mean[a]);
+    return solve(weight, slope);
+  }
+  // Calls f with each number that `solve` reads.
+  template <class F>
+  STN_HD void each(F f) {
+    f(inverse_total);
+    STN_UNROLL
+    for (int a = 0; a < n; ++a) {
+      f(mean[a]), f(inverse_pivot[a]);
+      STN_UNROLL
+      for (int c = 0; c < a; ++c) f(lower[a][c]);
+    }
+  }
+  static constexpr int kNumbers = 1 + 2 * n + n * (n - 1) / 2;
 
  private:
   static STN_HD auto first_of(T value) {

@@ -37,6 +37,7 @@ struct Problem {
   bool normalized;  // the coordinates alone are wanted, and normalized: a grid operator
   Images<const void*> input;
   Images<void*> output;             // forward: (items, C, Ho, Wo)
+  Images<void*> slopes;             // of Mode::linearized: (items, n C, Ho, Wo) of the compute type; null for none
   Images<const void*> grad_output;  // backward: the same shape
   Images<void*> grad_input;
   // Second backward: the cotangents of grad_input, dense like input, and of grad_grid; null where there is none.
@@ -73,6 +74,7 @@ struct Problem {
     p.out_depth = 1, p.lacking = p.out_width * p.out_height - points;
     p.output.row = p.grad_output.row = p.out_width * column;
     p.output.column = p.grad_output.column = column;
+    p.slopes.column = channels_last ? dimensions * column : 1, p.slopes.row = p.out_width * p.slopes.column;
     return p;
   }
 };
@@ -101,7 +103,7 @@ struct Kernels {
   Work (*grid_sums)(const Problem&);        // grad_grid -> sums
   Work (*multi_forward)(const Problem&);    // of Mode::linearized: linearized.cpp
   Work (*multi_grad_input)(const Problem&);
-  Work (*multi_grad_parameters)(const Problem&);
+  Work (*multi_grad_grid)(const Problem&);     // slopes -> grad_grid, of the compute type
   Work (*second_grad_output)(const Problem&);  // samplers.h
   Work (*second_grad_input)(const Problem&);
   Work (*second_grad_grid)(const Problem&);

@@ -5,31 +5,35 @@
 #include "storage.h"
 
 namespace stn::STN_LEVEL {
+namespace {
+
+// Calls f(type tag of the images, number of dimensions).
+template <class F>
+STN_INLINE Work with_images(const Problem& p, F f) {
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+    return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { return f(t, n); });
+  });
+}
+
+}  // namespace
 
 Work multi_forward(const Problem& call) {
   const Problem p = call.in_lines();
-  return with_storage(p.dtype,
-                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), samples_forward<decltype(t)>}; });
+  return with_images(
+      p, [&](auto t, auto n) STN_LAMBDA { return Work{p, Lines(p).tasks(p), samples_forward<decltype(t), n>}; });
 }
 
 Work multi_grad_input(const Problem& call) {
   const Problem p = call.in_lines();
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, tasks, samples_grad_input<decltype(t)>}; });
+  return with_images(p, [&](auto t, auto n) STN_LAMBDA { return Work{p, tasks, samples_grad_input<decltype(t), n>}; });
 }
 
-Work multi_grad_parameters(const Problem& call) {
+Work multi_grad_grid(const Problem& call) {
   const Problem p = call.in_lines();
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    using T = decltype(t);
-    using S = MultiSampler<T>;
-    const int64_t tasks = Lines(p).tasks(p);
-    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<T, S>};
-    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<T, S>};
-    return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*)
-                                 STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<T, S, Sums>}; });
-  });
+  return with_storage(p.dtype,
+                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), slopes_grad_grid<decltype(t)>}; });
 }
 
 }  // namespace stn::STN_LEVEL

@@ -38,31 +38,42 @@ STN_INLINE void draw_numbers(const MultiSampling& m, int64_t item, int64_t point
   }
 }
 
-// The samples of a run of points, of which 0 is the centre: where each is read, and its coefficients in the slope (by
-// pixels of the input) and in the output's value.
-template <class A>
+// The samples of a run of points, of which 0 is the centre: where each is read, and the planes through them.
+template <class A, int n>
 struct RunSamples {
   int64_t count;
   Scratch<float> numbers;     // (drawn, kRun)
   Scratch<A> offsets;         // (K, n, kRun), in pixels
-  Scratch<A> slopes, values;  // (K, n, kRun), (K, kRun)
+  Scratch<A> weights;         // (K, kRun)
+  Scratch<A> planes;          // (FittedPlane::kNumbers, kRun)
   Scratch<A> work;            // of the matching: (K - 1, 3^n + 1, a vector)
   Scratch<Points<A>> points;  // (K)
 
   static constexpr int kPad = kVectorBytes / int(sizeof(A));  // vectors may read beyond the last run
   STN_INLINE explicit RunSamples(const Problem& p)
       : count(p.multi.samples),
-        numbers(p.multi.offsets ? 1 : ((count - 1) * p.dimensions + 3) / 4 * 4 * kRun),
-        offsets(count * p.dimensions * kRun + kPad),
-        slopes(count * p.dimensions * kRun + kPad),
-        values(count * kRun + kPad),
-        work(p.multi.weighting == Weighting::entropic ? ((count - 1) * 28 + 1) * kPad : 1),
+        numbers(p.multi.offsets ? 1 : ((count - 1) * n + 3) / 4 * 4 * kRun),
+        offsets(count * n * kRun + kPad),
+        weights(count * kRun + kPad),
+        planes(FittedPlane<A, n>::kNumbers * kRun + kPad),
+        work(p.multi.weighting == Weighting::entropic ? ((count - 1) * (kPlaces<n> + 1) + 1) * kPad : 1),
         points(count) {}
+
+  STN_INLINE A* offset(int64_t k, int a, int64_t i) const { return offsets.data + (k * n + a) * kRun + i; }
+  STN_INLINE A* weight(int64_t k, int64_t i) const { return weights.data + k * kRun + i; }
+  // V: a number or a vector of them, of the points from i on.
+  template <class V>
+  STN_INLINE FittedPlane<V, n> plane(int64_t i) const {
+    FittedPlane<V, n> plane;
+    const A* from = planes.data + i;
+    plane.each([&](V& number) STN_LAMBDA { number = load<V>(from), from += kRun; });
+    return plane;
+  }
 };
 
 // Fills the normalized offsets of a run: those given, or spread numbers.
 template <class A, int n>
-STN_INLINE void load_offsets(const Problem& p, int64_t item, int64_t point, int64_t count, RunSamples<A>& run) {
+STN_INLINE void load_offsets(const Problem& p, int64_t item, int64_t point, int64_t count, RunSamples<A, n>& run) {
   const MultiSampling& m = p.multi;
   if (m.offsets) {
     const int64_t points = p.item_points();
@@ -70,7 +81,7 @@ STN_INLINE void load_offsets(const Problem& p, int64_t item, int64_t point, int6
       for (int64_t k = 1; k < run.count; ++k) {
         const auto* row = from + ((item * run.count + k) * points + point) * n;
         for (int64_t i = 0; i < count; ++i) {
-          for (int a = 0; a < n; ++a) run.offsets.data[(k * n + a) * kRun + i] = A(row[i * n + a]);
+          for (int a = 0; a < n; ++a) *run.offset(k, a, i) = A(row[i * n + a]);
         }
       }
     };
@@ -87,15 +98,13 @@ STN_INLINE void load_offsets(const Problem& p, int64_t item, int64_t point, int6
   }
 }
 
-// Turns the normalized offsets of a vector of points, at index i of a run, into pixels and coefficients.
+// Turns the normalized offsets of a vector of points, at index i of a run, into pixels, and fits their planes.
 template <class A, int n>
-STN_INLINE void fit_planes(const Item& item, int64_t i, RunSamples<A>& run) {
+STN_INLINE void fit_planes(const Item& item, int64_t i, RunSamples<A, n>& run) {
   constexpr int N = kVectorBytes / int(sizeof(A));
   using V = Vec<A, N>;
   const MultiSampling& m = item.p.multi;
   const V zero{}, one = splat<V>(A(1));
-  const auto offset_at = [&](int64_t k, int a) STN_LAMBDA { return run.offsets.data + (k * n + a) * kRun + i; };
-  const auto weight_at = [&](int64_t k) STN_LAMBDA { return run.values.data + k * kRun + i; };
   A scale[n];
   double spread[n], widest = 0;
   for (int a = 0; a < n; ++a) {
@@ -107,13 +116,13 @@ STN_INLINE void fit_planes(const Item& item, int64_t i, RunSamples<A>& run) {
     V offset[n], units[n], squared = zero;
     auto counts = zero == zero;
     for (int a = 0; a < n; ++a) {
-      offset[a] = load<V>(offset_at(k, a));
+      offset[a] = load<V>(run.offset(k, a, i));
       counts &= absolute(offset[a]) <= one;
     }
     const V counted = masked(one, counts);
     for (int a = 0; a < n; ++a) {
       offset[a] = masked(offset[a], counts) * scale[a];
-      store(offset_at(k, a), offset[a]);
+      store(run.offset(k, a, i), offset[a]);
       squared += offset[a] * offset[a];
     }
     if (m.weighting == Weighting::entropic) {
@@ -124,62 +133,53 @@ STN_INLINE void fit_planes(const Item& item, int64_t i, RunSamples<A>& run) {
     const V weight = m.weighting == Weighting::uniform
                          ? counted
                          : distance_weight(square_root(squared), maximum(2.0, 2 * widest)) * counted;
-    store(weight_at(k), weight);
+    store(run.weight(k, i), weight);
   }
   if (m.weighting == Weighting::entropic) {
     V* const weights = kernel + (run.count - 1) * kPlaces<n>;
     matched_weights<n>(kernel, run.count - 1, weights);
-    for (int64_t k = 1; k < run.count; ++k) store(weight_at(k), weights[k - 1]);
+    for (int64_t k = 1; k < run.count; ++k) store(run.weight(k, i), weights[k - 1]);
   }
 
   V total = zero, weighted[n] = {}, moment[n] = {}, covariance[n][n] = {};
   for (int64_t k = 1; k < run.count; ++k) {
-    const V weight = load<V>(weight_at(k));
+    const V weight = load<V>(run.weight(k, i));
     total += weight;
     for (int a = 0; a < n; ++a) {
-      const V offset = load<V>(offset_at(k, a));
+      const V offset = load<V>(run.offset(k, a, i));
       weighted[a] += weight * offset, moment[a] += weight * offset * offset;
     }
   }
   FittedPlane<V, n> plane(total, weighted, m.ridge);
   for (int64_t k = 1; k < run.count; ++k) {
-    const V weight = load<V>(weight_at(k));
+    const V weight = load<V>(run.weight(k, i));
     V centred[n];
     for (int a = 0; a < n; ++a) {
-      centred[a] = load<V>(offset_at(k, a)) - plane.mean[a];
+      centred[a] = load<V>(run.offset(k, a, i)) - plane.mean[a];
       for (int b = 0; b <= a; ++b) covariance[a][b] += weight * centred[a] * centred[b];
     }
   }
   plane.factor(covariance, moment, m.ridge);
-  V centre = one, centre_slope[n] = {};
   for (int64_t k = 1; k < run.count; ++k) {
-    V offset[n], slope[n], bias;
-    for (int a = 0; a < n; ++a) offset[a] = load<V>(offset_at(k, a));
-    plane.coefficients(load<V>(weight_at(k)), offset, slope, bias);
-    store(weight_at(k), bias);
-    centre -= bias;
-    for (int a = 0; a < n; ++a) {
-      store(offset_at(k, a), offset[a] * plane.solvable);
-      store(run.slopes.data + (k * n + a) * kRun + i, slope[a]);
-      centre_slope[a] -= slope[a];
-    }
+    for (int a = 0; a < n; ++a) store(run.offset(k, a, i), load<V>(run.offset(k, a, i)) * plane.solvable);
   }
-  store(weight_at(0), centre);
-  for (int a = 0; a < n; ++a) store(run.slopes.data + a * kRun + i, centre_slope[a]), store(offset_at(0, a), zero);
+  for (int a = 0; a < n; ++a) store(run.offset(0, a, i), zero);
+  A* to = run.planes.data + i;
+  plane.each([&](V& number) STN_LAMBDA { store(to, number), to += kRun; });
 }
 
 // Places the samples of a run: indices and fractions of source pixels.
 
 // Any type and padding, in double.
 template <class A, int n>
-STN_INLINE void place_in_double(const Problem& p, const double (*x)[kRun], int64_t count, RunSamples<A>& run) {
+STN_INLINE void place_in_double(const Problem& p, const double (*x)[kRun], int64_t count, RunSamples<A, n>& run) {
   const auto split = splitter<Mode::bilinear, A>(p.padding);
   const int64_t whole = (count + 15) / 16 * 16;
   double moved[kRun];
   for (int64_t k = 0; k < run.count; ++k) {
     Points<A>& points = run.points.data[k];
     for (int a = 0; a < n; ++a) {
-      const A* offset = run.offsets.data + (k * n + a) * kRun;
+      const A* offset = run.offset(k, a, 0);
       for (int64_t i = 0; i < whole; i += kDoubles) {
         store(moved + i,
               load<Doubles>(x[a] + i) + __builtin_convertvector((load<Vec<A, kDoubles>>(offset + i)), Doubles));
@@ -192,7 +192,7 @@ STN_INLINE void place_in_double(const Problem& p, const double (*x)[kRun], int64
 // Zeros or border in float: offsets move the fraction of the centre. They reach at most half the image, so that a
 // centre clamped to twice its size is as far outside.
 template <Padding kPadding, int n>
-STN_INLINE void place_near(const Problem& p, const double (*x)[kRun], int64_t count, RunSamples<float>& run) {
+STN_INLINE void place_near(const Problem& p, const double (*x)[kRun], int64_t count, RunSamples<float, n>& run) {
   constexpr int W = kVectorBytes / 4;
   using F = Vec<float, W>;
   using I = Vec<int32_t, W>;
@@ -208,7 +208,7 @@ STN_INLINE void place_near(const Problem& p, const double (*x)[kRun], int64_t co
     }
     for (int64_t k = 0; k < run.count; ++k) {
       Points<float>& points = run.points.data[k];
-      const float* offset = run.offsets.data + (k * n + a) * kRun;
+      const float* offset = run.offset(k, a, 0);
       for (int64_t i = 0; i < count; i += W) {
         const F moved = load<F>(fraction + i) + load<F>(offset + i), low = floor_of(moved);
         I pixel = load<I>(index + i) + __builtin_convertvector(low, I);
@@ -225,11 +225,8 @@ STN_INLINE void place_near(const Problem& p, const double (*x)[kRun], int64_t co
   }
 }
 
-template <class A>
-using PrepareRun = void (*)(const Item&, int64_t row, int64_t u, int64_t count, RunSamples<A>&);
-
 template <class A, int n>
-void prepare_run(const Item& item, int64_t row, int64_t u, int64_t count, RunSamples<A>& run) {
+void prepare_run(const Item& item, int64_t row, int64_t u, int64_t count, RunSamples<A, n>& run) {
   constexpr int N = kVectorBytes / int(sizeof(A));
   const Problem& p = item.p;
   load_offsets<A, n>(p, item.item, row * p.out_width + u, count, run);
@@ -244,37 +241,37 @@ void prepare_run(const Item& item, int64_t row, int64_t u, int64_t count, RunSam
 }
 
 // N points of a run, at index i.
-template <class T>
+template <class T, int n>
 struct SampledPoints {
   using A = Compute<T>;
   using List = TapList<A>;
   using V = typename List::V;
   static constexpr bool outside = false;
   const Problem& p;
-  const RunSamples<A>& run;
-  BuildTaps<A> build;
+  const RunSamples<A, n>& run;
   const Region& region;
   int64_t i;
 
-  STN_INLINE void list(int64_t k, List& result) const { build(p, run.points.data[k], i, region, false, result); }
-  STN_INLINE V value(int64_t k) const { return load<V>(run.values.data + k * kRun + i); }
-  STN_INLINE V slope(int64_t k, int a) const { return load<V>(run.slopes.data + (k * p.dimensions + a) * kRun + i); }
+  STN_INLINE void list(int64_t k, List& result) const {
+    build_taps<Mode::bilinear, n, A>(p, run.points.data[k], i, region, false, result);
+  }
+  // The weight of sample k of the points from j on, W a number or a vector of them; its offset is set.
+  template <class W>
+  STN_INLINE W weight(int64_t k, int64_t j, W (&offset)[n]) const {
+    for (int a = 0; a < n; ++a) offset[a] = load<W>(run.offset(k, a, i + j));
+    return load<W>(run.weight(k, i + j));
+  }
 };
 
 // The sampler that the passes of tap_passes.h run on: its lists are SampledPoints.
-template <class T>
+template <class T, int n>
 struct MultiSampler {
   using A = Compute<T>;
   static constexpr int N = TapList<A>::N;
   const Problem& p;
-  mutable RunSamples<A> run;
-  PrepareRun<A> prepare;
-  BuildTaps<A> build;
+  mutable RunSamples<A, n> run;
 
-  STN_INLINE MultiSampler(const Problem& problem, bool) : p(problem), run(problem) {
-    with_dimensions(p.dimensions,
-                    [&](auto n) STN_LAMBDA { prepare = prepare_run<A, n>, build = build_taps<Mode::bilinear, n, A>; });
-  }
+  STN_INLINE MultiSampler(const Problem& problem, bool) : p(problem), run(problem) {}
   static STN_INLINE int64_t planes(const Problem& problem) { return problem.channels; }
 
   template <class Body>
@@ -282,104 +279,210 @@ struct MultiSampler {
                        Body body) const {
     for (int64_t u = first; u < last; u += kRun) {
       const int64_t count = minimum<int64_t>(kRun, last - u);
-      prepare(item, row, u, count, run);
+      prepare_run<A, n>(item, row, u, count, run);
       for (int64_t i = 0; i < count; i += N) {
         const int64_t at = i + N > count && count >= N ? count - N : i;
-        body(SampledPoints<T>{p, run, build, region, at}, u + at, int(i - at), int(minimum<int64_t>(N, count - at)));
+        body(SampledPoints<T, n>{p, run, region, at}, u + at, int(i - at), int(minimum<int64_t>(N, count - at)));
       }
     }
   }
 };
 
-template <class T>
-void samples_forward(const Problem& p, int64_t begin, int64_t end) {
+// Sums over the samples of a point, or of a vector of them: what solves its plane in one channel.
+template <class V, int n>
+struct PlaneSums {
+  V centre{}, weighted{}, moment[n] = {};
+
+  template <class W>
+  STN_INLINE void add(V value, W weight, const W (&centred)[n]) {
+    const V difference = value - centre;
+    weighted += weight * difference;
+    for (int a = 0; a < n; ++a) moment[a] += centred[a] * difference;
+  }
+};
+
+// w (d - mean).
+template <class V, int n>
+STN_INLINE void centre_offset(const FittedPlane<V, n>& plane, V weight, V (&offset)[n]) {
+  for (int a = 0; a < n; ++a) offset[a] = weight * (offset[a] - plane.mean[a]);
+}
+
+// The values and slopes of N points, of which `count` are there; slopes may be null.
+template <class T, int n>
+STN_INLINE void planes_of_points(const Item& item, const SampledPoints<T, n>& points, int count, T* out,
+                                 Compute<T>* slopes) {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
   constexpr int N = TapList<A>::N;
+  const Problem& p = item.p;
+  TapList<A> list;
+  const auto plane = points.run.template plane<V>(points.i);
+  const int64_t step = planes_at_once(p);
+  for (int64_t c = 0; c < p.channels; c += step) {
+    const int64_t channels = minimum(step, p.channels - c);
+    const T* image = item.input<T>() + c * p.input.channel;
+    PlaneSums<V, n> sums[kPlanes];
+    for (int64_t k = 0; k < points.run.count; ++k) {
+      V values[kPlanes] = {};
+      points.list(k, list);
+      if (!list.outside) TapSums<T>::add_values(p, list, points.region, image, list.weight, channels, values);
+      V offset[n];
+      const V weight = points.weight(k, 0, offset);
+      centre_offset(plane, weight, offset);
+      for (int64_t j = 0; j < channels; ++j) {
+        if (k == 0)
+          sums[j].centre = values[j];
+        else
+          sums[j].add(values[j], weight, offset);
+      }
+    }
+    for (int64_t j = 0; j < channels; ++j) {
+      PlaneSums<V, n>& sum = sums[j];
+      const V bias = plane.solve(sum.weighted, sum.moment);
+      store_points_of<N>(out + (c + j) * p.output.channel, p.output.column, sum.centre + bias, count);
+      if (!slopes) continue;
+      for (int a = 0; a < n; ++a) {
+        store_points_of<N>(slopes + (a * p.channels + c + j) * p.slopes.channel, p.slopes.column,
+                           sum.moment[a] * A(item.axis[a].scale), count);
+      }
+    }
+  }
+}
+
+// The same of points [from, to) where lanes are channels; sums: (N, n + 2, C).
+template <class T, int n>
+STN_INLINE void planes_of_channels(const Item& item, const SampledPoints<T, n>& points, int from, int to, T* out,
+                                   Compute<T>* slopes, Compute<T>* sums) {
+  using A = Compute<T>;
+  const Problem& p = item.p;
+  const int64_t C = p.channels;
+  const T* image = item.input<T>();
+  TapList<A> list;
+  FittedPlane<A, n> planes[TapList<A>::N];
+  for (int i = from; i < to; ++i) planes[i] = points.run.template plane<A>(points.i + i);
+  const auto each = [&](int i, auto body) STN_LAMBDA {
+    over_channels<T>(C, [&](int64_t c, auto lanes) STN_LAMBDA {
+      A* at = sums + i * (n + 2) * C + c;
+      PlaneSums<typename decltype(lanes)::V, n> sum;
+      sum.centre = lanes.load(at), sum.weighted = lanes.load(at + C);
+      for (int a = 0; a < n; ++a) sum.moment[a] = lanes.load(at + (a + 2) * C);
+      body(c, lanes, sum);
+      lanes.store(at, sum.centre), lanes.store(at + C, sum.weighted);
+      for (int a = 0; a < n; ++a) lanes.store(at + (a + 2) * C, sum.moment[a]);
+    });
+  };
+  __builtin_memset(sums + from * (n + 2) * C, 0, size_t((to - from) * (n + 2) * C) * sizeof(A));
+  for (int64_t k = 0; k < points.run.count; ++k) {
+    points.list(k, list);
+    for (int i = from; i < to; ++i) {
+      const PointTaps<A> taps(list, list.weight, i);
+      A offset[n];
+      const A weight = points.weight(k, i, offset);
+      centre_offset(planes[i], weight, offset);
+      each(i, [&](int64_t c, auto lanes, auto& sum) STN_LAMBDA {
+        typename decltype(lanes)::V value{};
+        for (int t = 0; t < taps.count; ++t) value += taps.weight[t] * lanes.load(image + taps.offset[t] + c);
+        if (k == 0)
+          sum.centre = value;
+        else
+          sum.add(value, weight, offset);
+      });
+    }
+  }
+  for (int i = from; i < to; ++i) {
+    each(i, [&](int64_t c, auto lanes, auto& sum) STN_LAMBDA {
+      const auto bias = planes[i].solve(sum.weighted, sum.moment);
+      lanes.store(out + i * p.output.column + c, sum.centre + bias);
+      if (!slopes) return;
+      for (int a = 0; a < n; ++a)
+        lanes.store(slopes + i * p.slopes.column + a * C + c, sum.moment[a] * A(item.axis[a].scale));
+    });
+  }
+}
+
+template <class T, int n>
+void samples_forward(const Problem& p, int64_t begin, int64_t end) {
+  using A = Compute<T>;
   const Region region(p, p.input);
-  const Scratch<A> pixels(lanes_are_points(p) ? 1 : N * p.channels);
-  over_points<MultiSampler<T>>(
+  const bool along_points = lanes_are_points(p);
+  const Scratch<A> sums(along_points ? 1 : TapList<A>::N * (n + 2) * p.channels);
+  over_points<MultiSampler<T, n>>(
       p, begin, end, region, false, Nothing{},
-      [&](const Row& row, const SampledPoints<T>& points, int64_t u, int from, int to, int64_t, int64_t) STN_LAMBDA {
-        TapList<A> list;
-        const T* image = row.item.template input<T>();
+      [&](const Row& row, const SampledPoints<T, n>& points, int64_t u, int from, int to, int64_t, int64_t) STN_LAMBDA {
         T* out = static_cast<T*>(p.output.data) + row.at(p.output, u);
-        const int64_t step = planes_at_once(p);
-        for (int64_t c = 0; c < p.channels; c += step) {
-          const int64_t channels = minimum(step, p.channels - c);
-          V sums[kPlanes] = {};
-          if (!lanes_are_points(p)) __builtin_memset(pixels.data, 0, size_t(N * channels) * sizeof(A));
-          for (int64_t k = 0; k < p.multi.samples; ++k) {
-            points.list(k, list);
-            if (list.outside) continue;
-            const V value = points.value(k);
-            for (int t = 0; t < list.taps; ++t) list.weight[t] *= value;
-            if (!lanes_are_points(p)) {
-              for (int i = from; i < to; ++i) {
-                channels_add<T>(PointTaps<A>(list, list.weight, i), image, pixels.data + i * channels, channels);
-              }
-              continue;
-            }
-            TapSums<T>::add_values(p, list, region, image + c * p.input.channel, list.weight, channels, sums);
-          }
-          if (!lanes_are_points(p)) {
-            for (int i = from; i < to; ++i) {
-              over_channels<T>(channels, [&](int64_t j, auto lanes) STN_LAMBDA {
-                lanes.store(out + i * p.output.column + j, lanes.load(pixels.data + i * channels + j));
-              });
-            }
-            continue;
-          }
-          for (int64_t j = 0; j < channels; ++j) {
-            store_points_of<N>(out + (c + j) * p.output.channel, p.output.column, sums[j], to);
-          }
+        A* slopes = p.slopes.data ? static_cast<A*>(p.slopes.data) + row.at(p.slopes, u) : nullptr;
+        if (along_points) {
+          planes_of_points(row.item, points, to, out, slopes);
+        } else {
+          planes_of_channels(row.item, points, from, to, out, slopes, sums.data);
         }
       });
 }
 
-// dL/d(source pixel) of N points by axis: the slopes of their planes.
-template <class T>
-STN_INLINE void point_gradient(const Row& row, const SampledPoints<T>& points, const Region& region, int64_t u,
-                               int count, int64_t, int64_t, typename TapList<Compute<T>>::V (&gradient)[3]) {
-  using A = Compute<T>;
-  using V = typename TapList<A>::V;
-  const Problem& p = row.item.p;
-  TapList<A> list;
-  V dots[8];
-  const T* image = row.item.template input<T>();
-  const T* grad = static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u);
-  const int64_t step = planes_at_once(p);
-  gradient[0] = gradient[1] = gradient[2] = V{};
-  // Without a ridge the slopes of the samples add up to 0, so that the centre does not count.
-  for (int64_t k = p.multi.ridge > 0 ? 0 : 1; k < p.multi.samples; ++k) {
-    points.list(k, list);
-    if (list.outside) continue;
-    V along{};
-    for (int64_t c = 0; c < p.channels; c += step) {
-      TapSums<T>::set_dots(p, list, region, image + c * p.input.channel, grad + c * p.grad_output.channel, count,
-                           minimum(step, p.channels - c), dots);
-      for (int t = 0; t < list.taps; ++t) along += list.weight[t] * dots[t];
-    }
-    for (int a = 0; a < p.dimensions; ++a) gradient[a] += points.slope(k, a) * along;
-  }
-}
-
-// The gradient of the input through all samples.
-template <class T>
+// The gradient of the input through all samples: the centre's share is what the others leave.
+template <class T, int n>
 void samples_grad_input(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
+  using V = typename TapList<A>::V;
   TapList<A> list;
-  scatter_tasks<T, MultiSampler<T>>(p, begin, end, false,
-                                    [&](const Row&, const SampledPoints<T>& points, int64_t, int from, int to,
-                                        const T* grad, const auto& target) STN_LAMBDA {
-                                      for (int64_t k = 0; k < p.multi.samples; ++k) {
-                                        points.list(k, list);
-                                        if (list.outside) continue;
-                                        const auto value = points.value(k);
-                                        for (int t = 0; t < list.taps; ++t) list.weight[t] *= value;
-                                        TapSums<T>::scatter(p, list, list.weight, grad, target, from, to);
-                                      }
-                                    });
+  const auto scatter = [&](const Row&, const SampledPoints<T, n>& points, int64_t, int from, int to, const T* grad,
+                           const auto& target) STN_LAMBDA {
+    const auto plane = points.run.template plane<V>(points.i);
+    V left = splat<V>(A(1));
+    for (int64_t k = p.multi.samples; k-- > 0;) {
+      V offset[n], share = left;
+      const V weight = points.weight(k, 0, offset);
+      if (k > 0) share = plane.bias_of(weight, offset), left -= share;
+      points.list(k, list);
+      if (list.outside) continue;
+      for (int t = 0; t < list.taps; ++t) list.weight[t] *= share;
+      TapSums<T>::scatter(p, list, list.weight, grad, target, from, to);
+    }
+  };
+  scatter_tasks<T, MultiSampler<T, n>>(p, begin, end, false, scatter);
+}
+
+// The gradient of the source points: grad_output times slopes, summed over channels.
+template <class T>
+void slopes_grad_grid(const Problem& p, int64_t begin, int64_t end) {
+  using A = Compute<T>;
+  constexpr int N = TapList<A>::N;
+  const int n = p.dimensions;
+  const Lines lines(p);
+  over_line_blocks(lines, begin, end, [&](int64_t, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
+    const Item item(p, number);
+    for (int64_t line = first; line < last; ++line) {
+      const Row row(item, line / lines.per_row);
+      const int64_t u = line % lines.per_row * Lines::kLine, end_u = minimum(u + Lines::kLine, p.row_width(row.row));
+      const T* grad = static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u);
+      const A* slopes = static_cast<const A*>(p.slopes.data) + row.at(p.slopes, u);
+      A* to = static_cast<A*>(p.grad_grid) + (number * p.item_points() + row.row * p.out_width + u) * n;
+      if (p.channels_last) {
+        for (int64_t i = u; i < end_u; ++i, grad += p.grad_output.column, slopes += p.slopes.column) {
+          for (int a = 0; a < n; ++a) {
+            ChannelSum<T> sum;
+            over_channels<T>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+              sum.add(lanes.load(grad + c) * lanes.load(slopes + a * p.channels + c));
+            });
+            *to++ = sum_of_lanes(sum.folded());
+          }
+        }
+        continue;
+      }
+      for (int64_t i = u; i < end_u; i += N, grad += N, slopes += N) {
+        const int count = int(minimum<int64_t>(N, end_u - i));
+        Vec<A, N> sums[3] = {};
+        for (int64_t c = 0; c < p.channels; ++c) {
+          const auto g = load_points_of<N>(grad + c * p.grad_output.channel, 1, count);
+          for (int a = 0; a < n; ++a)
+            sums[a] += g * load_points_of<N>(slopes + (a * p.channels + c) * p.slopes.channel, 1, count);
+        }
+        for (int j = 0; j < count; ++j) {
+          for (int a = 0; a < n; ++a) *to++ = sums[a][j];
+        }
+      }
+    }
+  });
 }
 
 }  // namespace stn::STN_LEVEL

@@ -104,23 +104,26 @@ void sum_parameters(stn::Work work, int64_t points, Tensor& result) {
   }
 }
 
-Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options,
-               const stn::MultiSampling& multi = {}) {
+// (B[, S], channels, *out)
+Shape output_shape(const Problem& p, const Parameters& parameters, const Shape& out_size, int64_t channels) {
+  Shape shape{p.batch};
+  if (parameters.has_samples(p.dimensions)) shape.push_back(p.samples);
+  shape.push_back(channels);
+  shape.insert(shape.end(), out_size.begin(), out_size.end());
+  return shape;
+}
+
+Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options) {
   Problem p = problem(input, parameters, out_size, options);
-  p.multi = multi;
-  Shape size{p.batch};
-  if (parameters.has_samples(p.dimensions)) size.push_back(p.samples);
-  size.push_back(p.channels);
-  size.insert(size.end(), out_size.begin(), out_size.end());
-  Tensor output = empty_images(input, size, p.channels_last, out_size.size());
+  Tensor output =
+      empty_images(input, output_shape(p, parameters, out_size, p.channels), p.channels_last, out_size.size());
   if (output.numel() == 0) return output;
   p.input = images<const void*>(input, p.dimensions), p.output = images<void*>(output, p.dimensions);
-  const auto& kernels = stn::kernels();
-  execute(p.mode == stn::Mode::linearized ? kernels.multi_forward(p) : kernels.forward(p), output.numel());
+  execute(stn::kernels().forward(p), output.numel());
   return output;
 }
 
-// The gradients; that of the parameters in `dtype`, the user's.
+// The gradients; that of the parameters in `dtype`, the user's. multi: for the input's through all samples.
 std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Parameters& parameters,
                                     ScalarType dtype, const Options& options, bool need_input, bool need_parameters,
                                     const stn::MultiSampling& multi = {}) {
@@ -130,7 +133,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   Problem p = problem(input, parameters, Shape(grad.sizes().end() - n, grad.sizes().end()), options);
   p.input = images<const void*>(input, n), p.grad_output = images<const void*>(grad, n);
   p.multi = multi;
-  const bool empty_call = grad.numel() == 0, linearized = p.mode == stn::Mode::linearized;
+  const bool empty_call = grad.numel() == 0;
   const auto& kernels = stn::kernels();
 
   Tensor grad_input = need_input ? empty_images(input, shape_of(input), channels_last, size_t(n)) : empty(input, {0});
@@ -138,22 +141,19 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
     torch::stable::zero_(grad_input);
   } else if (need_input) {
     p.grad_input = images<void*>(grad_input, n);
-    if (linearized && !multi.through_samples) p.mode = stn::Mode::bilinear;  // the centre's
-    const bool several = p.mode == stn::Mode::linearized;
-    execute(several ? kernels.multi_grad_input(p) : kernels.grad_input(p), std::max(grad_input.numel(), grad.numel()));
-    if (linearized) p.mode = stn::Mode::linearized;
+    const auto work = p.mode == stn::Mode::linearized ? kernels.multi_grad_input : kernels.grad_input;
+    execute(work(p), std::max(grad_input.numel(), grad.numel()));
   }
 
-  const auto grad_parameters_work = linearized ? kernels.multi_grad_parameters : kernels.grad_parameters;
   const Tensor& values = parameters.values;
   Tensor grad_parameters = empty(values, need_parameters ? shape_of(values) : Shape{0});
   if (need_parameters && (empty_call || p.mode == stn::Mode::nearest)) {  // nearest is a step function of coordinates
     torch::stable::zero_(grad_parameters);
   } else if (need_parameters && p.transform == stn::Transform::grid) {
     p.grad_grid = grad_parameters.mutable_data_ptr();
-    execute(grad_parameters_work(p), grad.numel());
+    execute(kernels.grad_parameters(p), grad.numel());
   } else if (need_parameters) {
-    sum_parameters(grad_parameters_work(p), grad.numel(), grad_parameters);
+    sum_parameters(kernels.grad_parameters(p), grad.numel(), grad_parameters);
   }
   return {grad_input, dtype == values.scalar_type() ? grad_parameters : torch::stable::to(grad_parameters, dtype)};
 }
@@ -330,6 +330,25 @@ Tensor tps_grid_backward(const Tensor& grad_output, const Tensor& coefficients, 
                           empty(grad_output, shape_of(coefficients)), align_corners);
 }
 
+// The gradient (B[, S], *out, n) of normalized coordinates, from the slopes of a linearized forward.
+Tensor slopes_backward(const Tensor& grad_output, const Tensor& slopes, const Tensor& input,
+                       const Parameters& parameters, const Shape& size) {
+  const int n = int(size.size());
+  const bool channels_last = is_channels_last(input);
+  const Tensor grad = with_layout(grad_output, channels_last, n), planes = with_layout(slopes, channels_last, n);
+  Shape shape = shape_of(grad);
+  shape.erase(shape.end() - n - 1);
+  shape.push_back(n);
+  Tensor grad_grid = empty(slopes, shape);
+  if (grad.numel() == 0) return torch::stable::zero_(grad_grid);
+  Problem p = problem(input, parameters, size, {});
+  p.transform = stn::Transform::grid;  // its points are those of the output
+  p.grad_output = images<const void*>(grad, n), p.slopes = images<void*>(planes, n);
+  p.grad_grid = grad_grid.mutable_data_ptr();
+  execute(stn::kernels().multi_grad_grid(p), grad.numel());
+  return grad_grid;
+}
+
 // The call of a linearized operator: its transform by the codes of ops/linearized.py.
 struct Linearized {
   Tensor input, parameters;
@@ -340,22 +359,19 @@ struct Linearized {
   bool align_corners;
   int64_t samples;
   double noise;
-  bool push_away, fixed_bias;
+  bool push_away;
   int64_t weighting;
   double ridge;
-  bool through_samples;
 
   Parameters checked_parameters() const {
     const auto kind = static_cast<stn::Transform>(transform);
     return kind == stn::Transform::tps ? tps_parameters(parameters, *control_points) : parameters_of(kind, parameters);
   }
-  Options options() const { return {int64_t(stn::Mode::linearized), padding, align_corners}; }
-  Options centre_options() const { return {int64_t(stn::Mode::bilinear), padding, align_corners}; }
+  Options options(stn::Mode mode) const { return {int64_t(mode), padding, align_corners}; }
   // keep: what the result points to.
   stn::MultiSampling sampling(Tensor& keep) const {
     stn::MultiSampling m;
-    m.samples = samples, m.ridge = ridge;
-    m.weighting = static_cast<stn::Weighting>(weighting), m.through_samples = through_samples && !fixed_bias;
+    m.samples = samples, m.ridge = ridge, m.weighting = static_cast<stn::Weighting>(weighting);
     const size_t n = size.size();
     for (size_t a = 0; a < n; ++a) {
       const double push = push_away ? 2.0 / double(input.size(int64_t(n + 1 - a))) : 0.0;
@@ -371,29 +387,55 @@ struct Linearized {
   }
 };
 
-Tensor linearized_sample(const Tensor& input, const Tensor& parameters, std::optional<Tensor> control_points,
-                         std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform, Shape size,
-                         int64_t padding, bool align_corners, int64_t samples, double noise, bool push_away,
-                         bool fixed_bias, int64_t weighting, double ridge, bool through_samples) {
-  const Linearized call{input,      parameters, control_points, seed,           offsets, transform,
-                        size,       padding,    align_corners,  samples,        noise,   push_away,
-                        fixed_bias, weighting,  ridge,          through_samples};
+std::tuple<Tensor, Tensor> linearized_sample(const Tensor& input, const Tensor& parameters,
+                                             std::optional<Tensor> control_points, std::optional<Tensor> seed,
+                                             std::optional<Tensor> offsets, int64_t transform, Shape size,
+                                             int64_t padding, bool align_corners, int64_t samples, double noise,
+                                             bool push_away, bool fixed_bias, int64_t weighting, double ridge, bool,
+                                             bool need_slopes) {
+  const Linearized call{input,   parameters,    control_points, seed,  offsets,   transform, size,
+                        padding, align_corners, samples,        noise, push_away, weighting, ridge};
+  const Parameters checked = call.checked_parameters();
+  const size_t n = size.size();
   Tensor keep;
-  if (fixed_bias) return forward(input, call.checked_parameters(), size, call.centre_options());
-  return forward(input, call.checked_parameters(), size, call.options(), call.sampling(keep));
+  Problem p = problem(input, checked, size, call.options(stn::Mode::linearized));
+  p.multi = call.sampling(keep);
+  const Tensor wide = input.element_size() == 2 ? torch::stable::new_empty(input, {0}, ScalarType::Float) : input;
+  const Tensor output = empty_images(input, output_shape(p, checked, size, p.channels), p.channels_last, n);
+  const Shape slopes_shape = output_shape(p, checked, size, int64_t(n) * p.channels);
+  const Tensor slopes = need_slopes ? empty_images(wide, slopes_shape, p.channels_last, n) : empty(wide, {0});
+  if (output.numel() == 0) return {output, slopes};
+  p.input = images<const void*>(input, p.dimensions), p.output = images<void*>(output, p.dimensions);
+  if (need_slopes) p.slopes = images<void*>(slopes, p.dimensions);
+  if (need_slopes || !fixed_bias) execute(stn::kernels().multi_forward(p), output.numel());
+  if (fixed_bias) {
+    p.mode = stn::Mode::bilinear;
+    execute(stn::kernels().forward(p), output.numel());
+  }
+  return {output, slopes};
 }
 
 std::tuple<Tensor, Tensor> linearized_sample_backward(
-    const Tensor& grad_output, const Tensor& input, const Tensor& parameters, std::optional<Tensor> control_points,
-    std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform, Shape size, int64_t padding,
-    bool align_corners, int64_t samples, double noise, bool push_away, bool fixed_bias, int64_t weighting, double ridge,
-    bool through_samples, bool need_input, bool need_parameters, bool) {
-  const Linearized call{input,      parameters, control_points, seed,           offsets, transform,
-                        size,       padding,    align_corners,  samples,        noise,   push_away,
-                        fixed_bias, weighting,  ridge,          through_samples};
+    const Tensor& grad_output, const Tensor& slopes, const Tensor& input, const Tensor& parameters,
+    std::optional<Tensor> control_points, std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform,
+    Shape size, int64_t padding, bool align_corners, int64_t samples, double noise, bool push_away, bool fixed_bias,
+    int64_t weighting, double ridge, bool through_samples, bool need_input, bool need_parameters, bool) {
+  const Linearized call{input,   parameters,    control_points, seed,  offsets,   transform, size,
+                        padding, align_corners, samples,        noise, push_away, weighting, ridge};
+  const Parameters checked = call.checked_parameters();
+  const bool through = through_samples && !fixed_bias;
   Tensor keep;
-  return backward(grad_output, input, call.checked_parameters(), parameters.scalar_type(), call.options(), need_input,
-                  need_parameters, call.sampling(keep));
+  const Tensor grad_input =
+      std::get<0>(backward(grad_output, input, checked, parameters.scalar_type(),
+                           call.options(through ? stn::Mode::linearized : stn::Mode::bilinear), need_input, false,
+                           through ? call.sampling(keep) : stn::MultiSampling{}));
+  if (!need_parameters) return {grad_input, empty(parameters, {0})};
+  const Tensor grad_grid = slopes_backward(grad_output, slopes, input, checked, size);
+  if (checked.transform == stn::Transform::grid)
+    return {grad_input, torch::stable::to(grad_grid, parameters.scalar_type())};
+  const Tensor& values = checked.values;
+  const Tensor grad = lattice_backward(grad_grid, checked, empty(values, shape_of(values)), align_corners);
+  return {grad_input, torch::stable::to(grad, parameters.scalar_type())};
 }
 
 int64_t cpu_level() {  // the x86-64 microarchitecture level in use; 0 where there is only one

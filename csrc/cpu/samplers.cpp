@@ -27,10 +27,10 @@ Work sampler_grad_parameters(const Problem& p) {
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     const int64_t tasks = Lines(p).tasks(p);
-    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<T, Sampler<T>>};
-    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<T, Sampler<T>>};
-    return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*)
-                                 STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<T, Sampler<T>, Sums>}; });
+    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<T>};
+    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<T>};
+    return with_transform(
+        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<T, Sums>}; });
   });
 }
 

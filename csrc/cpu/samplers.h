@@ -11,7 +11,7 @@ void add_grad_input(const Problem&, int64_t first, int64_t last);
 // Linearized multi-sampling. The input's gradient through all samples: that of the centre is the bilinear one's.
 Work multi_forward(const Problem&);
 Work multi_grad_input(const Problem&);
-Work multi_grad_parameters(const Problem&);
+Work multi_grad_grid(const Problem&);
 // Sampling at a grid in two dimensions, tile by tile of its points (windows.cpp), where in_windows says so.
 bool in_windows(const Problem&);
 Work window_forward(const Problem&);

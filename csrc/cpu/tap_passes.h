@@ -153,22 +153,22 @@ STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int en
   }
 }
 
-template <class T, class S>
+template <class T>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   const Region region(p, p.input);
-  over_points<S>(p, begin, end, region, true, Nothing{},
-                 [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
-                     STN_LAMBDA {
-                       typename TapList<A>::V gradient[3];
-                       point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
-                       p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
-                                           : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
-                     });
+  over_points<Sampler<T>>(
+      p, begin, end, region, true, Nothing{},
+      [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
+        typename TapList<A>::V gradient[3];
+        point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
+        p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
+                            : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
+      });
 }
 
 // Sums of a task: its n (n + 1) entries of dL/dtheta.
-template <class T, class S>
+template <class T>
 void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N;
@@ -198,30 +198,30 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       }
     }
   };
-  over_points<S>(p, begin, end, region, true, end_line,
-                 [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
-                     STN_LAMBDA {
-                       if (list.outside) return;
-                       V gradient[3];
-                       point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
-                       const Wide at = lane + (double(u) - row.item.lattice[0].centre);
-                       const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
-                       for (int a = 0; a < n; ++a) {
-                         const Wide g = __builtin_convertvector(masked(gradient[a], fresh), Wide);
-                         sum[a] += g, moment[a] += g * at;
-                       }
-                     });
+  over_points<Sampler<T>>(
+      p, begin, end, region, true, end_line,
+      [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
+        if (list.outside) return;
+        V gradient[3];
+        point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
+        const Wide at = lane + (double(u) - row.item.lattice[0].centre);
+        const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
+        for (int a = 0; a < n; ++a) {
+          const Wide g = __builtin_convertvector(masked(gradient[a], fresh), Wide);
+          sum[a] += g, moment[a] += g * at;
+        }
+      });
 }
 
 // The same of a transform in two dimensions that is neither affine nor a grid.
-template <class T, class S, class Sums>
+template <class T, class Sums>
 void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
   const Region region(p, p.input);
-  const S sampler(p, true);
+  const Sampler<T> sampler(p, true);
   const Lines lines(p);
-  const int64_t step = S::planes(p);
+  const int64_t step = Sampler<T>::planes(p);
   over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number);
     const Source source(p, number);

@@ -3,6 +3,7 @@
 #pragma once
 #include "common/linearized.h"
 #include "common/philox.h"
+#include "lattice.cuh"
 #include "sampler.h"
 #include "sampler_launch.cuh"
 #include "taps.cuh"
@@ -170,33 +171,50 @@ class Samples {
   __device__ __forceinline__ Samples(const Sampling<T, n>& m, int64_t item, int64_t point)
       : m_(m), item_(item), point_(point), matching_(matched()), plane_(fitted()) {}
 
-  // visit(source, slope, bias) for each: where it is read, and its coefficients in the slope, by pixels, and in the
-  // value. The centre comes last, with what makes all slopes sum to 0 and all biases to 1.
+  __device__ __forceinline__ const FittedPlane<T, n>& plane() const { return plane_; }
+
+  // visit(source, weight, offset) for all but the centre: where a sample is read, and what it has in the fit.
   template <class F>
   __device__ __forceinline__ void each(const Source<T, n>& centre, F&& visit) const {
-    T left = 1, slope_left[n] = {};
+    Offsets<T, n> offsets = begin();
+#pragma unroll 1
+    for (int k = 1; k < m_.samples; ++k) {
+      Source<T, n> source = centre;
+      T offset[n];
+      const T weight = next(offsets, source, offset);
+      visit(source, weight, offset);
+    }
+  }
+
+  // visit(source, share) for each: its coefficient in the value. The centre comes last, with what the others leave.
+  template <class F>
+  __device__ __forceinline__ void each_share(const Source<T, n>& centre, F&& visit) const {
+    T left = 1;
     Offsets<T, n> offsets = begin();
 #pragma unroll 1
     for (int k = 1; k <= m_.samples; ++k) {
       Source<T, n> source = centre;
-      T slope[n], bias = left;
-#pragma unroll
-      for (int a = 0; a < n; ++a) slope[a] = slope_left[a];
+      T share = left;
       if (k < m_.samples) {
         T offset[n];
-        const bool counts = offsets.next(offset);
-        plane_.coefficients(weight(offset, counts), offset, slope, bias);
-        left -= bias;
-#pragma unroll
-        for (int a = 0; a < n; ++a) source.at[a] += plane_.solvable > 0 ? offset[a] : T(0), slope_left[a] -= slope[a];
+        const T weight = next(offsets, source, offset);
+        share = plane_.bias_of(weight, offset);
+        left -= share;
       }
-      visit(source, slope, bias);
+      visit(source, share);
     }
   }
 
  private:
   __device__ __forceinline__ Offsets<T, n> begin() const { return {m_, item_, point_}; }
 
+  // The weight of the next sample, its offset, and the centre's source moved to it.
+  __device__ __forceinline__ T next(Offsets<T, n>& offsets, Source<T, n>& source, T (&offset)[n]) const {
+    const bool counts = offsets.next(offset);
+#pragma unroll
+    for (int a = 0; a < n; ++a) source.at[a] += plane_.solvable > 0 ? offset[a] : T(0);
+    return weight(offset, counts);
+  }
   __device__ __forceinline__ MatchingRow<n, T> matching_row(const T (&offset)[n], bool counts) const {
     T units[n];
 #pragma unroll
@@ -265,19 +283,20 @@ __device__ __forceinline__ T value_at(const PointTaps<T, Mode::bilinear, n>& tap
   return value;
 }
 
+// slopes: null for none.
 template <class Transform, class I>
 __global__ void __launch_bounds__(kThreads, 1)
-    linearized_forward_kernel(const I* __restrict__ input, I* __restrict__ output, Transform transform,
+    linearized_forward_kernel(const I* __restrict__ input, I* __restrict__ output,
+                              typename Transform::Scalar* __restrict__ slopes, Transform transform,
                               Sampling<typename Transform::Scalar, Transform::n> sampling, Strides in, Strides out,
-                              Work work) {
+                              Strides along, Work work) {
   using T = typename Transform::Scalar;
-  constexpr int n = Transform::n, kTogether = 4;
+  constexpr int n = Transform::n, kTogether = sizeof(T) == 8 && n == 3 ? 1 : 4;  // two spill
   const Share share = share_of(work);
   const Points points = points_of<Strided, n>(work);
   if (points.x >= work.out_width) return;
   const int first = share.first_channel + points.lane, step = 1 << work.log2_lanes;
   const I* source = input + input_image(work, share.image) * in.image;
-  I* target = output + share.image * out.image;
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {
     const int y = points.y(row);
@@ -285,78 +304,107 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Pixel<n> pixel = pixel_at<n>(work, points.x, y);
     const Source<T, n> centre = transform.image(share.image).source(pixel);
     const Samples<T, n> samples(sampling, share.image, int64_t(y) * work.out_width + points.x);
-    const int64_t at = offset(out, pixel);
 #pragma unroll 1
     for (int c = first; c < share.last_channel; c += kTogether * step) {
-      T sum[kTogether] = {};
-      samples.each(centre, [&](const Source<T, n>& place, const T(&)[n], T bias) {
+      T middle[kTogether], weighted[kTogether] = {}, moment[kTogether][n] = {};
+      const auto read = [&](const Source<T, n>& place, auto&& take) {
         const PointTaps<T, Mode::bilinear, n> taps(work, place);
 #pragma unroll
         for (int j = 0; j < kTogether; ++j)
-          if (c + j * step < share.last_channel)
-            sum[j] += bias * value_at(taps, source + (c + j * step) * in.channel, in);
+          if (c + j * step < share.last_channel) take(j, value_at(taps, source + (c + j * step) * in.channel, in));
+      };
+      read(centre, [&](int j, T value) { middle[j] = value; });
+      samples.each(centre, [&](const Source<T, n>& place, T weight, const T(&offset)[n]) {
+        read(place, [&](int j, T value) {
+          const T difference = weight * (value - middle[j]);
+          weighted[j] += difference;
+#pragma unroll
+          for (int a = 0; a < n; ++a) moment[j][a] += (offset[a] - samples.plane().mean[a]) * difference;
+        });
       });
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j)
-        if (c + j * step < share.last_channel) target[(c + j * step) * out.channel + at] = I(sum[j]);
+      for (int j = 0; j < kTogether; ++j) {
+        const int channel = c + j * step;
+        if (channel >= share.last_channel) break;
+        const T bias = samples.plane().solve(weighted[j], moment[j]);
+        output[share.image * out.image + channel * out.channel + offset(out, pixel)] = I(middle[j] + bias);
+        if (!slopes) continue;
+#pragma unroll
+        for (int a = 0; a < n; ++a)
+          slopes[share.image * along.image + (a * int64_t(work.channels) + channel) * along.channel +
+                 offset(along, pixel)] = moment[j][a] * sampling.scale[a];
+      }
     }
   }
 }
 
-// grad_params: as Transform::Gradient says; null for none. Through all samples the input's gradient is scattered.
-template <class Transform, class I>
-__global__ void __launch_bounds__(kThreads, 1)
-    linearized_backward_kernel(const I* __restrict__ grad_output, const I* __restrict__ input,
-                               AnyScatter<typename Transform::Scalar> scatter, Transform transform,
-                               Sampling<typename Transform::Scalar, Transform::n> sampling,
-                               typename Transform::Scalar* __restrict__ grad_params, Strides out, Strides in,
-                               Strides grad_in, Work work) {
-  using T = typename Transform::Scalar;
-  constexpr int n = Transform::n;
+// grad_grid (N, *out, n): grad_output times slopes, summed over channels.
+template <class T, int n, class I>
+__global__ void __launch_bounds__(kThreads)
+    linearized_grad_grid_kernel(const I* __restrict__ grad_output, const T* __restrict__ slopes,
+                                T* __restrict__ grad_grid, Strides out, Strides along, Work work) {
   const Share share = share_of(work);
   const Points points = points_of<Strided, n>(work);
-  typename Transform::Gradient gradient(transform);
-  const int64_t b = input_image(work, share.image);
-  const int first = share.first_channel + points.lane, step = 1 << work.log2_lanes;
 #pragma unroll 1
   for (int row = 0; row < work.rows; ++row) {
     const int y = points.y(row);
     const bool valid = points.x < work.out_width && y < work.out_rows;
     const Pixel<n> pixel = pixel_at<n>(work, points.x, y);
-    Source<T, n> grad = {};
-    if (valid) {
-      const Samples<T, n> samples(sampling, share.image, int64_t(y) * work.out_width + points.x);
-      const Source<T, n> centre = transform.image(share.image).source(pixel);
-      const I* grad_at = grad_output + share.image * out.image + offset(out, pixel);
-      samples.each(centre, [&](const Source<T, n>& source, const T(&slope)[n], T bias) {
-        const PointTaps<T, Mode::bilinear, n> taps(work, source);
-        T along = 0;
+    T sum[n] = {};
 #pragma unroll 1
-        for (int c = first; grad_params && c < share.last_channel; c += step)
-          along += T(grad_at[c * out.channel]) * value_at(taps, input + b * in.image + c * in.channel, in);
+    for (int c = share.first_channel + points.lane; valid && c < share.last_channel; c += 1 << work.log2_lanes) {
+      const T grad = T(grad_output[share.image * out.image + c * out.channel + offset(out, pixel)]);
 #pragma unroll
-        for (int a = 0; a < n; ++a) grad.at[a] += slope[a] * along;
-        if (!scatter.active) return;
-        const auto add = scatter.adder();
-#pragma unroll 1
-        for (int c = first; c < share.last_channel; c += step) {
-          const T value[1] = {T(grad_at[c * out.channel])};
-          const int64_t plane = b * grad_in.image + c * grad_in.channel;
-          taps.rows(grad_in, [&](const TapRow<T>& r) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-              if (r.inside && taps.axis[0].inside[i])
-                add(plane + r.offset + taps.offset(grad_in, i), bias * r.weight * taps.axis[0].weight[i], value);
-          });
-        }
-      });
+      for (int a = 0; a < n; ++a)
+        sum[a] +=
+            grad *
+            slopes[share.image * along.image + (a * int64_t(work.channels) + c) * along.channel + offset(along, pixel)];
     }
-    if (grad_params) gradient.add(transform, work, share.image, pixel, valid, points.lane, grad, grad_params);
+#pragma unroll
+    for (int a = 0; a < n; ++a) sum[a] = sum_lanes(sum[a], work.log2_lanes);
+    if (valid && points.lane == 0)
+      store_all<n == 2 ? 2 : 1>(grad_grid + lattice_index<n>(work, share.image, points.x, y), sum);
   }
-  if (grad_params) gradient.finish(transform, work, share, grad_params);
 }
 
-// largest = max(largest, |bias times grad_output| of every sample): the terms of the gradient to the input.
+// Adds the input's gradient through all samples.
+template <class Transform, class I>
+__global__ void __launch_bounds__(kThreads, 1)
+    linearized_scatter_kernel(const I* __restrict__ grad_output, AnyScatter<typename Transform::Scalar> scatter,
+                              Transform transform, Sampling<typename Transform::Scalar, Transform::n> sampling,
+                              Strides out, Strides grad_in, Work work) {
+  using T = typename Transform::Scalar;
+  constexpr int n = Transform::n;
+  const Share share = share_of(work);
+  const Points points = points_of<Strided, n>(work);
+  if (points.x >= work.out_width) return;
+  const int64_t image = input_image(work, share.image) * grad_in.image;
+  const auto add = scatter.adder();
+#pragma unroll 1
+  for (int row = 0; row < work.rows; ++row) {
+    const int y = points.y(row);
+    if (y >= work.out_rows) return;
+    const Pixel<n> pixel = pixel_at<n>(work, points.x, y);
+    const Samples<T, n> samples(sampling, share.image, int64_t(y) * work.out_width + points.x);
+    const I* grad = grad_output + share.image * out.image + offset(out, pixel);
+    samples.each_share(transform.image(share.image).source(pixel), [&](const Source<T, n>& source, T part) {
+      const PointTaps<T, Mode::bilinear, n> taps(work, source);
+#pragma unroll 1
+      for (int c = share.first_channel + points.lane; c < share.last_channel; c += 1 << work.log2_lanes) {
+        const T value[1] = {T(grad[c * out.channel])};
+        taps.rows(grad_in, [&](const TapRow<T>& r) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            if (r.inside && taps.axis[0].inside[i])
+              add(image + c * grad_in.channel + r.offset + taps.offset(grad_in, i),
+                  part * r.weight * taps.axis[0].weight[i], value);
+        });
+      }
+    });
+  }
+}
+
+// largest = max(largest, |share times grad_output| of every sample): the terms of the gradient to the input.
 template <class T, int n, class I>
 __global__ void __launch_bounds__(kThreads, 1)
     linearized_largest_kernel(const I* __restrict__ grad_output, FixedPoint* __restrict__ largest,
@@ -369,15 +417,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int y = points.y(row);
     if (points.x >= work.out_width || y >= work.out_rows) break;
     const I* grad = grad_output + share.image * out.image + offset(out, pixel_at<n>(work, points.x, y));
-    FixedPoint bias_bits = 0, grad_bits = 0;
+    FixedPoint share_bits = 0, grad_bits = 0;
     const Samples<T, n> samples(sampling, share.image, int64_t(y) * work.out_width + points.x);
-    samples.each(Source<T, n>{}, [&](const Source<T, n>&, const T(&)[n], T bias) {
-      bias_bits = maximum(bias_bits, magnitude_bits(double(bias)));
+    samples.each_share(Source<T, n>{}, [&](const Source<T, n>&, T part) {
+      share_bits = maximum(share_bits, magnitude_bits(double(part)));
     });
 #pragma unroll 1
     for (int c = share.first_channel + points.lane; c < share.last_channel; c += 1 << work.log2_lanes)
       grad_bits = maximum(grad_bits, magnitude_bits(double(grad[c * out.channel])));
-    const double product = __longlong_as_double((long long)(bias_bits)) * __longlong_as_double((long long)(grad_bits));
+    const double product = __longlong_as_double((long long)(share_bits)) * __longlong_as_double((long long)(grad_bits));
     mine = maximum(mine, magnitude_bits(product));
   }
   keep_largest(mine, largest);
@@ -400,35 +448,51 @@ void linearized_forward(const Call& call, const Device& device, const Tensor& in
       using Transform = std::remove_cvref_t<decltype(transform)>;
       launch_sampler<n>(call, true, [&](dim3 grid, const Work& work) {
         simt::launch(linearized_forward_kernel<Transform, I>, grid, dim3(kThreads), 0, device.stream, data<I>(input),
-                     data<I>(output), transform, sampling_of<T, n>(call, offsets), strides_of(input, n),
-                     strides_of(output, n), work);
+                     data<I>(output), call.slopes.defined() ? data<T>(call.slopes) : nullptr, transform,
+                     sampling_of<T, n>(call, offsets), strides_of(input, n), strides_of(output, n),
+                     call.slopes.defined() ? strides_of(call.slopes, n) : Strides{}, work);
       });
     });
   });
 }
 
 template <class I>
-Tensor linearized_backward(const Call& call, const Device& device, const Tensor& grad_output, const Tensor& input,
-                           const Tensor& params, const AnyScatter<ScalarOf<I>>& scatter, const Tensor& target,
-                           bool need_params) {
+Tensor linearized_grad_grid(const Call& call, const Tensor& grad_output, const Tensor& slopes) {
+  using T = ScalarOf<I>;
+  std::vector<int64_t> shape = call.output_shape();
+  shape.erase(shape.end() - call.n() - 1);
+  shape.push_back(call.n());
+  if (grad_output.numel() == 0) return torch::stable::new_zeros(slopes, shape, scalar_type<T>);
+  const Device device(slopes);
+  const Tensor grad_grid = torch::stable::new_empty(slopes, shape, scalar_type<T>);
+  const Tensor grad = readable(grad_output, call.channels_last, call.n());
+  const Tensor planes = readable(slopes, call.channels_last, call.n());
+  with_dimensions(call.n(), [&](auto dimensions) {
+    constexpr int n = decltype(dimensions)::value;
+    launch_sampler<n>(call, false, [&](dim3 grid, const Work& work) {
+      simt::launch(linearized_grad_grid_kernel<T, n, I>, grid, dim3(kThreads), 0, device.stream, data<I>(grad),
+                   data<T>(planes), data<T>(grad_grid), strides_of(grad, n), strides_of(planes, n), work);
+    });
+  });
+  return grad_grid;
+}
+
+template <class I>
+void linearized_scatter(const Call& call, const Device& device, const Tensor& grad_output, const Tensor& params,
+                        const AnyScatter<ScalarOf<I>>& scatter, const Tensor& target) {
   using T = ScalarOf<I>;
   const Tensor offsets = readable_offsets<T>(call);
-  Tensor result = params;
   with_dimensions(call.n(), [&](auto dimensions) {
     constexpr int n = decltype(dimensions)::value;
     with_transform<T, n, false>(call, params, [&](const auto& transform) {
       using Transform = std::remove_cvref_t<decltype(transform)>;
-      ParameterGradient<Transform> gradient(params, need_params, device.stream);
-      launch_sampler<n>(call, Transform::kSumsGradient || !need_params, [&](dim3 grid, const Work& work) {
-        simt::launch(linearized_backward_kernel<Transform, I>, grid, dim3(kThreads), transform.shared_bytes(),
-                     device.stream, data<I>(grad_output), data<I>(input), scatter, transform,
-                     sampling_of<T, n>(call, offsets), gradient.out(grid, work), strides_of(grad_output, n),
-                     strides_of(input, n), strides_of(target, n), work);
+      launch_sampler<n>(call, true, [&](dim3 grid, const Work& work) {
+        simt::launch(linearized_scatter_kernel<Transform, I>, grid, dim3(kThreads), 0, device.stream,
+                     data<I>(grad_output), scatter, transform, sampling_of<T, n>(call, offsets),
+                     strides_of(grad_output, n), strides_of(target, n), work);
       });
-      result = gradient.result();
     });
   });
-  return result;
 }
 
 template <class I>

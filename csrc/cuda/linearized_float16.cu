@@ -2,6 +2,7 @@
 
 template void stn::linearized_forward<c10::Half>(const Call&, const Device&, const Tensor&, const Tensor&,
                                                  const Tensor&);
-template stn::Tensor stn::linearized_backward<c10::Half>(const Call&, const Device&, const Tensor&, const Tensor&,
-                                                         const Tensor&, const AnyScatter<float>&, const Tensor&, bool);
+template stn::Tensor stn::linearized_grad_grid<c10::Half>(const Call&, const Tensor&, const Tensor&);
+template void stn::linearized_scatter<c10::Half>(const Call&, const Device&, const Tensor&, const Tensor&,
+                                                 const AnyScatter<float>&, const Tensor&);
 template void stn::linearized_largest<c10::Half>(const Call&, const Device&, const Tensor&, FixedPoint*);

@@ -3,7 +3,7 @@
 
 #include "cpab.h"
 #include "lattice.h"
-#include "warp.h"
+#include "sampler.h"
 
 #if defined(SIMT_HOST)
 #define STN_NAMESPACE stn_kernels_simt
@@ -171,12 +171,11 @@ std::tuple<Tensor, Tensor> tps_sample_backward(const Tensor& grad_output, const 
 Call linearized(const Tensor& input, const Tensor& params, const std::optional<Tensor>& control_points,
                 const std::optional<Tensor>& seed, const std::optional<Tensor>& offsets, int64_t transform,
                 std::vector<int64_t> size, int64_t padding, bool align_corners, int64_t samples, double noise,
-                bool push_away, int64_t weighting, double ridge, bool through_samples) {
+                bool push_away, int64_t weighting, double ridge) {
   Call call = sampling(Kind(transform), input, params, size, int64_t(Mode::linearized), padding, align_corners,
                        control_points.value_or(Tensor{}));
   STD_TORCH_CHECK(samples <= kLargestExtent, "samples must be at most 2^30");
   call.multi.samples = samples, call.multi.weighting = Weighting(weighting), call.multi.ridge = ridge;
-  call.multi.through_samples = through_samples;
   const size_t n = size.size();
   for (size_t a = 0; a < n; ++a) {
     const double push = push_away ? 2.0 / double(input.size(int64_t(n + 1 - a))) : 0.0;
@@ -184,30 +183,6 @@ Call linearized(const Tensor& input, const Tensor& params, const std::optional<T
   }
   call.seed = seed.value_or(Tensor{}), call.offsets = offsets.value_or(Tensor{});
   return call;
-}
-
-Tensor linearized_sample(const Tensor& input, const Tensor& params, std::optional<Tensor> control_points,
-                         std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform,
-                         std::vector<int64_t> size, int64_t padding, bool align_corners, int64_t samples, double noise,
-                         bool push_away, bool fixed_bias, int64_t weighting, double ridge, bool through_samples) {
-  Call call = linearized(input, params, control_points, seed, offsets, transform, size, padding, align_corners, samples,
-                         noise, push_away, weighting, ridge, through_samples);
-  if (fixed_bias) call.mode = Mode::bilinear;
-  return forward(call);
-}
-
-std::tuple<Tensor, Tensor> linearized_sample_backward(
-    const Tensor& grad_output, const Tensor& input, const Tensor& params, std::optional<Tensor> control_points,
-    std::optional<Tensor> seed, std::optional<Tensor> offsets, int64_t transform, std::vector<int64_t> size,
-    int64_t padding, bool align_corners, int64_t samples, double noise, bool push_away, bool fixed_bias,
-    int64_t weighting, double ridge, bool through_samples, bool need_input, bool need_params, bool deterministic) {
-  const Call call = linearized(input, params, control_points, seed, offsets, transform, size, padding, align_corners,
-                               samples, noise, push_away, weighting, ridge, through_samples);
-  if (through_samples && !fixed_bias) return backward(call, grad_output, {need_input, need_params, deterministic});
-  Call centre = call;
-  centre.mode = Mode::bilinear;
-  return {std::get<0>(backward(centre, grad_output, {need_input, false, deterministic})),
-          std::get<1>(backward(call, grad_output, {false, need_params, deterministic}))};
 }
 
 // A call for coordinates alone: no input.
@@ -252,6 +227,51 @@ Tensor tps_grid_backward(const Tensor& grad_output, const Tensor& coefficients, 
                          bool align_corners) {
   return lattice_backward(
       lattice_call(Kind::tps, coefficients, lattice_size(grad_output), align_corners, control_points), grad_output);
+}
+
+std::tuple<Tensor, Tensor> linearized_sample(const Tensor& input, const Tensor& params,
+                                             std::optional<Tensor> control_points, std::optional<Tensor> seed,
+                                             std::optional<Tensor> offsets, int64_t transform,
+                                             std::vector<int64_t> size, int64_t padding, bool align_corners,
+                                             int64_t samples, double noise, bool push_away, bool fixed_bias,
+                                             int64_t weighting, double ridge, bool, bool need_slopes) {
+  Call call = checked(linearized(input, params, control_points, seed, offsets, transform, size, padding, align_corners,
+                                 samples, noise, push_away, weighting, ridge));
+  const ScalarType dtype = input.scalar_type(), stored = dtype == ScalarType::Double ? dtype : ScalarType::Float;
+  Tensor output, slopes = torch::stable::new_empty(input, {0}, stored);
+  if (need_slopes) {
+    std::vector<int64_t> shape = call.output_shape();
+    shape[shape.size() - size.size() - 1] *= call.n();
+    const ScalarType computed = call.input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+    call.slopes = new_images(call.input, shape, call.channels_last, computed, call.n());
+  }
+  if (need_slopes || !fixed_bias) output = forward(call);
+  if (need_slopes) slopes = converted(call.slopes, stored);
+  if (fixed_bias) call.mode = Mode::bilinear, output = forward(call);
+  return {converted(output, dtype), slopes};
+}
+
+std::tuple<Tensor, Tensor> linearized_sample_backward(const Tensor& grad_output, const Tensor& slopes,
+                                                      const Tensor& input, const Tensor& params,
+                                                      std::optional<Tensor> control_points, std::optional<Tensor> seed,
+                                                      std::optional<Tensor> offsets, int64_t transform,
+                                                      std::vector<int64_t> size, int64_t padding, bool align_corners,
+                                                      int64_t samples, double noise, bool push_away, bool fixed_bias,
+                                                      int64_t weighting, double ridge, bool through_samples,
+                                                      bool need_input, bool need_params, bool deterministic) {
+  Call call = linearized(input, params, control_points, seed, offsets, transform, size, padding, align_corners, samples,
+                         noise, push_away, weighting, ridge);
+  if (!through_samples || fixed_bias) call.mode = Mode::bilinear;
+  const Tensor grad_input = std::get<0>(backward(call, grad_output, {need_input, false, deterministic}));
+  if (!need_params) return {grad_input, torch::stable::new_empty(params, {0})};
+  call.channels_last = is_channels_last(input, call.n());
+  Tensor grad_grid;
+  with_image_type(input,
+                  [&](auto type) { grad_grid = linearized_grad_grid<decltype(type)>(call, grad_output, slopes); });
+  if (is_wide(call)) grad_grid = converted(grad_grid, ScalarType::Double);
+  if (call.kind == Kind::grid) return {grad_input, converted(grad_grid, params.scalar_type())};
+  const Call lattice = lattice_call(call.kind, params, size, align_corners, call.control_points);
+  return {grad_input, converted(lattice_backward(lattice, grad_grid), params.scalar_type())};
 }
 
 Tensor cpab_transform_points(const Tensor& points, const Tensor& velocities, const Tensor& integers,

@@ -23,6 +23,7 @@ struct Call {
   bool channels_last = false;  // how images, outputs and gradients are stored
   MultiSampling multi{};       // of Mode::linearized; its seed and offsets are these tensors, one of them:
   Tensor seed{}, offsets{};    // int64 (), and (B[, S], K, *out, n)
+  Tensor slopes{};             // (B[, S], n C, *out), that its forward writes; undefined for none
 
   int n() const { return int(size.size()); }
   bool has_samples() const { return params.dim() == (kind == Kind::grid ? n() + 3 : 4); }

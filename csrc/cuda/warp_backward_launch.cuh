@@ -30,10 +30,14 @@ template <class I, class Scatter>
 Tensor scatter_and_params(const Backward& b, const Scatter& scatter, const Tensor& target, bool need_params) {
   using T = ScalarOf<I>;
   const Call& call = b.call;
-  if (!call.is_plain()) {
-    const auto run = call.mode == Mode::linearized ? linearized_backward<I> : sampler_backward<I>;
-    return run(call, b.device, b.grad_output, b.input, b.params, scatter, target, need_params);
+  if constexpr (Scatter::kActive) {
+    if (call.mode == Mode::linearized) {
+      linearized_scatter<I>(call, b.device, b.grad_output, b.params, scatter, target);
+      return b.params;
+    }
   }
+  if (!call.is_plain())
+    return sampler_backward<I>(call, b.device, b.grad_output, b.input, b.params, scatter, target, need_params);
   Tensor grad_params = b.params;
   with_transform<T, 2, false>(call, b.params, [&](auto transform) {
     using Transform = decltype(transform);

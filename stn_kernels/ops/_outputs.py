@@ -17,12 +17,12 @@ def is_channels_last(input: torch.Tensor) -> bool:
     return True
 
 
-def empty_images(like: torch.Tensor, shape, channels_last: bool, n: int = 2) -> torch.Tensor:
+def empty_images(like: torch.Tensor, shape, channels_last: bool, n: int = 2, dtype=None) -> torch.Tensor:
     """An empty (..., C, *size) tensor with n spatial dimensions, stored (..., *size, C) if channels_last."""
     if not channels_last:
-        return like.new_empty(shape)
+        return like.new_empty(shape, dtype=dtype)
     *lead, channels = shape[: len(shape) - n]
-    return like.new_empty((*lead, *shape[len(shape) - n :], channels)).movedim(-1, -n - 1)
+    return like.new_empty((*lead, *shape[len(shape) - n :], channels), dtype=dtype).movedim(-1, -n - 1)
 
 
 def store_images(value: torch.Tensor, channels_last: bool, n: int = 2) -> torch.Tensor:

@@ -22,10 +22,12 @@ _OPTIONS = (
     "int transform, SymInt[] size, int padding_mode, bool align_corners, int samples, float noise, bool push_away,"
     " bool fixed_bias, int weighting, float ridge, bool through_samples"
 )
-SCHEMA = f"({_TENSORS}, {_OPTIONS}) -> Tensor"
+# -> the output and, if asked for, what a backward to the parameters reads: the slopes of the planes to normalized
+# coordinates, (B[, S], n C, *out), axis by axis, stored like the output in float32, or float64 for such images.
+SCHEMA = f"({_TENSORS}, {_OPTIONS}, bool need_slopes) -> (Tensor, Tensor)"
 BACKWARD_SCHEMA = (
-    f"(Tensor grad_output, {_TENSORS}, {_OPTIONS}, bool need_input, bool need_parameters, bool deterministic)"
-    " -> (Tensor, Tensor)"
+    f"(Tensor grad_output, Tensor slopes, {_TENSORS}, {_OPTIONS}, bool need_input, bool need_parameters,"
+    " bool deterministic) -> (Tensor, Tensor)"
 )
 
 
@@ -162,9 +164,9 @@ def sample(mode, transform, input, parameters, dims, size, padding, align_corner
         given = offsets
         if given is not None:
             given = given.reshape(*parameters.shape[:-dims], *given.shape[-n - 2 :])
-        return _library.call(
-            NAME, backend, input, parameters, control_points, seed, given, *options, sampler=("linearized", n)
-        )
+        slopes = parameters.requires_grad and torch.is_grad_enabled()
+        tensors = input, parameters, control_points, seed, given
+        return _library.call(NAME, backend, *tensors, *options, slopes, sampler=("linearized", n))[0]
 
     return over_batch(run, input, parameters, dims)
 
@@ -190,17 +192,26 @@ def _points(input, parameters, control_points, seed, offsets, options):
 
 
 def _fake(input, parameters, control_points, seed, offsets, transform, size, *options):
-    shape = (*_lead(input, parameters, transform), input.shape[1], *size)
-    return empty_images(input, shape, is_channels_last(input), input.dim() - 2)
+    lead, channels, n = _lead(input, parameters, transform), input.shape[1], input.dim() - 2
+    layout, dtype = (is_channels_last(input), n), compute_dtype(input)
+    slopes = input.new_empty(0, dtype=dtype)
+    if options[-1]:
+        slopes = empty_images(input, (*lead, n * channels, *size), *layout, dtype)
+    return empty_images(input, (*lead, channels, *size), *layout), slopes
 
 
 def _reference(input, parameters, control_points, seed, offsets, *options):
+    *options, need_slopes = options
     grid, fit, named, padding = _points(input, parameters, control_points, seed, offsets, options)
-    output = reference.sample(input, grid, fit, named, *padding)
-    return store_images(output, is_channels_last(input), input.dim() - 2)
+    layout, dtype = (is_channels_last(input), input.dim() - 2), compute_dtype(input)
+    output = store_images(reference.sample(input, grid, fit, named, *padding), *layout)
+    slopes = input.new_empty(0, dtype=dtype)
+    if need_slopes:
+        slopes = store_images(reference.slopes(input, grid, fit, named, *padding).to(dtype), *layout)
+    return output, slopes
 
 
-def _fake_backward(grad_output, input, parameters, *rest):
+def _fake_backward(grad_output, slopes, input, parameters, *rest):
     need_input, need_parameters, _ = rest[-3:]
     grad_input = input.new_empty(0)
     if need_input:
@@ -216,7 +227,8 @@ def _gradients(grad_output, input, parameters, control_points, seed, offsets, *o
     return grad_input, grad.to(parameters.dtype)
 
 
-def _reference_backward(grad_output, input, parameters, *rest):
+def _reference_backward(grad_output, slopes, input, parameters, *rest):
+    """Fits again: `slopes` are for the kernels."""
     *rest, need_input, need_parameters, _ = rest
     grad_input, grad_parameters = _gradients(grad_output, input, parameters, *rest)
     return (
@@ -226,25 +238,32 @@ def _reference_backward(grad_output, input, parameters, *rest):
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.options = *inputs[:5], inputs[5:]
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.options, ctx.has_slopes = *inputs[:5], inputs[5:-1], inputs[-1]
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1], *tensors)
 
 
 def _backward(namespace):
-    def backward(ctx, grad_output):
+    def backward(ctx, grad_output, _):
+        if grad_output is None:
+            return (None,) * 17
+        slopes, *tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
+        if needs[1] and not ctx.has_slopes:  # the forward could not see that it would be needed
+            _, slopes = _library.call_in(namespace, NAME, *tensors, *ctx.options, True)
         deterministic = torch.are_deterministic_algorithms_enabled()
         grads = _library.call_in(
-            namespace, BACKWARD, grad_output, *ctx.saved_tensors, *ctx.options, *needs, deterministic
+            namespace, BACKWARD, grad_output, slopes, *tensors, *ctx.options, *needs, deterministic
         )
-        return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), *[None] * 14)
+        return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), *[None] * 15)
 
     return backward
 
 
 def _setup_backward_context(ctx, inputs, output):
-    *tensors, ctx.options, ctx.needed = *inputs[:6], inputs[6:-3], inputs[-3:-1]
-    ctx.save_for_backward(*tensors)
+    ctx.options, ctx.needed = inputs[7:-3], inputs[-3:-1]
+    ctx.save_for_backward(inputs[0], *inputs[2:7])
 
 
 def _double_backward(namespace):
@@ -260,7 +279,7 @@ def _double_backward(namespace):
             allow_unused=True,
             create_graph=torch.is_grad_enabled(),
         )
-        return (*second, *[None] * 17)
+        return (second[0], None, *second[1:], *[None] * 17)
 
     return backward
 

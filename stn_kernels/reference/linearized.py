@@ -181,6 +181,16 @@ def sample(input, grid, fit, options, padding_mode, align_corners):
     return output.to(input.dtype)
 
 
+def slopes(input, grid, fit, options, padding_mode, align_corners):
+    """The planes' slopes to normalized coordinates, axis by axis: (B[, S], n C, *out)."""
+    wide = input.to(sampling.compute_dtype(input, grid))
+    grids, slopes, _ = _grids(fit, grid, options)
+    values = sampling.grid_sample(wide, grids, padding_mode, align_corners).unflatten(1, slopes.shape[1:3])
+    n, channels = grid.shape[-1], input.shape[1]
+    by_axis = [(slopes[..., a] * values).sum(2) for a in range(n)]  # (B, S, C, *out) each
+    return torch.cat(by_axis, 2).reshape(*grid.shape[: -n - 1], n * channels, *grid.shape[-n - 1 : -1])
+
+
 def sample_backward(grad_output, input, grid, fit, options, padding_mode, align_corners):
     """The gradients to input and grid that stand for those of `sample`, as differentiable torch operations."""
     wide = input.to(sampling.compute_dtype(input, grid))

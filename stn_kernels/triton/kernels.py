@@ -197,7 +197,7 @@ def tps_grid_backward(grad_output, coefficients, control_points, align_corners):
 
 def implementations():
     """Operator name -> kernel, for `_library.add_namespace`."""
-    return {
+    of_transforms = {
         "affine_sample": affine_sample,
         "_affine_sample_backward": affine_sample_backward,
         "grid_sample": grid_sample,
@@ -213,9 +213,8 @@ def implementations():
         "_tps_sample_backward": tps_sample_backward,
         "tps_grid": tps_grid,
         "_tps_grid_backward": tps_grid_backward,
-        **cpab_ops.IMPLEMENTATIONS,
-        **linearized_ops.IMPLEMENTATIONS,
     }
+    return {**of_transforms, **cpab_ops.IMPLEMENTATIONS, **linearized_ops.implementations(of_transforms)}
 
 
 def _lattice(transform, params, control_points, size, align_corners):

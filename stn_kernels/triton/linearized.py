@@ -22,7 +22,7 @@ from .coords import (
 )
 from .philox import normal_block
 from .samplers import places
-from .transforms import add_parameter_gradient, no_sums, normalized_gradient, source_pixels, store_sums
+from .transforms import source_pixels
 from .warp import add_taps, pull_taps
 
 ROUNDS = tl.constexpr(8)  # SINKHORN_ROUNDS
@@ -244,17 +244,17 @@ def plane_of(sums, ridge):
 
 
 @triton.jit
-def coefficients(plane, weight, pixels):
-    """A sample's coefficients in the slope (by axis) and in the bias."""
+def solve(plane, weighted, moments):
+    """The slope (by axis) and the bias, from sums over samples with values I: w I, and by axis w (d - mean) I."""
     mean, lower, inverses, inverse_total, _solvable = plane
-    N: tl.constexpr = len(pixels)
+    N: tl.constexpr = len(moments)
     forward = ()
     for a in tl.static_range(N):
-        value = weight * (pixels[a] - mean[a])
+        value = moments[a]
         for c in tl.static_range(a):
             value -= lower[a * (a - 1) // 2 + c] * forward[c]
         forward = forward + (value,)  # noqa: RUF005
-    bias = weight * inverse_total
+    bias = weighted * inverse_total
     back = ()  # the last axis first
     for i in tl.static_range(N):
         value = forward[N - 1 - i] * inverses[N - 1 - i]
@@ -266,6 +266,15 @@ def coefficients(plane, weight, pixels):
     for a in tl.static_range(N):
         slope = slope + (back[N - 1 - a],)  # noqa: RUF005
     return slope, bias
+
+
+@triton.jit
+def moments_of(plane, weight, pixels):
+    """w (d - mean) of a sample, by axis."""
+    moments = ()
+    for a in tl.static_range(len(pixels)):
+        moments = moments + (weight * (pixels[a] - plane[0][a]),)  # noqa: RUF005
+    return moments
 
 
 @triton.jit
@@ -291,32 +300,52 @@ def fit(item, number, exists, points, settings, WEIGHTING: tl.constexpr, COMPUTE
 
 @triton.jit
 def next_sample(
-    numbers, left, k, item, number, exists, points, source, planes, settings,
-    WEIGHTING: tl.constexpr, COMPUTE: tl.constexpr,
+    numbers, k, item, number, exists, points, source, planes, settings, WEIGHTING: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Sample k of points: where it is read, and its coefficients in the slope and in the value.
-
-    The centre is the last, k = K, with what is `left`: all slopes sum to 0 and all coefficients of the value to 1.
-    """
+    """Sample k of points: where it is read, its weight and its `moments_of`."""
     plane, matching = planes
     numbers, pixels, counts = next_offset(numbers, k, item, number, exists, points, settings, COMPUTE)
-    slope, bias = coefficients(plane, weight_of(pixels, counts, matching, settings, WEIGHTING), pixels)
-    is_centre = k == settings[2]
-    value = tl.where(is_centre, left[0], bias)
-    rest = (left[0] - bias,)
+    weight = weight_of(pixels, counts, matching, settings, WEIGHTING)
     at = ()
-    slopes = ()
     for axis in tl.static_range(len(source)):
-        at = at + (source[axis] + tl.where(is_centre, 0.0, pixels[axis] * plane[4]),)  # noqa: RUF005
-        slopes = slopes + (tl.where(is_centre, left[axis + 1], slope[axis]),)  # noqa: RUF005
-        rest = rest + (left[axis + 1] - slope[axis],)  # noqa: RUF005
-    return numbers, rest, at, slopes, value
+        at = at + (source[axis] + pixels[axis] * plane[4],)  # noqa: RUF005
+    return numbers, at, weight, moments_of(plane, weight, pixels)
 
 
 @triton.jit
-def all_left(like, N: tl.constexpr, COMPUTE: tl.constexpr):
-    """What is left before the first sample: of the value's coefficients 1, of the slope's 0."""
-    return (tl.full(like.shape, 1, COMPUTE),) + zeros(like.shape, COMPUTE, N)  # noqa: RUF005
+def next_share(
+    numbers, left, k, item, number, exists, points, source, planes, settings,
+    WEIGHTING: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Sample k of points: where it is read, and its coefficient in the value. The centre is k = K, with what is `left`.
+
+    k goes up from 1, and what is left down from 1.
+    """
+    numbers, moved, weight, moments = next_sample(
+        numbers, k, item, number, exists, points, source, planes, settings, WEIGHTING, COMPUTE
+    )
+    _slope, bias = solve(planes[0], weight, moments)
+    is_centre = k == settings[2]
+    at = ()
+    for axis in tl.static_range(len(source)):
+        at = at + (tl.where(is_centre, source[axis], moved[axis]),)  # noqa: RUF005
+    return numbers, left - bias, at, tl.where(is_centre, left, bias)
+
+
+@triton.jit
+def read_channels(
+    image, input_c, left_channels, steps, at, exists, sizes, CHUNK: tl.constexpr, WHOLE: tl.constexpr,
+    PADDING: tl.constexpr, ALIGN: tl.constexpr, COMPUTE: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The bilinear values of some channels."""
+    taps = places(at, sizes, "bilinear", PADDING, ALIGN)
+    reads = zeros(exists.shape, COMPUTE, CHUNK)
+    for outer in tl.static_range(2 ** (len(at) - 1)):
+        reads = add_taps(
+            reads, image, input_c, left_channels, WHOLE, steps, taps, exists, sizes, outer,
+            2, "bilinear", PADDING, ALIGN, INDEX, 1,
+        )  # fmt: skip
+    return reads
 
 
 @kernel
@@ -327,6 +356,7 @@ def linearized_forward(
     output_ptr,  # (B * S, C, *out)
     seed_ptr,  # one int64, or None:
     offsets_ptr,  # (B * S, K, *out, n), normalized
+    slopes_ptr,  # (B * S, n C, *out), normalized; None: not needed
     input_b: tl.int64,  # strides
     input_c: tl.int64,
     input_z: tl.int64,
@@ -337,6 +367,11 @@ def linearized_forward(
     output_z: tl.int64,
     output_y: tl.int64,
     output_x: tl.int64,
+    slopes_n: tl.int64,
+    slopes_c: tl.int64,
+    slopes_z: tl.int64,
+    slopes_y: tl.int64,
+    slopes_x: tl.int64,
     samples: tl.int32,  # transformations an image
     channels: tl.int32,
     width: tl.int32,
@@ -378,6 +413,7 @@ def linearized_forward(
     left_channels = channels - c
     steps = pixel_steps(input_x, input_y, input_z, N, 1, X_UNIT, INDEX)
     out_steps = pixel_steps(output_x, output_y, output_z, N, 1, X_UNIT, INDEX)
+    slopes_steps = axes_of(slopes_x, slopes_y, slopes_z, N)
     image = input_ptr + b * input_b + c * input_c
     output = output_ptr + n * output_n + c * output_c
     x, first_row = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, False)
@@ -391,40 +427,108 @@ def linearized_forward(
         )
         number = y.to(tl.int64) * out_width + x
         planes = fit(n, number, exists, points, settings, WEIGHTING, COMPUTE)
-        totals = zeros(x.shape, COMPUTE, CHUNK)
-        left = all_left(x, N, COMPUTE)
+        centre = read_channels(
+            image, input_c, left_channels, steps, source, exists, sizes, CHUNK, WHOLE, PADDING, ALIGN, COMPUTE, INDEX
+        )
+        weighted = zeros(x.shape, COMPUTE, CHUNK)
+        moments = zeros(x.shape, COMPUTE, CHUNK * N)
         numbers = no_numbers(x, N)
-        for k in range(1, count + 1):
-            numbers, left, at, _slopes, value = next_sample(
-                numbers, left, k, n, number, exists, points, source, planes, settings, WEIGHTING, COMPUTE
+        for k in range(1, count):
+            numbers, at, weight, moment = next_sample(
+                numbers, k, n, number, exists, points, source, planes, settings, WEIGHTING, COMPUTE
             )
-            taps = places(at, sizes, "bilinear", PADDING, ALIGN)
-            reads = zeros(x.shape, COMPUTE, CHUNK)
-            for outer in tl.static_range(2 ** (N - 1)):
-                reads = add_taps(
-                    reads, image, input_c, left_channels, WHOLE, steps, taps, exists, sizes, outer,
-                    2, "bilinear", PADDING, ALIGN, INDEX, 1,
-                )  # fmt: skip
+            reads = read_channels(
+                image, input_c, left_channels, steps, at, exists, sizes, CHUNK, WHOLE, PADDING, ALIGN, COMPUTE, INDEX
+            )
             sums = ()
+            moved = ()
             for i in tl.static_range(CHUNK):
-                sums = sums + (totals[i] + value * reads[i],)  # noqa: RUF005
-            totals = sums
+                difference = reads[i] - centre[i]
+                sums = sums + (weighted[i] + weight * difference,)  # noqa: RUF005
+                for axis in tl.static_range(N):
+                    moved = moved + (moments[i * N + axis] + moment[axis] * difference,)  # noqa: RUF005
+            weighted = sums
+            moments = moved
         to = output + offset(point, out_steps, INDEX)
         for i in tl.static_range(CHUNK):
             in_range = exists & ((i < left_channels) | WHOLE)
-            tl.store(to + i * output_c, stored(totals[i], output_ptr.dtype.element_ty), mask=in_range)
+            of_channel = ()
+            for axis in tl.static_range(N):
+                of_channel = of_channel + (moments[i * N + axis],)  # noqa: RUF005
+            slope, bias = solve(planes[0], weighted[i], of_channel)
+            tl.store(to + i * output_c, stored(centre[i] + bias, output_ptr.dtype.element_ty), mask=in_range)
+            if slopes_ptr is not None:
+                to_slopes = slopes_ptr + n * slopes_n + offset(point, slopes_steps, tl.int64)
+                for axis in tl.static_range(N):
+                    value = stored(slope[axis] * settings[5][axis], slopes_ptr.dtype.element_ty)
+                    tl.store(to_slopes + (axis * channels + c + i) * slopes_c, value, mask=in_range)
 
 
 @kernel
-def linearized_backward(
+def linearized_grad_grid(
     grad_output_ptr,  # (B, S, C, *out)
-    input_ptr,  # (B, C, *in)
+    slopes_ptr,  # (B, S, n C, *out)
+    grad_grid_ptr,  # (B * S, *out, n), of the type of the slopes
+    grad_output_b: tl.int64,  # strides
+    grad_output_s: tl.int64,
+    grad_output_c: tl.int64,
+    grad_output_z: tl.int64,
+    grad_output_y: tl.int64,
+    grad_output_x: tl.int64,
+    slopes_b: tl.int64,
+    slopes_s: tl.int64,
+    slopes_c: tl.int64,
+    slopes_z: tl.int64,
+    slopes_y: tl.int64,
+    slopes_x: tl.int64,
+    samples: tl.int32,
+    channels: tl.int32,
+    out_width: tl.int32,
+    out_height: tl.int32,
+    out_depth: tl.int32,
+    tile_rows: tl.int32,
+    N: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
+):
+    """Products of the output's gradient and the slopes, summed over channels."""
+    COMPUTE: tl.constexpr = slopes_ptr.dtype.element_ty
+    out_sizes = axes_of(out_width, out_height, out_depth, N)
+    rows = row_count(out_sizes)
+    tiles = tl.cdiv(out_width, TILE_W) * tl.cdiv(rows, tile_rows)
+    n, _chunk, tile = program_share(tiles, 1)
+    b, sample = batch_and_sample(n, samples)
+    grad_steps = axes_of(grad_output_x, grad_output_y, grad_output_z, N)
+    slopes_steps = axes_of(slopes_x, slopes_y, slopes_z, N)
+    x, first_row = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, False)
+    points = rows.to(tl.int64) * out_width
+    for row in range(0, tile_rows, TILE_H):
+        y = first_row + row
+        exists = (x < out_width) & (y < rows)
+        point = point_of(x, y, out_sizes)
+        grads = grad_output_ptr + b * grad_output_b + sample * grad_output_s + offset(point, grad_steps, tl.int64)
+        slopes = slopes_ptr + b * slopes_b + sample * slopes_s + offset(point, slopes_steps, tl.int64)
+        totals = zeros(x.shape, COMPUTE, N)
+        for c in range(0, channels):
+            grad = tl.load(grads + c * grad_output_c, mask=exists, other=0.0).to(COMPUTE)
+            sums = ()
+            for axis in tl.static_range(N):
+                slope = tl.load(slopes + (axis * channels + c) * slopes_c, mask=exists, other=0.0)
+                sums = sums + (totals[axis] + grad * slope,)  # noqa: RUF005
+            totals = sums
+        to = grad_grid_ptr + (n * points + y.to(tl.int64) * out_width + x) * N
+        for axis in tl.static_range(N):
+            tl.store(to + axis, totals[axis], mask=exists)
+
+
+@kernel
+def linearized_scatter(
+    grad_output_ptr,  # (B, S, C, *out)
     params_ptr,
     control_ptr,
     seed_ptr,  # as in linearized_forward
     offsets_ptr,
-    grad_input_ptr,  # (B, C, *in) accumulators of the gradient through all samples, zero before; None: not needed
-    grad_params_ptr,  # see transforms.py; None: not needed
+    grad_input_ptr,  # (B, C, *in) accumulators of the gradient through all samples, zero before
     fixed_scale_ptr,  # (B,) for int64 accumulators, else None
     grad_output_b: tl.int64,  # strides
     grad_output_s: tl.int64,
@@ -432,11 +536,6 @@ def linearized_backward(
     grad_output_z: tl.int64,
     grad_output_y: tl.int64,
     grad_output_x: tl.int64,
-    input_b: tl.int64,
-    input_c: tl.int64,
-    input_z: tl.int64,
-    input_y: tl.int64,
-    input_x: tl.int64,
     grad_input_b: tl.int64,
     grad_input_c: tl.int64,
     grad_input_z: tl.int64,
@@ -471,8 +570,6 @@ def linearized_backward(
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
 ):
-    NEED_INPUT: tl.constexpr = grad_input_ptr is not None
-    NEED_PARAMS: tl.constexpr = grad_params_ptr is not None
     sizes = axes_of(width, height, depth, N)
     out_sizes = axes_of(out_width, out_height, out_depth, N)
     settings = settings_of(
@@ -483,20 +580,15 @@ def linearized_backward(
     chunks = tl.cdiv(channels, chunk_size)
     n, chunk, tile = program_share(tiles, chunks)
     b, sample = batch_and_sample(n, samples)
-    steps = pixel_steps(input_x, input_y, input_z, N, 1, X_UNIT, INDEX)
     out_steps = pixel_steps(grad_output_x, grad_output_y, grad_output_z, N, 1, X_UNIT, INDEX)
     to_steps = pixel_steps(grad_input_x, grad_input_y, grad_input_z, N, 1, X_UNIT, INDEX)
-    image = input_ptr + b * input_b
     output = grad_output_ptr + b * grad_output_b + sample * grad_output_s
-    target = image
+    target = grad_input_ptr + b * grad_input_b
     fixed_scale = 1.0
-    if NEED_INPUT:
-        target = grad_input_ptr + b * grad_input_b
-        if fixed_scale_ptr is not None:
-            fixed_scale = tl.load(fixed_scale_ptr + b)
+    if fixed_scale_ptr is not None:
+        fixed_scale = tl.load(fixed_scale_ptr + b)
     x, first_row = tile_points(tile, out_width, tile_rows, TILE_H, TILE_W, False)
     points = rows.to(tl.int64) * out_width
-    sums = no_sums(tl.zeros(x.shape, COMPUTE), N, TRANSFORM)
     begin = chunk * (chunk_size // CHUNK * CHUNK)
     for row in range(0, tile_rows, TILE_H):
         y = first_row + row
@@ -508,55 +600,28 @@ def linearized_backward(
         number = y.to(tl.int64) * out_width + x
         planes = fit(n, number, exists, points, settings, WEIGHTING, COMPUTE)
         at_point = offset(point, out_steps, INDEX)
-        totals = zeros(x.shape, COMPUTE, N)
-        left = all_left(x, N, COMPUTE)
+        left = tl.full(x.shape, 1, COMPUTE)
         numbers = no_numbers(x, N)
         for k in range(1, count + 1):
-            numbers, left, at, slopes, value = next_sample(
+            numbers, left, at, share = next_share(
                 numbers, left, k, n, number, exists, points, source, planes, settings, WEIGHTING, COMPUTE
             )
             taps = places(at, sizes, "bilinear", PADDING, ALIGN)
-            along = tl.zeros(x.shape, COMPUTE)
             for first in range(begin, tl.minimum(begin + chunk_size, channels), CHUNK):
                 c = first + channel_range(1, False)
                 left_channels = channels - c
-                grads = ()
-                scaled = ()
+                shares = ()
                 for i in tl.static_range(CHUNK):
                     mask = exists & ((i < left_channels) | WHOLE)
-                    grad = tl.load(output + (c + i) * grad_output_c + at_point, mask=mask, other=0.0).to(COMPUTE)
-                    grads = grads + (grad,)  # noqa: RUF005
-                    scaled = scaled + (grad * value,)  # noqa: RUF005
-                reads = zeros(x.shape, COMPUTE, CHUNK)
+                    grad = tl.load(output + (c + i) * grad_output_c + at_point, mask=mask, other=0.0)
+                    shares = shares + (grad.to(COMPUTE) * share,)  # noqa: RUF005
+                to = target + c * grad_input_c
                 for outer in range(2 ** (N - 1)):
-                    if NEED_PARAMS:
-                        reads = add_taps(
-                            reads, image + c * input_c, input_c, left_channels, WHOLE, steps, taps, exists, sizes,
-                            outer, 2, "bilinear", PADDING, ALIGN, INDEX, 1,
-                        )  # fmt: skip
-                    if NEED_INPUT:
-                        pull_taps(
-                            (), scaled, image, input_c, target + c * grad_input_c, grad_input_c, left_channels, WHOLE,
-                            steps, to_steps, taps, exists, sizes, fixed_scale, outer, False, True,
-                            2, "bilinear", PADDING, ALIGN, INDEX, 1,
-                        )  # fmt: skip
-                for i in tl.static_range(CHUNK):
-                    along += grads[i] * reads[i]
-            moved = ()
-            for axis in tl.static_range(N):
-                moved = moved + (totals[axis] + slopes[axis] * along,)  # noqa: RUF005
-            totals = moved
-        if NEED_PARAMS:
-            gradient = totals
-            if TRANSFORM != "affine":
-                gradient = normalized_gradient(totals, sizes, ALIGN)
-            part = (chunk * tiles + tile) * (tile_rows // TILE_H) + row // TILE_H
-            sums = add_parameter_gradient(
-                grad_params_ptr, sums, params_ptr, control_ptr, controls, n, part,
-                tiles * chunks * (tile_rows // TILE_H), point, exists, gradient, out_sizes, TRANSFORM, ALIGN,
-            )  # fmt: skip
-    if NEED_PARAMS and (TRANSFORM == "affine" or TRANSFORM == "homography"):
-        store_sums(grad_params_ptr, sums, n, chunk * tiles + tile, tiles * chunks)
+                    pull_taps(
+                        (), shares, to, grad_input_c, to, grad_input_c, left_channels, WHOLE,
+                        to_steps, to_steps, taps, exists, sizes, fixed_scale, outer, False, True,
+                        2, "bilinear", PADDING, ALIGN, INDEX, 1,
+                    )  # fmt: skip
 
 
 @kernel
@@ -598,12 +663,12 @@ def linearized_bounds(
         exists = (x < out_width) & (y < rows)
         number = y.to(tl.int64) * out_width + x
         planes = fit(n, number, exists, points, settings, WEIGHTING, COMPUTE)
-        left = all_left(x, N, COMPUTE)
+        left = tl.full(x.shape, 1, COMPUTE)
         numbers = no_numbers(x, N)
         source = zeros(x.shape, COMPUTE, N)
         for k in range(1, count + 1):
-            numbers, left, _at, _slopes, value = next_sample(
+            numbers, left, _at, share = next_share(
                 numbers, left, k, n, number, exists, points, source, planes, settings, WEIGHTING, COMPUTE
             )
-            largest = tl.maximum(largest, tl.where(exists, tl.abs(value), 0.0))
+            largest = tl.maximum(largest, tl.where(exists, tl.abs(share), 0.0))
     tl.store(bounds_ptr + n * tiles + tile, tl.max(tl.max(largest, 1), 0))

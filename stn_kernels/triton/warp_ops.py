@@ -10,7 +10,7 @@ from ..ops._outputs import empty_images, is_channels_last, store_images
 from ..reference.sampling import compute_dtype
 from . import fixed_point
 from .launch import COMPUTE, LONG, NUM_WARPS, OPTIONS, ROOMY, block_shape, has_channels_last, launch, memory_constants
-from .linearized import linearized_backward, linearized_forward
+from .linearized import linearized_forward, linearized_scatter
 from .samplers import TAPS
 from .warp import warp_backward, warp_forward
 
@@ -121,8 +121,8 @@ def backward(
 ):
     """Gradients to the input, by scattering, and to the parameters.
 
-    multi: the arguments of linearized multi-sampling, if it samples; the input's gradient is that through all samples,
-    of which every term is at most `largest` (B,) where it has to be deterministic.
+    multi: the arguments of linearized multi-sampling, if it samples: for the input's gradient alone, through all its
+    samples, of which every term is at most `largest` (B,) where it has to be deterministic.
 
     Those are as transforms.py says: of a grid its own, else sums (N, count, parts); None if not needed, or 0.
     """
@@ -183,7 +183,7 @@ def backward(
         **memory_constants(n, channels_last, block.CHUNK, grads, input, target),
     }
     roomy = n == 3 or MODE_NAMES[mode] == "bicubic" or input.dtype == torch.float64 or channels_last
-    kernel = linearized_backward if multi else warp_backward
+    kernel = linearized_scatter if multi else warp_backward
     launch(
         kernel, count * parts, taken(kernel, arguments, multi), block, LONG if multi else ROOMY if roomy else OPTIONS
     )

@@ -150,10 +150,12 @@ def check_linearized(case: Case, weighting: int, given: bool, through_samples: b
     settings = (TRANSFORMS.index(case.op.removesuffix("_sample")), list(case.out_size), *options[1:], n + 6, 0.5, True)
     settings = (*settings, False, weighting, 0.0 if given else 0.5, through_samples)
     namespace, reference = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels_reference
-    output = namespace._linearized_sample(image, params, *rest, *settings)
+    output, slopes = namespace._linearized_sample(image, params, *rest, *settings, True)
     assert output.shape == (*lead, case.channels, *case.out_size)
-    assert_close(output, reference._linearized_sample(*double((image, params)), *rest, *settings), "value")
-    tensors = grad_output, image, params
+    truth = reference._linearized_sample(*double((image, params)), *rest, *settings, True)
+    assert_close(output, truth[0], "value")
+    assert_close(slopes, truth[1], "value")
+    tensors = grad_output, slopes, image, params
     truth = reference._linearized_sample_backward(*double(tensors), *rest, *settings, True, True, False)
     for deterministic in (False, True)[: 1 + through_samples]:
         gradients = namespace._linearized_sample_backward(*tensors, *rest, *settings, True, True, deterministic)

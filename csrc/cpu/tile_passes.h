@@ -168,12 +168,34 @@ STN_INLINE F16 hat(F16 distance) {
   return (F16)(w > 0 ? w : I16{});
 }
 
-// kColumns x kRows: the outputs that may read a pixel.
-template <class T, int kColumns, int kRows>
+// Where the outputs are that may read a pixel: on two or three rows, or columns, of the 3x3 around its pre-image.
+struct GatherLines {
+  int count;
+  bool pairs;    // on every line two neighbours may, else three: along it a coordinate moves by a pixel or more
+  bool moved;    // and not always the first two
+  bool columns;  // the lines are columns
+  bool by_y;     // that coordinate is y
+
+  STN_INLINE GatherLines(const PixelMap<double>& m, const Inverse& inverse) {
+    const double xu = __builtin_fabs(m.xu), xv = __builtin_fabs(m.xv), yu = __builtin_fabs(m.yu),
+                 yv = __builtin_fabs(m.yv);
+    const int rows = inverse.radius_v <= 1 ? 2 : 3, across = inverse.radius_u <= 1 ? 2 : 3;
+    const bool in_rows = maximum(xu, yu) >= 1, in_columns = maximum(xv, yv) >= 1;
+    pairs = in_rows || in_columns;  // always where two lines will do
+    columns = in_columns && (!in_rows || across < rows);
+    count = columns ? across : rows;
+    moved = rows > 2 || across > 2;
+    by_y = pairs && (columns ? yv > xv : yu > xu);
+  }
+};
+
+// kMoved: a line's pair may begin at the second of the three.
+template <class T, int kLines, int kEach, bool kMoved>
 bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse,
-                      int64_t row_begin, int64_t row_end, const Images<T*>& target, bool add, bool care) {
+                      const GatherLines& lines, int64_t row_begin, int64_t row_end, const Images<T*>& target, bool add,
+                      bool care) {
   using Shape = Square;
-  constexpr int kTile = Shape::kWidth, kWindow = Shape::kAcross;
+  constexpr int kTile = Shape::kWidth, kWindow = Shape::kAcross, kBox = 3;
   constexpr double margin = 1e-7;  // an output exactly one pixel away has weight 0: either rounding is right
   const TileMap<Shape> map(inverse.map, inverse.radius_u + margin, inverse.radius_v + margin);
   const T* grad_output = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch;
@@ -181,18 +203,30 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
   const auto ahead = prefetch<Shape, T>(p, inverse.map, p.channels, block, p.grad_output.channel, p.grad_output.row,
                                         target.channel, target.row);
   const int width = int(p.out_width), height = int(p.out_height);
-  const int reach_u = int(map.reach_x) + kColumns, reach_v = int(map.reach_y) + kRows;  // of a tile's last candidate
+  const int reach_u = int(map.reach_x) + kBox, reach_v = int(map.reach_y) + kBox;  // of a tile's last candidate
   const float xu = float(m.xu), xv = float(m.xv), yu = float(m.yu), yv = float(m.yv);
   const int64_t fxu = fixed(m.xu), fxv = fixed(m.xv), fx0 = fixed(m.x0), fyu = fixed(m.yu), fyv = fixed(m.yv),
                 fy0 = fixed(m.y0);
-  constexpr int kCount = kColumns * kRows;
-  float step_x[kCount], step_y[kCount];  // from the first candidate's source to each other's
-  F16 not_finite{};                      // NaN where a sum is not finite
-  for (int k = 0; k < kCount; ++k) {
-    step_x[k] = float(m.xu * (k % kColumns) + m.xv * (k / kColumns));
-    step_y[k] = float(m.yu * (k % kColumns) + m.yv * (k / kColumns));
+  constexpr int kCount = kLines * kEach;
+  F16 not_finite{};  // NaN where a sum is not finite
+  // Steps of the source, x and y, from line to line and from one candidate to the next on a line.
+  const double by_line[] = {lines.columns ? m.xu : m.xv, lines.columns ? m.yu : m.yv};
+  const double by_each[] = {lines.columns ? m.xv : m.xu, lines.columns ? m.yv : m.yu};
+  const int first_axis = lines.by_y;  // the one that tells where a line's pair begins
+  float line_step[2][kLines], each_step[2][kEach];
+  for (int a = 0; a < 2; ++a) {
+    for (int j = 0; j < kLines; ++j) line_step[a][j] = float(j * by_line[first_axis ^ a]);
+    for (int k = 0; k < kEach; ++k) each_step[a][k] = float(k * by_each[first_axis ^ a]);
   }
-  asm volatile("" : "+m"(step_x), "+m"(step_y));  // read as broadcasts from memory, not taken apart from vectors
+  // A candidate's place in the window: its index, or column + 65536 row, in which all that is outside shows.
+  constexpr int kRowBit = 16, kOutside = ~(7 << kRowBit | 7);
+  const auto steps = [&](int row, int k) {
+    return k / kEach * (lines.columns ? 1 : row) + k % kEach * (lines.columns ? row : 1);
+  };
+  int index_step[kCount], place_step[kCount];
+  for (int k = 0; k < kCount; ++k) index_step[k] = steps(kWindow, k), place_step[k] = steps(1 << kRowBit, k);
+  // Read as broadcasts from memory, not taken apart from vectors.
+  asm volatile("" : "+m"(line_step), "+m"(each_step), "+m"(index_step), "+m"(place_step));
   F16 lane_x, lane_y;
   for (int i = 0; i < 16; ++i) lane_x[i] = float(i % kTile), lane_y[i] = float(i / kTile);
   walk_tiles(map, p.width, row_begin, row_end, p.channels, block,
@@ -214,25 +248,40 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
                const float base_y = float(fy0 + fyu * u0 + fyv * v0 - (int64_t(t.v) << 32)) * 0x1p-32f;
                const F16 distance_x = (base_x - lane_x) + fu * xu + fv * xv,
                          distance_y = (base_y - lane_y) + fu * yu + fv * yv;
+               const F16 distance[] = {lines.by_y ? distance_y : distance_x, lines.by_y ? distance_x : distance_y};
                const int window_u = clamped(u0, 0, width - kWindow), window_v = clamped(v0, 0, height - kWindow);
                const T* in = grad_output + first * p.grad_output.channel + window_v * p.grad_output.row + window_u;
                F16 weight[kCount];
-               I16 index[kCount];
-#pragma GCC unroll 9
-               for (int k = 0; k < kCount; ++k) {
-                 weight[k] = hat(distance_x + step_x[k]) * hat(distance_y + step_y[k]);
+               I16 index[kCount], away[kLines];  // where a line's pair begins at its second candidate
+#pragma GCC unroll 3
+               for (int j = 0; j < kLines; ++j) {
+                 F16 along = distance[0], across = distance[1];
+                 if (j > 0) along += line_step[0][j], across += line_step[1][j];
+                 if constexpr (kMoved) {
+                   away[j] = (F16)((I16)along & 0x7fffffff) >= splat<F16>(1.f);
+                   along = away[j] ? along + each_step[0][1] : along;
+                   across = away[j] ? across + each_step[1][1] : across;
+                 }
+                 weight[j * kEach] = hat(along) * hat(across);
+#pragma GCC unroll 2
+                 for (int k = 1; k < kEach; ++k)
+                   weight[j * kEach + k] = hat(along + each_step[0][k]) * hat(across + each_step[1][k]);
                }
+               const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
+               const auto place = [&](I16 corner, const int* step, int k) STN_LAMBDA {
+                 const I16 at = corner + step[k];
+                 if constexpr (kMoved) return away[k / kEach] ? at + step[1] : at;
+                 return at;
+               };
                if (u0 >= 0 && v0 >= 0 && u0 + reach_u < width && v0 + reach_v < height) {
-                 const I16 corner = (dv + (v0 - window_v)) * kWindow + (du + (u0 - window_u));
 #pragma GCC unroll 9
-                 for (int k = 0; k < kCount; ++k) index[k] = corner + (k / kColumns * kWindow + k % kColumns);
+                 for (int k = 0; k < kCount; ++k) index[k] = place(row * kWindow + column, index_step, k);
                } else {
-                 const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
 #pragma GCC unroll 9
                  for (int k = 0; k < kCount; ++k) {
-                   const I16 u = column + k % kColumns, v = row + k / kColumns;
-                   weight[k] = masked(weight[k], ((u | v) & ~7) == 0);
-                   index[k] = (v & 7) * kWindow + (u & 7);
+                   const I16 at = place((row << kRowBit) + column, place_step, k);
+                   weight[k] = masked(weight[k], (at & kOutside) == 0);
+                   index[k] = at | at >> (kRowBit - 3);  // of which only six bits count
                  }
                }
                for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
@@ -263,13 +312,11 @@ template <class T>
 STN_INLINE bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin,
                             int64_t row_end, const Images<T*>& target, bool add, bool care) {
   const Inverse inverse(m);
-  const auto run = [&](auto columns, auto rows) STN_LAMBDA {
-    return tile_gather_from<T, columns, rows>(p, item, m, inverse, row_begin, row_end, target, add, care);
-  };
-  constexpr std::integral_constant<int, 2> two;
-  constexpr std::integral_constant<int, 3> three;
-  if (inverse.radius_u <= 1) return inverse.radius_v <= 1 ? run(two, two) : run(two, three);
-  return inverse.radius_v <= 1 ? run(three, two) : run(three, three);
+  const GatherLines lines(m, inverse);
+  const auto run = lines.count == 3 ? lines.pairs ? tile_gather_from<T, 3, 2, true> : tile_gather_from<T, 3, 3, false>
+                   : lines.moved    ? tile_gather_from<T, 2, 2, true>
+                                    : tile_gather_from<T, 2, 2, false>;
+  return run(p, item, m, inverse, lines, row_begin, row_end, target, add, care);
 }
 
 }  // namespace stn::STN_LEVEL

@@ -80,6 +80,18 @@ STN_INLINE void load_offsets(const Problem& p, int64_t item, int64_t point, int6
     const auto copy = [&](const auto* from) STN_LAMBDA {
       for (int64_t k = 1; k < run.count; ++k) {
         const auto* row = from + ((item * run.count + k) * points + point) * n;
+        if constexpr (sizeof(*row) == 4 && sizeof(A) == 4) {
+          constexpr int W = kVectorBytes / 4;
+          for (int64_t i = 0; i < count; i += W) {
+            float rest[W * n];
+            Vec<float, W> offset[n];
+            const bool whole = count - i >= W;
+            if (!whole) __builtin_memcpy(rest, row + i * n, size_t((count - i) * n) * sizeof(float));
+            deinterleave<n, W>(whole ? row + i * n : rest, offset);
+            for (int a = 0; a < n; ++a) store(run.offset(k, a, i), offset[a]);
+          }
+          continue;
+        }
         for (int64_t i = 0; i < count; ++i) {
           for (int a = 0; a < n; ++a) *run.offset(k, a, i) = A(row[i * n + a]);
         }
@@ -288,10 +300,60 @@ struct MultiSampler {
   }
 };
 
+// The taps of N points where all are inside and neighbours in memory: what most points have, so that no list is made.
+template <class T, int n>
+struct InteriorTaps {
+  using A = Compute<T>;
+  using V = typename TapList<A>::V;
+  using I = typename TapList<A>::I;
+  static constexpr int N = TapList<A>::N, kRows = 1 << (n - 1);
+  V weight[kRows][2];
+  int64_t step[kRows];
+  alignas(64) int64_t offset[N];
+
+  static STN_INLINE bool possible(const Region& w) { return sizeof(T) < 8 && w.stride[0] == 1 && w.small; }
+  // Whether those of the points from i on are such; nothing is set if not.
+  STN_INLINE bool set(const Problem& p, const Points<A>& points, int64_t i, const Region& w) {
+    I at{};
+    auto within = at == at;
+    V ahead[n];
+    for (int a = 0; a < n; ++a) {
+      const I index = load<I>(points.index[a] + i);
+      within &= (index >= I{}) & (index <= splat<I>(IndexOf<A>(p.extent(a) - 2)));
+      at += index * IndexOf<A>(w.stride[a]);
+      ahead[a] = load<V>(points.fraction[a] + i);
+    }
+    if (!all(within)) return false;
+    store(offset, __builtin_convertvector(at, Vec<int64_t, N>));
+    asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
+    const V one = splat<V>(A(1));
+    for (int r = 0; r < kRows; ++r) {
+      V row = one;
+      step[r] = 0;
+      for (int a = 1; a < n; ++a) {
+        const bool second = r >> (a - 1) & 1;
+        row *= second ? ahead[a] : one - ahead[a];
+        if (second) step[r] += w.stride[a];
+      }
+      weight[r][0] = row * (one - ahead[0]), weight[r][1] = row * ahead[0];
+    }
+    return true;
+  }
+  STN_INLINE V value(const T* plane) const {
+    V first{}, second{};
+    for (int r = 0; r < kRows; ++r) {
+      V a, b;
+      load_pairs<T, N>(plane + step[r], offset, a, b);
+      first += weight[r][0] * a, second += weight[r][1] * b;
+    }
+    return first + second;
+  }
+};
+
 // Sums over the samples of a point, or of a vector of them: what solves its plane in one channel.
 template <class V, int n>
 struct PlaneSums {
-  V centre{}, weighted{}, moment[n] = {};
+  V centre, weighted, moment[n];
 
   template <class W>
   STN_INLINE void add(V value, W weight, const W (&centred)[n]) {
@@ -316,6 +378,8 @@ STN_INLINE void planes_of_points(const Item& item, const SampledPoints<T, n>& po
   constexpr int N = TapList<A>::N;
   const Problem& p = item.p;
   TapList<A> list;
+  InteriorTaps<T, n> taps;
+  const bool interior = taps.possible(points.region);
   const auto plane = points.run.template plane<V>(points.i);
   const int64_t step = planes_at_once(p);
   for (int64_t c = 0; c < p.channels; c += step) {
@@ -323,18 +387,24 @@ STN_INLINE void planes_of_points(const Item& item, const SampledPoints<T, n>& po
     const T* image = item.input<T>() + c * p.input.channel;
     PlaneSums<V, n> sums[kPlanes];
     for (int64_t k = 0; k < points.run.count; ++k) {
-      V values[kPlanes] = {};
-      points.list(k, list);
-      if (!list.outside) TapSums<T>::add_values(p, list, points.region, image, list.weight, channels, values);
       V offset[n];
       const V weight = points.weight(k, 0, offset);
       centre_offset(plane, weight, offset);
-      for (int64_t j = 0; j < channels; ++j) {
-        if (k == 0)
-          sums[j].centre = values[j];
-        else
-          sums[j].add(values[j], weight, offset);
+      const auto take = [&](int64_t j, V value) STN_LAMBDA {
+        if (k == 0) {
+          sums[j] = {value, V{}, {}};
+        } else {
+          sums[j].add(value, weight, offset);
+        }
+      };
+      if (interior && taps.set(p, points.run.points.data[k], points.i, points.region)) {
+        for (int64_t j = 0; j < channels; ++j) take(j, taps.value(image + j * p.input.channel));
+        continue;
       }
+      V values[kPlanes] = {};
+      points.list(k, list);
+      if (!list.outside) TapSums<T>::add_values(p, list, points.region, image, list.weight, channels, values);
+      for (int64_t j = 0; j < channels; ++j) take(j, values[j]);
     }
     for (int64_t j = 0; j < channels; ++j) {
       PlaneSums<V, n>& sum = sums[j];

@@ -42,6 +42,7 @@ struct Source {
   CentredLattice<double> u, v;  // output
 
   CentredMap<double> map{};  // of an affine transform
+  double matrix[9];          // of a homography
   TpsBasis* shared;          // of a thin-plate spline; may be null
 
   STN_INLINE Source(const Problem& problem, int64_t n, TpsBasis* basis = nullptr)
@@ -52,16 +53,20 @@ struct Source {
         u(centred_lattice<double>(p.out_width, p.align_corners)),
         v(centred_lattice<double>(p.out_height, p.align_corners)),
         shared(basis) {
+    if (p.transform == Transform::homography) parameters(matrix);
     if (p.transform != Transform::affine) return;
     double theta[6];
-    for (int k = 0; k < 6; ++k) theta[k] = parameter(k);
+    parameters(theta);
     map = centred_map(theta, x, y, u.step, v.step);
   }
-  // Entry k of the item's parameters.
-  STN_INLINE double parameter(int64_t k) const {
-    const int64_t at = item * p.parameter_count() + k;
-    return p.double_parameters ? static_cast<const double*>(p.parameters)[at]
-                               : double(static_cast<const float*>(p.parameters)[at]);
+  // The item's parameters.
+  template <int kCount>
+  STN_INLINE void parameters(double (&to)[kCount]) const {
+    const int64_t first = item * kCount;
+    for (int k = 0; k < kCount; ++k) {
+      to[k] = p.double_parameters ? static_cast<const double*>(p.parameters)[first + k]
+                                  : double(static_cast<const float*>(p.parameters)[first + k]);
+    }
   }
   // The affine map from the output's first pixel.
   STN_INLINE PixelMap<double> pixels() const {
@@ -120,12 +125,12 @@ struct GridRow {
 };
 
 struct HomographyRow {
-  double h[9], y;
+  const double (&h)[9];
+  double y;
   Axis<double> to_x, to_y;
   CentredLattice<double> lattice;
-  STN_INLINE HomographyRow(const Source& s, int64_t v) : y(s.v.at(int(v))), to_x(s.x), to_y(s.y), lattice(s.u) {
-    for (int k = 0; k < 9; ++k) h[k] = s.parameter(k);
-  }
+  STN_INLINE HomographyRow(const Source& s, int64_t v)
+      : h(s.matrix), y(s.v.at(int(v))), to_x(s.x), to_y(s.y), lattice(s.u) {}
   STN_INLINE Projected<Doubles> projected(int64_t u, Doubles& x) const {
     x = lattice.step * indices_from(double(u) - lattice.centre);
     return project(h, x, splat<Doubles>(y));

@@ -194,7 +194,7 @@ Work forward(const Problem& call) {
 }
 
 Work grad_parameters(const Problem& call) {
-  if (in_windows(call)) return window_grad_grid(call);
+  if (in_windows(call)) return window_grad_parameters(call);
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);

@@ -12,10 +12,10 @@ void add_grad_input(const Problem&, int64_t first, int64_t last);
 Work multi_forward(const Problem&);
 Work multi_grad_input(const Problem&);
 Work multi_grad_grid(const Problem&);
-// Sampling at a grid in two dimensions, tile by tile of its points (windows.cpp), where in_windows says so.
+// Sampling in two dimensions tile by tile of points (windows.cpp), where in_windows says so.
 bool in_windows(const Problem&);
 Work window_forward(const Problem&);
-Work window_grad_grid(const Problem&);
+Work window_grad_parameters(const Problem&);
 // The second backward at a grid, bilinear or nearest: the gradients to grad_output (into p.output), input and grid.
 Work second_grad_output(const Problem&);
 Work second_grad_input(const Problem&);

@@ -9,7 +9,8 @@ namespace {
 // The work that f(type tag of the storage type, mode) runs.
 template <class F>
 Work with_kernels(const Problem& p, F f) {
-  Work work{p, p.items() * row_blocks(p.out_height), nullptr};
+  const Groups groups(p, p.items());
+  Work work{p, groups.count * groups.blocks, nullptr, groups.blocks};
   if constexpr (kHasTiles) {
     const auto with_storage_type = [&](auto mode) STN_LAMBDA {
       if (p.dtype == DType::bfloat16) return f(BFloat16{}, mode);
@@ -29,10 +30,10 @@ Work window_forward(const Problem& p) {
   return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA { return windows_forward<decltype(t), mode>; });
 }
 
-Work window_grad_grid(const Problem& p) {
+Work window_grad_parameters(const Problem& p) {
   return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA {
     constexpr Mode kSmooth = mode == Mode::nearest ? Mode::bilinear : mode;  // nearest has no gradient: not called
-    return windows_grad_grid<decltype(t), kSmooth>;
+    return windows_grad_parameters<decltype(t), kSmooth>;
   });
 }
 

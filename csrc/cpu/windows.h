@@ -1,17 +1,18 @@
-// Tiles of 4x4 points that lie anywhere: a grid that the user gives, read through the windows of tile.h where a tile's
-// taps fit in one, else one by one. float32 or half storage, planar.
+// Tiles of 4x4 points that lie anywhere, read through the windows of tile.h where a tile's taps fit in one, else one by
+// one: bilinear at any transform that is not affine, and every mode at a float32 grid. float32 or half storage, planar.
 #pragma once
+#include "item_groups.h"
 #include "points.h"
 #include "tap_sums.h"
 #include "tile_passes.h"
+#include "tile_sums.h"
 
 namespace stn::STN_LEVEL {
 
-constexpr int kTile = Square::kWidth, kWindow = Square::kAcross;
-
 // Whether a call is read so.
 STN_INLINE bool windowed(const Problem& p) {
-  return kHasTiles && p.dimensions == 2 && placed_in_float(p) && p.dtype != DType::float64 && !p.channels_last &&
+  const bool placed = placed_in_float(p) || (p.mode == Mode::bilinear && p.transform != Transform::affine);
+  return kHasTiles && p.dimensions == 2 && placed && p.dtype != DType::float64 && !p.channels_last &&
          p.input.column == 1 && p.width >= kWindow && p.height >= kWindow && p.out_width >= kTile &&
          p.out_height >= kTile && Region(p, p.input).small;
 }
@@ -30,10 +31,7 @@ struct WindowAxis {
   I16 tap[K], inside[K];     // but in the interior: each tap, 0 for one that is not inside the image
   I16 pair, behind, before;  // two taps moved inside: the second is the first one's pixel, or the first the second's
 
-  STN_INLINE WindowAxis(F16 g, Axis<float> axis, Lattice<float> limits, int64_t size) {
-    F16 fraction, along;
-    I16 pixel;
-    place<kMode>(g, axis, limits, pixel, fraction, along);
+  STN_INLINE WindowAxis(I16 pixel, F16 fraction, F16 along, int64_t size) {
     if constexpr (kMode != Mode::nearest) {
       tap_weights<kMode>(fraction, weight, slope);
       for (int k = 0; k < K; ++k) slope[k] *= along;
@@ -83,11 +81,11 @@ struct WindowTaps {
     if (all((x.list_taps(p, p.width) & y.list_taps(p, p.height)) == 0)) return Reach::outside;
     return all(maximum(x.farthest(), y.farthest()) < uint32_t(kWindow)) ? Reach::window : Reach::anywhere;
   }
-  // Calls f(row, column, value) for the K x K taps in a plane, if any is inside.
+  STN_INLINE int64_t corner(int64_t stride) const { return y.origin * stride + x.origin; }  // of the window
+  // Calls f(row, column, value) for the K x K taps in a plane, if any is inside; plane begins at the window.
   template <Reach kReach, class T, class F>
   STN_INLINE void read(const T* plane, int64_t stride, F f) const {
     if constexpr (kReach == Reach::outside) return;
-    plane += y.origin * stride + x.origin;
     if constexpr (kReach == Reach::anywhere && kMode == Mode::bilinear) {
       for (int j = 0; j < 2; ++j) {
         alignas(64) int64_t offset[16];
@@ -139,75 +137,208 @@ STN_INLINE void store_pairs_of_tile(float* pairs, int64_t stride, F16 x, F16 y) 
   }
 }
 
-// A tile of one item: its first point, which of its lanes no tile before had, and the channels to do.
-struct WindowTile {
-  int64_t item, u, v, channel, channels;
-  I16 fresh;
-};
+// Where the points of a strip of tiles lie in one item's image.
+template <Mode kMode>
+struct StripPoints {
+  enum class By { grid, homography, spline, rows };
+  const Problem& p;
+  Axis<float> to_x, to_y;
+  Lattice<float> limits_x, limits_y;
+  By by = By::grid;
+  Strip strip;
+  const float* grid;  // of the item
+  const Locate<float> locate;
+  HomographyStrip homography;
+  SplineCoefficients coefficients;
+  SplineStrip spline;
+  RunStrip runs;
 
-// Calls body.template operator()<reach>(tile, taps) for the tiles of tasks [begin, end) of items x row blocks.
-template <class T, Mode kMode, class Body>
-STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, Body body) {
-  const auto axis = [&](int a) STN_LAMBDA {
+  STN_INLINE explicit StripPoints(const Problem& problem)
+      : p(problem),
+        to_x(axis(0)),
+        to_y(axis(1)),
+        limits_x(limits(0)),
+        limits_y(limits(1)),
+        locate(locator<float>(problem)),
+        coefficients(problem, Groups(problem, problem.items()).size) {}
+  STN_INLINE Axis<float> axis(int a) const {
     const auto exact = pixel_axis<double>(p.extent(a), p.align_corners);
-    return Axis<float>{float(exact.scale), float(exact.shift)};
-  };
-  const auto limits = [&](int a) STN_LAMBDA {
+    return {float(exact.scale), float(exact.shift)};
+  }
+  STN_INLINE Lattice<float> limits(int a) const {
     return p.padding == Padding::zeros ? bounds<kMode, Padding::zeros>(p.extent(a))
                                        : bounds<kMode, Padding::border>(p.extent(a));
-  };
-  const Axis<float> to_x = axis(0), to_y = axis(1);
-  const Lattice<float> limits_x = limits(0), limits_y = limits(1);
-  const int64_t width = p.out_width, blocks = row_blocks(p.out_height);
-  const int64_t step = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t item = task / blocks, block = task % blocks, first = block * kRowBlock;
-    const int64_t last = block + 1 < blocks ? first + kRowBlock : p.out_height;
-    const float* grid = static_cast<const float*>(p.parameters) + 2 * item * p.item_points();
-    for (int64_t channel = 0; channel < p.channels; channel += step) {
-      for (int64_t row = first; row < last; row += kTile) {
-        const int64_t v = minimum(row, last - kTile);
-        for (int64_t column = 0; column < width; column += kTile) {
-          const int64_t u = minimum(column, width - kTile);
-          F16 x, y;
-          load_pairs_of_tile(grid + 2 * (v * width + u), 2 * width, x, y);
-          WindowTaps<kMode> taps{{x, to_x, limits_x, p.width}, {y, to_y, limits_y, p.height}};
-          const WindowTile tile{item,
-                                u,
-                                v,
-                                channel,
-                                minimum(step, p.channels - channel),
-                                fresh_lanes<Square>(int(column - u), int(row - v))};
-          const auto run = [&]<Reach kReach>() STN_LAMBDA { body.template operator()<kReach>(tile, taps); };
-          switch (taps.reach(p)) {
-            case Reach::interior:
-              run.template operator()<Reach::interior>();
-              break;
-            case Reach::window:
-              run.template operator()<Reach::window>();
-              break;
-            case Reach::anywhere:
-              run.template operator()<Reach::anywhere>();
-              break;
-            case Reach::outside:
-              run.template operator()<Reach::outside>();
-          }
-        }
-      }
+  }
+  // item: which of the group; basis: of a spline on that strip.
+  void place(const Source& source, int64_t item, const Strip& next, const SplineBasis& basis) {
+    strip = next;
+    if (kMode != Mode::bilinear || placed_in_float(p)) {
+      grid = static_cast<const float*>(p.parameters) + 2 * source.item * p.item_points();
+      return;
+    }
+    const bool exact = p.padding == Padding::reflection;
+    if (p.transform == Transform::homography && !exact && homography.place(source, strip)) {
+      by = By::homography;
+    } else if (p.transform == Transform::tps && !exact && spline.place(source, strip, basis, coefficients, item)) {
+      by = By::spline;
+    } else {
+      by = By::rows;
+      runs.place(source, locate, strip);
     }
   }
+  STN_INLINE WindowTaps<kMode> taps(int tile) const {
+    const int64_t u = strip.u(tile);
+    I16 index_x, index_y;
+    F16 part_x, part_y, slope_x, slope_y;
+    if (by == By::grid) {
+      F16 x, y;
+      load_pairs_of_tile(grid + 2 * (strip.v * p.out_width + u), 2 * p.out_width, x, y);
+      STN_LEVEL::place<kMode>(x, to_x, limits_x, index_x, part_x, slope_x);
+      STN_LEVEL::place<kMode>(y, to_y, limits_y, index_y, part_y, slope_y);
+    } else if (by == By::rows) {
+      runs.points(u, index_x, part_x, slope_x, index_y, part_y, slope_y);
+    } else {
+      const bool border = p.padding == Padding::border;
+      F16 x, y;
+      if (by == By::homography) {
+        homography.offsets(tile, x, y);
+        homography.x.points(tile, x, border, p.width, index_x, part_x, slope_x);
+        homography.y.points(tile, y, border, p.height, index_y, part_y, slope_y);
+      } else {
+        spline.offsets(tile, x, y);
+        spline.x.points(tile, x, border, p.width, index_x, part_x, slope_x);
+        spline.y.points(tile, y, border, p.height, index_y, part_y, slope_y);
+      }
+    }
+    return {{index_x, part_x, slope_x, p.width}, {index_y, part_y, slope_y, p.height}};
+  }
+};
+
+// A tile of one item: its window in the first of the channels to do, where its first point is on the other side,
+// whether these channels are the item's first, which strip's which tile it is and what to fetch meanwhile.
+template <class T>
+struct WindowTile {
+  const T* window;
+  int64_t other, channels;
+  bool first;
+  int strip, index;
+  Prefetch<Square> ahead;
+};
+
+// Strips of one block of rows that take turns with the blocks of channels, so that the lines of a block stay in the
+// cache and the next one's are fetched.
+struct Strips {
+  static constexpr int kMost = 16;
+  Strip strips[kMost];
+  int count = 0;
+  std::vector<SplineBasis> bases;
+  int64_t most;
+
+  STN_INLINE Strips(const Problem& p, int64_t channels) {
+    const bool spline = p.transform == Transform::tps;
+    const int64_t basis = (p.controls + kTpsAffine) * kStripTiles * 64, room = 1 << 19;
+    most = p.channels <= channels ? 1 : spline ? maximum<int64_t>(1, minimum<int64_t>(kMost, room / basis)) : kMost;
+    for (int64_t i = 0; i < (spline ? most : 1); ++i) bases.emplace_back(p);
+  }
+  STN_INLINE const SplineBasis& basis(int i) const { return bases[bases.size() > 1 ? size_t(i) : 0]; }
+
+  // Calls body() with some strips at a time of output rows [top, bottom).
+  template <class Body>
+  STN_INLINE void over(const Problem& p, int64_t top, int64_t bottom, Body body) {
+    const int64_t width = p.out_width, across = kTile * kStripTiles;
+    for (int64_t column = 0; column < width; column += across) {
+      const int tiles = int(minimum((width - column + kTile - 1) / kTile, int64_t(kStripTiles)));
+      for (int64_t row = top; row < bottom; row += kTile) {
+        const int64_t v = minimum(row, bottom - kTile);
+        strips[count] = {v, column, width - kTile, int(row - v), tiles};
+        if (p.transform == Transform::tps && p.padding != Padding::reflection)
+          bases[size_t(count)].place(p, strips[count]);
+        if (++count == most) body(), count = 0;
+      }
+      if (count > 0) body(), count = 0;
+    }
+  }
+};
+
+// Calls body.template operator()<reach>(tile, taps) for the tiles and channels of tasks [begin, end) of groups of items
+// x row blocks, and between(source, i, points) after all channels of an item's i-th strip at hand; first(items, last
+// item) and after(source, block) around each task.
+template <class T, Mode kMode, class First, class Body, class Between, class After>
+STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First first, Body body, Between between,
+                             After after) {
+  const int64_t step = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
+  const Images<const void*> output{p.output.data, p.output.batch, p.output.channel, p.output.row, 1};
+  const Images<const void*> other = p.output.data ? output : p.grad_output;
+  // The next block of channels; along the rows of one the processor follows by itself.
+  const Prefetch<Square> ahead{p.channels > step && p.input.channel < 65536, step * p.input.channel,
+                               step * other.channel};
+  StripPoints<kMode> points(p);
+  Strips strips(p, step);
+  TpsBasis stored(p, kTile);
+  std::vector<Source> sources;
+  Groups(p, p.items())
+      .over(begin, end,
+            [&](int64_t first_item, int64_t last_item, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
+              sources.clear();
+              for (int64_t item = first_item; item < last_item; ++item) {
+                sources.emplace_back(p, item, &stored);
+                if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first_item);
+              }
+              first(first_item, last_item);
+              strips.over(p, top, bottom, [&]() STN_LAMBDA {
+                for (const Source& source : sources) {
+                  for (int64_t channel = 0; channel < p.channels; channel += step) {
+                    const int64_t channels = minimum(step, p.channels - channel);
+                    const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch +
+                                     channel * p.input.channel;
+                    for (int s = 0; s < strips.count; ++s) {
+                      points.place(source, source.item - first_item, strips.strips[s], strips.basis(s));
+                      const int64_t first =
+                          source.item * other.batch + channel * other.channel + points.strip.v * other.row;
+                      for (int i = 0; i < points.strip.count; ++i) {
+                        WindowTaps<kMode> taps = points.taps(i);
+                        const WindowTile<T> tile{image + taps.corner(p.input.row),
+                                                 first + points.strip.u(i),
+                                                 channels,
+                                                 channel == 0,
+                                                 s,
+                                                 i,
+                                                 ahead};
+                        const auto run = [&]<Reach kReach>()
+                                             STN_LAMBDA { body.template operator()<kReach>(tile, taps); };
+                        switch (taps.reach(p)) {
+                          case Reach::interior:
+                            run.template operator()<Reach::interior>();
+                            break;
+                          case Reach::window:
+                            run.template operator()<Reach::window>();
+                            break;
+                          case Reach::anywhere:
+                            run.template operator()<Reach::anywhere>();
+                            break;
+                          case Reach::outside:
+                            run.template operator()<Reach::outside>();
+                        }
+                      }
+                    }
+                  }
+                  between(source, strips, points);
+                }
+              });
+              for (const Source& source : sources) after(source, block);
+            });
 }
 
 template <class T, Mode kMode>
 void windows_forward(const Problem& p, int64_t begin, int64_t end) {
   constexpr int K = kTaps<kMode>;
   over_windows<T, kMode>(
-      p, begin, end, [&]<Reach kReach>(const WindowTile& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
-        const T* image = static_cast<const T*>(p.input.data) + tile.item / p.samples * p.input.batch +
-                         tile.channel * p.input.channel;
-        T* out = static_cast<T*>(p.output.data) + tile.item * p.output.batch + tile.channel * p.output.channel +
-                 tile.v * p.output.row + tile.u;
+      p, begin, end, [](int64_t, int64_t) {},
+      [&]<Reach kReach>(const WindowTile<T>& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
+        const T* image = tile.window;
+        T* out = static_cast<T*>(p.output.data) + tile.other;
         for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, out += p.output.channel) {
+          tile.ahead(image, p.input.row, out, p.output.row);
           F16 line[K] = {}, sum{};
           taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
             line[j] = kMode == Mode::nearest ? value : line[j] + taps.x.weight[i] * value;
@@ -215,40 +346,139 @@ void windows_forward(const Problem& p, int64_t begin, int64_t end) {
           for (int j = 0; j < K; ++j) sum = kMode == Mode::nearest ? line[j] : sum + taps.y.weight[j] * line[j];
           store_tile<Square>(out, p.output.row, sum);
         }
-      });
+      },
+      [](const Source&, const auto&, auto&) {}, [](const Source&, int64_t) {});
 }
 
+// What a task sums up for the parameters of one of its items.
+template <class TileSums, class RowSums>
+struct WindowSums {
+  TileSums tiles;
+  RowSums rows;
+  STN_INLINE explicit WindowSums(const Problem& p) : tiles(p), rows(p) {}
+
+  // Adds a strip that rows have placed.
+  void add(const Source& s, const Strip& strip, const RunStrip& runs, const TileGradients& g) {
+    for (int row = 0; row < kTile; ++row) {
+      alignas(64) float x[Run<float>::kPoints] = {}, y[Run<float>::kPoints] = {};
+      for (int i = 0; i < strip.count; ++i) {
+        for (int j = strip.fresh_u(i); j < kTile; ++j) {
+          const int64_t at = strip.u(i) + j - runs.first;
+          x[at] = g.x[i][row * kTile + j], y[at] = g.y[i][row * kTile + j];
+        }
+      }
+      rows.add(s, Cotangents(strip.v + row, runs.first, runs.rows[row].count, x, y));
+    }
+  }
+  void finish(const Source& s, double* out) { rows.finish(s, out), tiles.finish(s, out); }
+};
+
+// The gradient of the parameters: of a grid, or of the items of a task.
+struct WindowGradients {
+  const Problem& p;
+  int64_t first_item = 0;
+  TileGradients strips[Strips::kMost];
+  std::vector<WindowSums<HomographyTileSums, HomographySums>> homographies;
+  std::vector<WindowSums<SplineTileSums, TpsSums>> splines;
+
+  STN_INLINE explicit WindowGradients(const Problem& problem) : p(problem) {}
+  void begin(int64_t first, int64_t last) {
+    first_item = first;
+    homographies.clear(), splines.clear();
+    for (int64_t item = first; item < last; ++item) {
+      if (p.transform == Transform::homography) homographies.emplace_back(p);
+      if (p.transform == Transform::tps) splines.emplace_back(p);
+    }
+  }
+  template <class Points>
+  void add(const Source& s, const Strips& all, Points& points) {
+    for (int i = 0; i < all.count; ++i) {
+      const Strip& strip = all.strips[i];
+      TileGradients& g = strips[i];
+      if (p.transform == Transform::grid) {
+        store(s.item, strip, g);
+        continue;
+      }
+      for (int k = 0; k < strip.count; ++k) {
+        const I16 fresh = fresh_lanes<Square>(strip.fresh_u(k), strip.fresh_v);
+        g.x[k] = masked(g.x[k], fresh), g.y[k] = masked(g.y[k], fresh);
+      }
+      const size_t item = size_t(s.item - first_item);
+      if (all.count > 1) points.place(s, int64_t(item), strip, all.basis(i));
+      if (points.by == Points::By::homography) {
+        homographies[item].tiles.add(s, strip, points.homography, g);
+      } else if (points.by == Points::By::spline) {
+        splines[item].tiles.add(strip, all.basis(i), g);
+      } else {
+        p.transform == Transform::tps ? splines[item].add(s, strip, points.runs, g)
+                                      : homographies[item].add(s, strip, points.runs, g);
+      }
+    }
+  }
+  void store(int64_t item, const Strip& strip, const TileGradients& g) const {
+    const float scale_x = float(pixel_axis<double>(p.width, p.align_corners).scale);
+    const float scale_y = float(pixel_axis<double>(p.height, p.align_corners).scale);
+    for (int i = 0; i < strip.count; ++i) {
+      const int64_t first = 2 * (item * p.item_points() + strip.v * p.out_width + strip.u(i)), stride = 2 * p.out_width;
+      const F16 x = g.x[i] * scale_x, y = g.y[i] * scale_y;
+      if (!p.double_parameters) {
+        store_pairs_of_tile(static_cast<float*>(p.grad_grid) + first, stride, x, y);
+        continue;
+      }
+      for (int k = 0; k < 16; ++k) {
+        double* to = static_cast<double*>(p.grad_grid) + first + k / kTile * stride + 2 * (k % kTile);
+        to[0] = x[k], to[1] = y[k];
+      }
+    }
+  }
+  void finish(const Source& s, int64_t block) {
+    const size_t item = size_t(s.item - first_item);
+    double* out = p.sums + (s.item * row_blocks(p.out_height) + block) * p.parameter_count();
+    if (p.transform == Transform::homography) homographies[item].finish(s, out);
+    if (p.transform == Transform::tps) splines[item].finish(s, out);
+  }
+};
+
 template <class T, Mode kMode>
-void windows_grad_grid(const Problem& p, int64_t begin, int64_t end) {
+void windows_grad_parameters(const Problem& p, int64_t begin, int64_t end) {
   constexpr int K = kTaps<kMode>;
-  const float scale_x = float(pixel_axis<double>(p.width, p.align_corners).scale);
-  const float scale_y = float(pixel_axis<double>(p.height, p.align_corners).scale);
+  WindowGradients gradients(p);
   over_windows<T, kMode>(
-      p, begin, end, [&]<Reach kReach>(const WindowTile& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
-        const T* image = static_cast<const T*>(p.input.data) + tile.item / p.samples * p.input.batch +
-                         tile.channel * p.input.channel;
-        const T* grad = static_cast<const T*>(p.grad_output.data) + tile.item * p.grad_output.batch +
-                        tile.channel * p.grad_output.channel + tile.v * p.grad_output.row + tile.u;
+      p, begin, end, [&](int64_t first, int64_t last) STN_LAMBDA { gradients.begin(first, last); },
+      [&]<Reach kReach>(const WindowTile<T>& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
+        TileGradients& sums = gradients.strips[tile.strip];
         F16 gx{}, gy{};
-        for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, grad += p.grad_output.channel) {
-          F16 line[K] = {}, slope[K] = {}, along_x{}, along_y{};
-          taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
-            line[j] += taps.x.weight[i] * value, slope[j] += taps.x.slope[i] * value;
-          });
-          for (int j = 0; j < K; ++j) along_x += taps.y.weight[j] * slope[j], along_y += taps.y.slope[j] * line[j];
-          const F16 g = load_tile<Square>(grad, p.grad_output.row);
-          gx += g * along_x, gy += g * along_y;
+        if (!tile.first) gx = sums.x[tile.index], gy = sums.y[tile.index];
+        if constexpr (kReach != Reach::outside) {
+          const T *image = tile.window, *grad = static_cast<const T*>(p.grad_output.data) + tile.other;
+          F16 products[2][2] = {};  // of a bilinear tile: sums over channels of the output's gradient times each tap
+          for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, grad += p.grad_output.channel) {
+            tile.ahead(image, p.input.row, grad, p.grad_output.row);
+            const F16 g = load_tile<Square>(grad, p.grad_output.row);
+            if constexpr (K == 2) {
+              taps.template read<kReach>(image, p.input.row,
+                                         [&](int j, int i, F16 value) STN_LAMBDA { products[j][i] += g * value; });
+              continue;
+            }
+            F16 line[K] = {}, slope[K] = {}, along_x{}, along_y{};
+            taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
+              line[j] += taps.x.weight[i] * value, slope[j] += taps.x.slope[i] * value;
+            });
+            for (int j = 0; j < K; ++j) along_x += taps.y.weight[j] * slope[j], along_y += taps.y.slope[j] * line[j];
+            gx += g * along_x, gy += g * along_y;
+          }
+          if constexpr (K == 2) {
+            for (int j = 0; j < 2; ++j) {
+              gx += taps.y.weight[j] * (taps.x.slope[0] * products[j][0] + taps.x.slope[1] * products[j][1]);
+              gy += taps.y.slope[j] * (taps.x.weight[0] * products[j][0] + taps.x.weight[1] * products[j][1]);
+            }
+          }
         }
-        gx *= scale_x, gy *= scale_y;
-        float* to =
-            static_cast<float*>(p.grad_grid) + 2 * (tile.item * p.item_points() + tile.v * p.out_width + tile.u);
-        if (tile.channel > 0) {
-          F16 x, y;
-          load_pairs_of_tile(to, 2 * p.out_width, x, y);
-          gx = x + masked(gx, tile.fresh), gy = y + masked(gy, tile.fresh);
-        }
-        store_pairs_of_tile(to, 2 * p.out_width, gx, gy);
-      });
+        sums.x[tile.index] = gx, sums.y[tile.index] = gy;
+      },
+      [&](const Source& source, const Strips& strips, auto& points)
+          STN_LAMBDA { gradients.add(source, strips, points); },
+      [&](const Source& source, int64_t block) STN_LAMBDA { gradients.finish(source, block); });
 }
 
 }  // namespace stn::STN_LEVEL

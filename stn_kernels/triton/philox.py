@@ -8,8 +8,7 @@ from triton.language.extra.cuda import libdevice
 
 from .coords import INTERPRETED
 
-
-# product(a, b): a * b rounded by itself, whatever it is added to. The interpreter spends milliseconds on a jitted function.
+# a * b rounded by itself, whatever it is added to. No jitted function: the interpreter takes milliseconds to call one.
 product = operator.mul if INTERPRETED else libdevice.mul_rn
 
 

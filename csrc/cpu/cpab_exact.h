@@ -37,7 +37,7 @@ struct Exact {
   explicit Exact(const CpabProblem& problem)
       : p(problem), field(problem), lattice(problem), rest_visits(int64_t(N) * kCpabRestSteps) {}
   int64_t most_visits() const { return kCpabSegments; }
-  void prepare_item(int64_t item, const T* item_velocities, const T* item_points) {
+  STN_SHARED void prepare_item(int64_t item, const T* item_velocities, const T* item_points) {
     velocities = item_velocities, points = item_points;
     field.prepare_item(p, item);
   }
@@ -61,16 +61,9 @@ struct Exact {
   STN_INLINE void pull_back(const Visit* visits, int steps, V (&lambda)[n], Add add) const {
     if (steps > 0 && visits == unfinished) pull_back_rest(lambda, add);
     for (int s = steps - 1; s >= 0; --s) {
-      const Visit& visit = visits[s];
-      CpabPlace<V, n> place;
-      load_records<Field<T, n>::kRecord>(field.places.data, visit.region, place);
-      V u[n], G[n][n + 1];
-      for (int d = 0; d < n; ++d) {
-        u[d] = place.axes[d * n] * visit.x[0];
-        for (int j = 1; j < n; ++j) u[d] += place.axes[d * n + j] * visit.x[j];
-      }
-      step_adjoint<V, n>(place, u, visit.time, lambda, G);
-      add_lanes<T, n>(visit.region, visit.time != V{}, G, add);
+      V G[n][n + 1];
+      step_back(visits[s], lambda, G);
+      add_lanes<T, n>(visits[s].region, visits[s].time != V{}, G, add);
     }
   }
 
@@ -78,7 +71,17 @@ struct Exact {
   void to_field(int64_t, double*) const {}
 
  private:
-  void finish_lanes(V left, const Visit* visits, V (&y)[n]) {
+  STN_SHARED void step_back(const Visit& visit, V (&lambda)[n], V (&G)[n][n + 1]) const {
+    CpabPlace<V, n> place;
+    load_records<Field<T, n>::kRecord>(field.places.data, visit.region, place);
+    V u[n];
+    for (int d = 0; d < n; ++d) {
+      u[d] = place.axes[d * n] * visit.x[0];
+      for (int j = 1; j < n; ++j) u[d] += place.axes[d * n + j] * visit.x[j];
+    }
+    step_adjoint<V, n>(place, u, visit.time, lambda, G);
+  }
+  STN_SHARED void finish_lanes(V left, const Visit* visits, V (&y)[n]) {
     unfinished = visits, rest = left;
     for (int l = 0; l < N; ++l) {
       if (!(rest[l] > 0)) continue;
@@ -94,9 +97,10 @@ struct Exact {
     for (int l = 0; l < N; ++l) {
       if (!(rest[l] > 0)) continue;
       double own[n];
+      RegionGradient<n> gradients[kCpabRestSteps];
       for (int d = 0; d < n; ++d) own[d] = double(lambda[d][l]);
-      finish_adjoint<n>(p.tables, velocities, double(rest[l]), rest_visits.data + l * kCpabRestSteps, own,
-                        [&](int64_t region, const double* G) { add(l, region, [&](int k) { return G[k]; }); });
+      finish_adjoint<n>(p.tables, velocities, double(rest[l]), rest_visits.data + l * kCpabRestSteps, own, gradients);
+      for (const auto& of_step : gradients) add(l, of_step.region, [&](int k) { return of_step.entries[k]; });
       for (int d = 0; d < n; ++d) lambda[d][l] = T(own[d]);
     }
   }

@@ -37,16 +37,33 @@ struct FixedVisit {
   double y[n];
 };
 
+// dL/d[matrix, start] of a region.
+template <int n>
+struct RegionGradient {
+  int32_t region;
+  double entries[n * (n + 1)];
+};
+
+template <int n>
+STN_SHARED void exponential(const double (&A)[n][n + 1], double time, double (&E)[n][n + 1]) {
+  affine_exponential<n>(A, time, E);
+}
+template <int n>
+STN_SHARED void exponential_adjoint(const double (&A)[n][n + 1], double time, const double (&grad_E)[n][n + 1],
+                                    double (&grad_A)[n][n + 1]) {
+  affine_exponential_adjoint<n>(A, time, grad_E, grad_A);
+}
+
 // kCpabRestSteps steps of a point that has `time` left, each by an exponential of its own: rare, and not fast.
 template <int n, class P>
-void finish(const CpabTables& t, const P* velocities, double time, double (&y)[n], FixedVisit<n>* visits) {
+STN_SHARED void finish(const CpabTables& t, const P* velocities, double time, double (&y)[n], FixedVisit<n>* visits) {
   for (int s = 0; s < kCpabRestSteps; ++s) {
     double g[n + 1], A[n][n + 1], E[n][n + 1], next[n];
     const int32_t region = locate<n>(t, y, g);
     visits[s].region = region;
     for (int d = 0; d < n; ++d) visits[s].y[d] = y[d];
     generator<n>(t, region, velocities, A);
-    affine_exponential<n>(A, time / kCpabRestSteps, E);
+    exponential<n>(A, time / kCpabRestSteps, E);
     for (int i = 0; i < n; ++i) {
       next[i] = E[i][n];
       for (int j = 0; j < n; ++j) next[i] += E[i][j] * y[j];
@@ -55,21 +72,21 @@ void finish(const CpabTables& t, const P* velocities, double time, double (&y)[n
   }
 }
 
-// add(region, entries) gets dL/d[matrix, start] of every step.
-template <int n, class P, class Add>
-void finish_adjoint(const CpabTables& t, const P* velocities, double time, const FixedVisit<n>* visits,
-                    double (&lambda)[n], Add add) {
+// gradients: of every step.
+template <int n, class P>
+STN_SHARED void finish_adjoint(const CpabTables& t, const P* velocities, double time, const FixedVisit<n>* visits,
+                               double (&lambda)[n], RegionGradient<n>* gradients) {
   for (int s = kCpabRestSteps - 1; s >= 0; --s) {
-    double A[n][n + 1], E[n][n + 1], outer[n][n + 1], G[n][n + 1], entries[n * (n + 1)], back[n] = {};
+    double A[n][n + 1], E[n][n + 1], outer[n][n + 1], G[n][n + 1], back[n] = {};
     generator<n>(t, visits[s].region, velocities, A);
-    affine_exponential<n>(A, time / kCpabRestSteps, E);
+    exponential<n>(A, time / kCpabRestSteps, E);
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < n; ++j) outer[i][j] = lambda[i] * visits[s].y[j], back[j] += E[i][j] * lambda[i];
       outer[i][n] = lambda[i];
     }
-    affine_exponential_adjoint<n>(A, time / kCpabRestSteps, outer, G);
-    to_place<n>(t, visits[s].region, G, entries);
-    add(visits[s].region, entries);
+    exponential_adjoint<n>(A, time / kCpabRestSteps, outer, G);
+    gradients[s].region = visits[s].region;
+    to_place<n>(t, visits[s].region, G, gradients[s].entries);
     for (int d = 0; d < n; ++d) lambda[d] = back[d];
   }
 }
@@ -97,12 +114,12 @@ struct Fixed {
 
   explicit Fixed(const CpabProblem& problem) : p(problem), lattice(problem), maps(kRecord * problem.tables.cells) {}
   int64_t most_visits() const { return p.steps; }
-  void prepare_item(int64_t, const T* item_velocities, const T* item_points) {
+  STN_SHARED void prepare_item(int64_t, const T* item_velocities, const T* item_points) {
     velocities = item_velocities, points = item_points;
     for (int32_t c = 0; c < p.tables.cells; ++c) {
       double A[n][n + 1], E[n][n + 1];
       generator<n>(p.tables, c, velocities, A);
-      affine_exponential<n>(A, 1.0 / p.steps, E);
+      exponential<n>(A, 1.0 / p.steps, E);
       for (int k = 0; k < n * (n + 1); ++k) maps.data[c * kRecord + k] = T(E[k / (n + 1)][k % (n + 1)]);
     }
   }
@@ -152,11 +169,11 @@ struct Fixed {
       }
     }
   }
-  void to_field(int64_t cell, double* entries) const {
+  STN_SHARED void to_field(int64_t cell, double* entries) const {
     double A[n][n + 1], grad_E[n][n + 1], G[n][n + 1];
     for (int k = 0; k < n * (n + 1); ++k) grad_E[k / (n + 1)][k % (n + 1)] = entries[k];
     generator<n>(p.tables, cell, velocities, A);
-    affine_exponential_adjoint<n>(A, 1.0 / p.steps, grad_E, G);
+    exponential_adjoint<n>(A, 1.0 / p.steps, grad_E, G);
     to_place<n>(p.tables, cell, G, entries);
   }
   void finish_sums(double* sums) const {

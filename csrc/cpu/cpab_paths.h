@@ -112,7 +112,7 @@ struct Paths {
 };
 
 template <class T, int n>
-Paths<T, n> start_paths(const CpabProblem& p, const T* points, int64_t count) {
+STN_SHARED Paths<T, n> start_paths(const CpabProblem& p, const T* points, int64_t count) {
   constexpr int N = Lane<T>::N;
   IndexOf<T> region[N] = {};
   T g[n + 1][N] = {}, rest[N] = {};
@@ -148,7 +148,7 @@ struct Visit {
 
 // Sets a lane to the region beyond a face whose coordinates differ.
 template <class T, int n>
-void change_coordinates(const CpabTables& tables, int64_t from, int code, T (&g)[n + 1]) {
+STN_SHARED void change_coordinates(const CpabTables& tables, int64_t from, int code, T (&g)[n + 1]) {
   const CpabRegion<n> old(tables, from), next(tables, crossing_region(code));
   double y[n];
   for (int d = 0; d < n; ++d) {

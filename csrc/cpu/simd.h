@@ -6,6 +6,7 @@
 
 #define STN_INLINE inline __attribute__((always_inline))
 #define STN_LAMBDA __attribute__((always_inline))
+#define STN_SHARED __attribute__((noinline))  // compiled once, not wherever it is called
 
 namespace stn::STN_LEVEL {
 

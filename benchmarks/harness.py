@@ -96,9 +96,10 @@ def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender 
     judged = truth if provider.differentiable else {"value": truth["value"]}
     errors, status = gate(case, function, inputs, judged)
     leaves = inputs.requires_grad()
-    cotangent = grad_output(
-        truth["value"].to(case.dtype if not case.op.endswith("_grid") else torch.float32), "contiguous"
-    )
+    value = truth["value"].to(case.dtype if not case.op.endswith("_grid") else torch.float32)
+    cotangent = grad_output(value, "contiguous")
+    if case.channels_last:  # as a next layer gives it
+        cotangent = cotangent.contiguous(memory_format=torch.channels_last)
     cotangent = cotangent.to(next(iter(inputs.tensors.values())).device)
 
     def forward():

@@ -52,6 +52,8 @@ def truth_of(case: Case, inputs: Inputs) -> tuple[dict[str, torch.Tensor], torch
     output = OP_CASES[case.op].call(inputs.to(device="meta"))
     device = next(iter(inputs.tensors.values())).device
     cotangent = fresh(torch.empty(output.shape, dtype=output.dtype, device=device))
+    if case.channels_last:  # as a next layer gives it
+        cotangent = cotangent.contiguous(memory_format=torch.channels_last)
 
     def call(**tensors):
         return OP_CASES[case.op].call(Inputs(tensors, inputs.options), "reference")

@@ -11,7 +11,7 @@ from stn_kernels.ops import _tps_system
 
 from .op_tests import SamplingTests
 from .test_tps_grid import CONTROL, F64, bent
-from .tolerances import assert_close
+from .tolerances import assert_close, assert_like_reference
 
 
 class TestTpsSample(SamplingTests):
@@ -65,6 +65,12 @@ class TestTpsSample(SamplingTests):
         expected = self.case.call(inputs.to(dtype=F64), "reference")
         error = (actual - expected).abs().max()
         assert error <= (1e-5 if backend.name == "cpu" else 2e-3)
+
+    def test_points_far_apart(self, backend, padding):
+        """Splines whose terms cancel, and others, side by side: several tiles of each."""
+        inputs = backend.draw(self.case, Sample(padding_mode=padding, size=(20, 21), out_size=(22, 70), batch=3))
+        inputs.tensors["points"][1] += 30 * torch.randn(16, 2).to(inputs.tensors["points"])
+        assert_like_reference(backend, self.case, inputs)
 
     def test_no_matrix_of_pixels_by_control_points(self, backend):
         if backend.name != "cpu":

@@ -11,7 +11,10 @@ namespace stn::STN_LEVEL {
 
 // Whether a call is read so.
 STN_INLINE bool windowed(const Problem& p) {
-  const bool placed = placed_in_float(p) || (p.mode == Mode::bilinear && p.transform != Transform::affine);
+  const bool near = p.transform != Transform::grid && p.padding != Padding::reflection;
+  const bool worthwhile = near || p.channels >= 8;  // else placing row by row and regrouping takes longer than it saves
+  const bool placed =
+      placed_in_float(p) || (p.mode == Mode::bilinear && p.transform != Transform::affine && worthwhile);
   return kHasTiles && p.dimensions == 2 && placed && p.dtype != DType::float64 && !p.channels_last &&
          p.input.column == 1 && p.width >= kWindow && p.height >= kWindow && p.out_width >= kTile &&
          p.out_height >= kTile && Region(p, p.input).small;

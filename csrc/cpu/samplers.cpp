@@ -24,13 +24,13 @@ Work sampler_grad_input(const Problem& p) {
 }
 
 Work sampler_grad_parameters(const Problem& p) {
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    using T = decltype(t);
+  return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
+    using A = decltype(a);
     const int64_t tasks = Lines(p).tasks(p);
-    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<T>};
-    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<T>};
+    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<A>};
+    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<A>};
     return with_transform(
-        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<T, Sums>}; });
+        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<A, Sums>}; });
   });
 }
 
@@ -56,8 +56,8 @@ Work second_grad_input(const Problem& call) {
 
 Work second_grad_grid(const Problem& call) {
   const Problem p = call.in_lines();
-  return with_storage(p.dtype,
-                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_second_grid<decltype(t)>}; });
+  return with_compute(p.dtype,
+                      [&](auto a) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_second_grid<decltype(a)>}; });
 }
 
 }  // namespace stn::STN_LEVEL

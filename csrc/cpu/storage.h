@@ -22,6 +22,12 @@ STN_INLINE Work with_storage(DType dtype, F f) {
   }
 }
 
+// Calls f(type tag of the compute type).
+template <class F>
+STN_INLINE Work with_compute(DType dtype, F f) {
+  return dtype == DType::float64 ? f(double{}) : f(float{});
+}
+
 // A zeroed buffer in the compute type.
 template <class A>
 struct Scratch {

@@ -123,17 +123,15 @@ void taps_forward(const Problem& p, int64_t begin, int64_t end) {
 }
 
 // dL/d(source pixel) of N points by axis, of some channels.
-template <class T>
-STN_INLINE void point_gradient(const Row& row, const TapList<Compute<T>>& list, const Region& region, int64_t u,
-                               int count, int64_t channel, int64_t channels,
-                               typename TapList<Compute<T>>::V (&gradient)[3]) {
+template <class A>
+STN_INLINE void point_gradient(SetDots<A> set_dots, const Row& row, const TapList<A>& list, const Region& region,
+                               int64_t u, int count, int64_t channel, int64_t channels,
+                               typename TapList<A>::V (&gradient)[3]) {
   const Problem& p = row.item.p;
-  typename TapList<Compute<T>>::V dots[TapList<Compute<T>>::kMost];
-  const T* image = row.item.template input<T>() + channel * p.input.channel;
-  const T* grad =
-      static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
-  TapSums<T>::set_dots(p, list, region, image, grad, count, channels, dots);
-  contract<Compute<T>>(list, p.dimensions, dots, gradient);
+  typename TapList<A>::V dots[TapList<A>::kMost];
+  set_dots(p, list, region, p.input.data, row.item.image * p.input.batch + channel * p.input.channel,
+           row.at(p.grad_output, u) + channel * p.grad_output.channel, count, channels, dots);
+  contract<A>(list, p.dimensions, dots, gradient);
 }
 
 // Stores the gradient of points [begin, end), or adds it to that of other channels.
@@ -153,30 +151,30 @@ STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int en
   }
 }
 
-template <class T>
+template <class A>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
   const Region region(p, p.input);
-  over_points<Sampler<T>>(
+  const SetDots<A> set_dots = dots_of<A>(p.dtype);
+  over_points<Sampler<A>>(
       p, begin, end, region, true, Nothing{},
       [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
         typename TapList<A>::V gradient[3];
-        point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
+        point_gradient<A>(set_dots, row, list, region, u, to, channel, channels, gradient);
         p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
                             : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
       });
 }
 
 // Sums of a task: its n (n + 1) entries of dL/dtheta.
-template <class T>
+template <class A>
 void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
   constexpr int N = TapList<A>::N;
   using V = typename TapList<A>::V;
   using I = typename TapList<A>::I;
   using Wide = Vec<double, N>;
   const int n = p.dimensions;
   const Region region(p, p.input);
+  const SetDots<A> set_dots = dots_of<A>(p.dtype);
   Wide lane, sum[3] = {}, moment[3] = {}, totals[3][4] = {};  // of a row; of a task, by entry of theta
   I number;
   for (int i = 0; i < N; ++i) lane[i] = i, number[i] = IndexOf<A>(i);
@@ -198,12 +196,12 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       }
     }
   };
-  over_points<Sampler<T>>(
+  over_points<Sampler<A>>(
       p, begin, end, region, true, end_line,
       [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
         if (list.outside) return;
         V gradient[3];
-        point_gradient<T>(row, list, region, u, to, channel, channels, gradient);
+        point_gradient<A>(set_dots, row, list, region, u, to, channel, channels, gradient);
         const Wide at = lane + (double(u) - row.item.lattice[0].centre);
         const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
         for (int a = 0; a < n; ++a) {
@@ -214,14 +212,14 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
 }
 
 // The same of a transform in two dimensions that is neither affine nor a grid.
-template <class T, class Sums>
+template <class A, class Sums>
 void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
   constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
   const Region region(p, p.input);
-  const Sampler<T> sampler(p, true);
+  const SetDots<A> set_dots = dots_of<A>(p.dtype);
+  const Sampler<A> sampler(p, true);
   const Lines lines(p);
-  const int64_t step = Sampler<T>::planes(p);
+  const int64_t step = Sampler<A>::planes(p);
   over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number);
     const Source source(p, number);
@@ -235,7 +233,7 @@ void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
                      [&](const auto& list, int64_t point, int from, int to) STN_LAMBDA {
                        if (list.outside) return;
                        typename TapList<A>::V gradient[3];
-                       point_gradient<T>(row, list, region, point, to, channel, channels, gradient);
+                       point_gradient<A>(set_dots, row, list, region, point, to, channel, channels, gradient);
                        A grad_x[kWhole] = {}, grad_y[kWhole] = {};
                        for (int i = from; i < to; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
                        total.add(source, Cotangents(row.row, point, to, grad_x, grad_y));

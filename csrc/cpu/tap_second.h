@@ -91,26 +91,24 @@ void taps_second_input(const Problem& p, int64_t begin, int64_t end) {
                                });
 }
 
-template <class T>
+template <class A>
 void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
   using V = typename TapList<A>::V;
   const Region region(p, p.input);
-  over_points<Sampler<T>>(
+  const SetDots<A> set_dots = dots_of<A>(p.dtype);
+  over_points<Sampler<A>>(
       p, begin, end, region, true, Nothing{},
       [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
           STN_LAMBDA {
             V gradient[3] = {}, dots[TapList<A>::kMost], q[3];
-            const T* image = row.item.template input<T>() + channel * p.input.channel;
-            const T* grad =
-                static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
+            const int64_t at = row.item.image * p.input.batch + channel * p.input.channel;
+            const int64_t grad_at = row.at(p.grad_output, u) + channel * p.grad_output.channel;
             if (p.grad_grad_input) {
-              const T* other = static_cast<const T*>(p.grad_grad_input) + (image - static_cast<const T*>(p.input.data));
-              TapSums<T>::set_dots(p, list, region, other, grad, to, channels, dots);
+              set_dots(p, list, region, p.grad_grad_input, at, grad_at, to, channels, dots);
               contract<A>(list, p.dimensions, dots, gradient);
             }
             if (p.grad_grad_grid && p.dimensions > 1) {  // along one axis a linear weight has no curvature
-              TapSums<T>::set_dots(p, list, region, image, grad, to, channels, dots);
+              set_dots(p, list, region, p.input.data, at, grad_at, to, channels, dots);
               load_directions<A>(row, u, to, q);
               over_factors<A>(list, p.dimensions, [&](int t, const auto& w, const auto& s) STN_LAMBDA {
                 const V xy = dots[t] * s[0] * s[1] * w[2], xz = dots[t] * s[0] * w[1] * s[2],

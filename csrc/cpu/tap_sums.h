@@ -246,9 +246,12 @@ struct TapSums {
     });
   }
 
-  // dots[t] of N points: the output's gradient times each tap, summed over some channels.
-  static void set_dots(const Problem& p, const List& list, const Region& region, const T* image, const T* grad,
-                       int count, int64_t channels, V* dots) {
+  // dots[t] of N points: the output's gradient times each tap, summed over some channels. at, grad_at: their place in
+  // the images, which lie as the input does, and in the output's gradient.
+  static void set_dots(const Problem& p, const List& list, const Region& region, const void* images, int64_t at,
+                       int64_t grad_at, int count, int64_t channels, V* dots) {
+    const T* image = static_cast<const T*>(images) + at;
+    const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
     for (int t = 0; t < list.taps; ++t) dots[t] = V{};
     if (list.outside) return;
     if (!lanes_are_points(p)) {
@@ -295,5 +298,17 @@ extern template struct TapSums<float>;
 extern template struct TapSums<double>;
 extern template struct TapSums<BFloat16>;
 extern template struct TapSums<Float16>;
+
+// What of a pass depends on the storage type, so that the pass is compiled once a compute type.
+template <class A>
+using SetDots = decltype(&TapSums<A>::set_dots);
+template <class A>
+STN_INLINE SetDots<A> dots_of(DType dtype) {
+  if constexpr (sizeof(A) == sizeof(float)) {
+    if (dtype == DType::bfloat16) return TapSums<BFloat16>::set_dots;
+    if (dtype == DType::float16) return TapSums<Float16>::set_dots;
+  }
+  return TapSums<A>::set_dots;
+}
 
 }  // namespace stn::STN_LEVEL

@@ -300,53 +300,73 @@ struct MultiSampler {
   }
 };
 
-// The taps of N points where all are inside and neighbours in memory: what most points have, so that no list is made.
+// The taps of N points read in pairs of neighbours, without a list: where an image is so stored and wide enough.
 template <class T, int n>
-struct InteriorTaps {
+struct PairedTaps {
   using A = Compute<T>;
   using V = typename TapList<A>::V;
   using I = typename TapList<A>::I;
   static constexpr int N = TapList<A>::N, kRows = 1 << (n - 1);
-  V weight[kRows][2];
+  bool interior;       // all are inside: `inside` is not set
+  V weight[kRows][2];  // of the pixels that are read, those beside an edge moved inside:
+  I inside[kRows][2];  // whether one is a tap
   int64_t step[kRows];
   alignas(64) int64_t offset[N];
 
-  static STN_INLINE bool possible(const Region& w) { return sizeof(T) < 8 && w.stride[0] == 1 && w.small; }
-  // Whether those of the points from i on are such; nothing is set if not.
-  STN_INLINE bool set(const Problem& p, const Points<A>& points, int64_t i, const Region& w) {
-    I at{};
+  static STN_INLINE bool possible(const Problem& p, const Region& w) {
+    bool wide = true;
+    for (int a = 0; a < n; ++a) wide &= p.extent(a) > 1;
+    return wide && sizeof(T) < 8 && w.stride[0] == 1 && w.small;
+  }
+  STN_INLINE void set(const Problem& p, const Points<A>& points, int64_t i, const Region& w) {
+    I first[n], at{}, of_axis[n][2] = {};
+    V of[n][2];
     auto within = at == at;
-    V ahead[n];
     for (int a = 0; a < n; ++a) {
-      const I index = load<I>(points.index[a] + i);
-      within &= (index >= I{}) & (index <= splat<I>(IndexOf<A>(p.extent(a) - 2)));
-      at += index * IndexOf<A>(w.stride[a]);
-      ahead[a] = load<V>(points.fraction[a] + i);
+      first[a] = load<I>(points.index[a] + i);
+      within &= (first[a] >= I{}) & (first[a] <= splat<I>(IndexOf<A>(p.extent(a) - 2)));
+      of[a][1] = load<V>(points.fraction[a] + i), of[a][0] = splat<V>(A(1)) - of[a][1];
     }
-    if (!all(within)) return false;
+    interior = all(within);
+    for (int a = 0; a < n; ++a) {
+      I moved = first[a];
+      if (!interior) {
+        const I last = splat<I>(IndexOf<A>(p.extent(a) - 2));
+        moved = moved < I{} ? I{} : moved;
+        moved = moved > last ? last : moved;
+        const I by = first[a] - moved;
+        const auto same = by == I{}, before = by == splat<I>(IndexOf<A>(-1)), behind = by == splat<I>(IndexOf<A>(1));
+        of_axis[a][0] = same | before, of_axis[a][1] = same | behind;
+        const V left = same ? of[a][0] : of[a][1], right = same ? of[a][1] : of[a][0];
+        of[a][0] = masked(left, of_axis[a][0]), of[a][1] = masked(right, of_axis[a][1]);
+      }
+      at += moved * IndexOf<A>(w.stride[a]);
+    }
     store(offset, __builtin_convertvector(at, Vec<int64_t, N>));
     asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
-    const V one = splat<V>(A(1));
     for (int r = 0; r < kRows; ++r) {
-      V row = one;
       step[r] = 0;
+      for (int k = 0; k < 2; ++k) weight[r][k] = of[0][k];
+      if (!interior) inside[r][0] = of_axis[0][0], inside[r][1] = of_axis[0][1];
       for (int a = 1; a < n; ++a) {
-        const bool second = r >> (a - 1) & 1;
-        row *= second ? ahead[a] : one - ahead[a];
+        const int second = r >> (a - 1) & 1;
         if (second) step[r] += w.stride[a];
+        for (int k = 0; k < 2; ++k) {
+          weight[r][k] *= of[a][second];
+          if (!interior) inside[r][k] &= of_axis[a][second];
+        }
       }
-      weight[r][0] = row * (one - ahead[0]), weight[r][1] = row * ahead[0];
     }
-    return true;
   }
+  template <bool kInterior>
   STN_INLINE V value(const T* plane) const {
-    V first{}, second{};
+    V sums[2] = {};
     for (int r = 0; r < kRows; ++r) {
-      V a, b;
-      load_pairs<T, N>(plane + step[r], offset, a, b);
-      first += weight[r][0] * a, second += weight[r][1] * b;
+      V pair[2];
+      load_pairs<T, N>(plane + step[r], offset, pair[0], pair[1]);
+      for (int k = 0; k < 2; ++k) sums[k] += weight[r][k] * (kInterior ? pair[k] : masked(pair[k], inside[r][k]));
     }
-    return first + second;
+    return sums[0] + sums[1];
   }
 };
 
@@ -378,8 +398,8 @@ STN_INLINE void planes_of_points(const Item& item, const SampledPoints<T, n>& po
   constexpr int N = TapList<A>::N;
   const Problem& p = item.p;
   TapList<A> list;
-  InteriorTaps<T, n> taps;
-  const bool interior = taps.possible(points.region);
+  PairedTaps<T, n> taps;
+  const bool paired = taps.possible(p, points.region);
   const auto plane = points.run.template plane<V>(points.i);
   const int64_t step = planes_at_once(p);
   for (int64_t c = 0; c < p.channels; c += step) {
@@ -397,8 +417,14 @@ STN_INLINE void planes_of_points(const Item& item, const SampledPoints<T, n>& po
           sums[j].add(value, weight, offset);
         }
       };
-      if (interior && taps.set(p, points.run.points.data[k], points.i, points.region)) {
-        for (int64_t j = 0; j < channels; ++j) take(j, taps.value(image + j * p.input.channel));
+      const auto read = [&]<bool kInterior>() STN_LAMBDA {
+        for (int64_t j = 0; j < channels; ++j) {
+          take(j, taps.template value<kInterior>(image + j * p.input.channel));
+        }
+      };
+      if (paired) {
+        taps.set(p, points.run.points.data[k], points.i, points.region);
+        taps.interior ? read.template operator()<true>() : read.template operator()<false>();
         continue;
       }
       V values[kPlanes] = {};

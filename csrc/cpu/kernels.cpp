@@ -57,7 +57,7 @@ void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
         return few_channels_theta_moments<T>(p, item, source.pixels(), first, last, sums);
     }
     AffineSums total(p);
-    rows_parameter_sums<T>(p, source, first, last, total);
+    rows_parameter_sums<Compute<T>>(p, source, first, last, total);
     total.finish(source, sums);
   });
 }
@@ -198,13 +198,16 @@ Work grad_parameters(const Problem& call) {
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
+  if (is_grouped(p)) {
+    return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
+      return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
+        return Work{p, group_tasks(p), group_parameter_sums<decltype(a), Sums>, row_blocks(p.out_height)};
+      });
+    });
+  }
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
-    if (p.transform == Transform::grid) return Work{p, tasks, run_grad_grid<T>};
-    if (p.transform == Transform::affine) return Work{p, tasks, run_affine_sums<T>};
-    return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
-      return Work{p, group_tasks(p), group_parameter_sums<T, Sums>, row_blocks(p.out_height)};
-    });
+    return Work{p, tasks, p.transform == Transform::grid ? run_grad_grid<T> : run_affine_sums<T>};
   });
 }
 

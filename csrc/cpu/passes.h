@@ -86,15 +86,25 @@ void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin,
   });
 }
 
+// Of a storage type whose compute type is A.
+template <class A>
+STN_INLINE auto grad_points_of(DType dtype) {
+  if constexpr (sizeof(A) == sizeof(float)) {
+    if (dtype == DType::bfloat16) return rows_grad_points<BFloat16>;
+    if (dtype == DType::float16) return rows_grad_points<Float16>;
+  }
+  return rows_grad_points<A>;
+}
+
 // Adds what some rows give to the gradient of the transform's parameters.
-template <class T, class Sums>
+template <class A, class Sums>
 void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, Sums& total) {
-  using A = Compute<T>;
   const auto take = [](void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x,
                        const A* grad_y) { static_cast<Sums*>(to)->add(of, Cotangents(v, u, count, grad_x, grad_y)); };
   const int64_t block = shared_channels(p);
+  const auto rows = grad_points_of<A>(p.dtype);
   for (int64_t c = 0; c < p.channels; c += block)
-    rows_grad_points<T>(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
+    rows(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
 }
 
 template <class T, class G>

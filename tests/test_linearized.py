@@ -504,6 +504,37 @@ def test_a_backward_makes_the_slopes_that_its_forward_did_not(backend):
     assert torch.equal(gradient.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("samples", [None, 2])
+@pytest.mark.parametrize("shared", FLAGS)
+def test_vmap(backend, samples, shared):
+    """Values and gradients of each example, with the image shared or not; drawn numbers are those of one batch."""
+    double = {"dtype": torch.float64, "device": backend.device}
+    lead = (2,) if samples is None else (2, samples)
+    image = torch.randn(3, 2, 2, 6, 7, **double)[0 if shared else slice(None)]
+    theta = torch.eye(2, 3, **double) + 0.1 * torch.randn(3, *lead, 2, 3, **double)
+    offsets = 0.2 * torch.randn(*lead, 5, 4, 5, 2, **double)
+    offsets.select(-4, 0).zero_()
+    dims = (None if shared else 0, 0)
+
+    def function(mode):
+        return lambda image, theta: backend.op("affine_sample")(image, theta, (4, 5), mode)
+
+    def loss(image, theta):
+        return function(Linearized(5, offsets=offsets))(image, theta).square().sum()
+
+    examples = [(image if shared else image[k], theta[k]) for k in range(3)]
+    mapped = torch.vmap(function(Linearized(5, offsets=offsets)), dims)(image, theta)
+    torch.testing.assert_close(mapped, torch.stack([function(Linearized(5, offsets=offsets))(*e) for e in examples]))
+    gradients = torch.vmap(torch.func.grad(loss, (0, 1)), dims)(image, theta)
+    for k, example in enumerate(examples):
+        for of_all, alone in zip(gradients, torch.func.grad(loss, (0, 1))(*example), strict=True):
+            torch.testing.assert_close(of_all[k], alone)
+    if samples is None and not shared:
+        drawn = torch.vmap(function(Linearized(5, seed=7)), dims)(image, theta)
+        together = function(Linearized(5, seed=7))(image.flatten(0, 1), theta.flatten(0, 1))
+        torch.testing.assert_close(drawn.flatten(0, 1), together)
+
+
 @pytest.mark.parametrize("dynamic", FLAGS)
 @pytest.mark.parametrize("name", LINEARIZED_CASES)
 def test_compile_fullgraph(backend, name, dynamic):

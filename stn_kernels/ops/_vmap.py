@@ -29,9 +29,9 @@ def _in_batch(tensor: torch.Tensor | None, dim: int | None, size: int) -> torch.
 
 
 def _in_samples(tensor: torch.Tensor | None, dim: int | None, size: int, has_samples: bool) -> torch.Tensor | None:
-    """(B[, S], ...) -> (B, size[ * S], ...)."""
-    if tensor is None:
-        return None
+    """(B[, S], ...) -> (B, size[ * S], ...); what `_in_batch` leaves as it is stays."""
+    if tensor is None or (dim is None and tensor.dim() == 1):
+        return tensor
     tensor = _mapped(tensor, dim, size, 1)
     return tensor.flatten(1, 2) if has_samples else tensor
 
@@ -110,6 +110,34 @@ def moving_points(name: str, backward: bool = False):
             if backward and shared and dims[0] is not None:
                 results = results[0].sum(1), results[1]
             return results, dims
+
+        return run
+
+    return rule
+
+
+def multi_sampling(name: str, grid: int, backward: bool = False):
+    """The rule of ([grad_output, slopes,] input, parameters, two constants, offsets, transform, ...).
+
+    grid: the transform whose parameters are a grid. Of a backward the last arguments are as for `sampling`.
+    """
+    first = 2 if backward else 0  # the input's place
+
+    def rule(namespace):
+        def run(info, in_dims, *args):
+            _refuse(name, in_dims[first + 2 : first + 4])
+            size, input, values = info.batch_size, args[first], args[first + 1]
+            moved, restore, out_dim = [*range(first + 2), first + 4], lambda r: r.unflatten(0, (size, -1)), 0
+            if in_dims[first] is not None or (backward and args[-3]):  # no image, or no gradient, to share
+                folded = {i: _in_batch(args[i], in_dims[i], size) for i in moved}
+            else:
+                dims = input.dim() - 1 if args[first + 5] == grid else 2
+                has_samples = values.dim() - (in_dims[first + 1] is not None) > dims + 1
+                moved.remove(first)
+                folded = {i: _in_samples(args[i], in_dims[i], size, has_samples) for i in moved}
+                restore, out_dim = (lambda r: r.unflatten(1, (size, -1))) if has_samples else (lambda r: r), 1
+            results = _library.call_in(namespace, name, *(folded.get(i, a) for i, a in enumerate(args)))
+            return _split(results, restore, out_dim)
 
         return run
 

@@ -14,6 +14,7 @@ from ..reference import linearized as reference
 from ..reference.sampling import compute_dtype
 from ._broadcast import over_batch
 from ._outputs import empty_images, is_channels_last, store_images
+from ._vmap import multi_sampling
 
 NAME, BACKWARD = "_linearized_sample", "_linearized_sample_backward"
 TRANSFORMS = ("affine", "grid", "homography", "tps")  # their codes: Transform in csrc/cpu/kernels.h
@@ -50,7 +51,7 @@ class Linearized:
             "entropic", by the probability that an optimal matching pairs a sample with the centre.
         ridge: added to the diagonal of the normal equations, whose lengths are in input pixels; not negative.
         seed: of the offsets, in [0, 2^63): the same on every backend. None draws a new one from torch's generator of
-            the device at every call.
+            the device at every call. Under torch.vmap the examples draw as items of one batch.
         offsets: normalized offsets (B, K, *out, n), or (B, S, K, *out, n) for S transformations an image, instead of
             drawn ones; the first of K, the centre, is zero. Constant. One beyond [-1, 1] does not count. `noise` and
             `push_away` then only say how wide the weights "distance" and "entropic" reach.
@@ -292,6 +293,8 @@ _library.declare(
         _reference_backward,
         _setup_backward_context,
         _double_backward,
+        multi_sampling(BACKWARD, TRANSFORMS.index("grid"), backward=True),
     )
 )
-_library.declare(_library.Op(NAME, SCHEMA, _fake, _reference, _setup_context, _backward))
+_vmap = multi_sampling(NAME, TRANSFORMS.index("grid"))
+_library.declare(_library.Op(NAME, SCHEMA, _fake, _reference, _setup_context, _backward, _vmap))

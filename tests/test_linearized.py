@@ -1,5 +1,6 @@
 """Linearized multi-sampling: against the published algorithm, written anew here, and on every transform."""
 
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -529,6 +530,10 @@ def test_vmap(backend, samples, shared):
     for k, example in enumerate(examples):
         for of_all, alone in zip(gradients, torch.func.grad(loss, (0, 1))(*example), strict=True):
             torch.testing.assert_close(of_all[k], alone)
+    if samples is None and shared:
+        hessian = torch.func.jacrev(torch.func.jacrev(functools.partial(loss, image)))(theta[0])
+        expected = torch.autograd.functional.hessian(functools.partial(loss, image), theta[0])
+        torch.testing.assert_close(hessian, expected)
     if samples is None and not shared:
         drawn = torch.vmap(function(Linearized(5, seed=7)), dims)(image, theta)
         together = function(Linearized(5, seed=7))(image.flatten(0, 1), theta.flatten(0, 1))

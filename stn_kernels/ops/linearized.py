@@ -13,6 +13,7 @@ from .._library import PADDING_NAMES
 from ..reference import linearized as reference
 from ..reference.sampling import compute_dtype
 from ._broadcast import over_batch
+from ._double_backward import by_autograd
 from ._outputs import empty_images, is_channels_last, store_images
 from ._vmap import multi_sampling
 
@@ -269,17 +270,8 @@ def _setup_backward_context(ctx, inputs, output):
 
 def _double_backward(namespace):
     def backward(ctx, *grads):
-        with torch.enable_grad():
-            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors[:3]]
-            first = _gradients(*tensors, *ctx.saved_tensors[3:], *ctx.options)
-        wanted = [i for i, needed in enumerate(ctx.needed) if needed and grads[i] is not None]
-        second = torch.autograd.grad(
-            [first[i] for i in wanted],
-            tensors,
-            [grads[i] for i in wanted],
-            allow_unused=True,
-            create_graph=torch.is_grad_enabled(),
-        )
+        tensors, rest = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        second = by_autograd(lambda *given: _gradients(*given, *rest, *ctx.options), tensors, grads, ctx.needed)
         return (second[0], None, *second[1:], *[None] * 17)
 
     return backward

@@ -155,7 +155,7 @@ def pytest_collection_modifyitems(config, items):
             dropped.append(item)
             continue
         thin = getattr(item.cls, "thin_everywhere", False)
-        if mark and name and (verify.is_slow(name) or thin):
+        if mark and not alone and (verify.is_slow(name) or thin):
             key = name, item.parent.nodeid, item.originalname
             seen[key] += 1
             more = 6 if verify.is_slow(name) and thin else 0  # 5 becomes 11, 7 becomes 13, 11 becomes 17

@@ -41,13 +41,12 @@ class _Transform(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, points, theta, basis, shape):
-        n, cells = points.shape[0], basis.shape[1]
+        n = len(points)
         generators = (theta @ basis.flatten(1)).unflatten(1, basis.shape[1:])
         square = torch.cat([generators, torch.zeros_like(generators[..., :1, :])], -2)
         maps = torch.linalg.matrix_exp(square / STEPS)[..., :n, :].contiguous()
         sizes = torch.tensor(STEPS, dtype=torch.int32), torch.tensor(shape, dtype=torch.int32)
         steps, shape = (size.to(points.device) for size in sizes)
-        assert maps.shape == (len(theta), cells, n, n + 1)
         ctx.save_for_backward(points, generators.contiguous(), basis, steps, shape)
         return extension(points.device.type).forward(points, maps, steps, shape)
 

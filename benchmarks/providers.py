@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import stn_kernels
+from stn_kernels._library import device_of
 from stn_kernels.ops._tps_system import default_control_points
 from stn_kernels.reference import tps
 from stn_kernels.reference.cpab import lattice_points
@@ -275,7 +276,7 @@ def ours(backend: str) -> Provider:
         options = {} if case.op in ("grid_sample", "cpab_transform", "cpab_jacobian") else {"size": case.size}
         options |= {"tessellation": case.tessellation} if case.cells else {}
         if case.op in ("affine_sample", "grid_sample"):
-            options["mode"] = case.mode("cuda" if backend in ("cuda", "triton") else "cpu")
+            options["mode"] = case.mode(device_of(backend))
         return functools.partial(getattr(stn_kernels, case.op), **options, backend=backend)
 
     return Provider(f"stn_kernels {backend}", make)

@@ -23,10 +23,11 @@ class Call:
     output: int
     image: int = 0  # 0 for coordinates alone
     read: int = 0  # of the image, what some output reads
+    constants: int = 0  # what has no gradient: given offsets of linearized samples
 
     def moved(self, direction: str) -> int:
         """Bytes of "forward", "forward+backward" (to all tensors) or "input gradient" (backward to the image alone)."""
-        forward = self.read + self.params + self.output
+        forward = self.read + self.params + self.constants + self.output
         if direction == "forward":
             return forward
         if direction == "input gradient":
@@ -49,7 +50,9 @@ def call_of(op: str, inputs: Inputs) -> Call:
     if image is None:
         return Call(params, output)
     pixel = image.shape[1] * image.element_size()
-    return Call(params, output, image.numel() * image.element_size(), pixels_read(op, inputs) * pixel)
+    offsets = getattr(inputs.options.get("mode"), "offsets", None)
+    constants = 0 if offsets is None else offsets.nbytes
+    return Call(params, output, image.numel() * image.element_size(), pixels_read(op, inputs) * pixel, constants)
 
 
 def pixels_read(op: str, inputs: Inputs) -> int:

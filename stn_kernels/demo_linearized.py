@@ -128,7 +128,7 @@ def plot(rows: list[Alignment], path: str, backend=None) -> pathlib.Path:
         for axis, (name, mode) in zip(line, SAMPLERS.items(), strict=True):
             cosine = direction_map(image, factor, mode, backend)
             shown = axis.imshow(cosine.numpy(), vmin=-1, vmax=1, cmap="RdYlGn", extent=(-0.5, 0.5, 0.5, -0.5))
-            axis.set_title(f"1/{factor}, {name}: {100 * (cosine > 0).float().mean():.0f} % point home", fontsize=8)
+            axis.set_title(f"1/{factor}, {name}\n{100 * (cosine > 0).float().mean():.0f} % point home", fontsize=8)
     figure.colorbar(shown, ax=grid[:-1], label="cosine of the descent direction and the way home", shrink=0.6)
     for axis, factor in zip(grid[-1], FACTORS, strict=False):
         for name in SAMPLERS:

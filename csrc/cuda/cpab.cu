@@ -1,16 +1,19 @@
 #include "cpab_launch.cuh"
+#include "warp_launch.cuh"
 
 namespace stn {
 namespace {
 
-// f(CpabLaunch) of the call's type and dimensions; its tensors are contiguous.
+// f(CpabLaunch, empty CpabOutput) of the call's type and dimensions; its tensors are contiguous.
 template <class F>
 void with_launch(const CpabCall& call, simt::Stream stream, F&& f) {
   const auto with_type = [&](auto type) {
     using T = decltype(type);
-    if (call.shape.size() == 1) f(CpabLaunch<T, 1>(call, stream), type);
-    if (call.shape.size() == 2) f(CpabLaunch<T, 2>(call, stream), type);
-    if (call.shape.size() == 3) f(CpabLaunch<T, 3>(call, stream), type);
+    with_dimensions(int(call.shape.size()), [&](auto dimensions) {
+      constexpr int n = decltype(dimensions)::value;
+      const CpabPoints<T, n> points = given_points<T, n>(call);
+      f(CpabLaunch(call, points, stream), CpabOutput<T, n>{nullptr, nullptr, points.count});
+    });
   };
   call.points.scalar_type() == ScalarType::Double ? with_type(double{}) : with_type(float{});
 }
@@ -29,7 +32,10 @@ Tensor cpab_transform(const CpabCall& given) {
   const Tensor output = torch::stable::new_empty(call.points, shape);
   if (output.numel() == 0) return output;
   const Device device(call.points);
-  with_launch(call, device.stream, [&](auto launch, auto) { launch.forward(output); });
+  with_launch(call, device.stream, [&]<class T, int n>(auto launch, CpabOutput<T, n> ends) {
+    ends.output = data<T>(output);
+    launch.forward(ends);
+  });
   return output;
 }
 
@@ -47,9 +53,11 @@ std::tuple<Tensor, Tensor> cpab_transform_backward(const CpabCall& given, const 
   // Items whose points are the same tensor each have a gradient to it.
   const int64_t shared = call.points.dim() == 3 ? call.samples() : call.items();
   const Tensor each = need_points && shared > 1 ? torch::stable::new_empty(call.points, grad.sizes()) : grad_points;
-  with_launch(call, device.stream, [&](auto launch, auto type) {
-    launch.backward(grad, need_points ? &each : nullptr, need_velocities ? &grad_velocities : nullptr);
-    if (need_points && shared > 1) sum_shared<decltype(type)>(each, grad_points, shared, device.stream);
+  with_launch(call, device.stream, [&]<class T, int n>(auto launch, CpabOutput<T, n> ends) {
+    ends.grad_output = data<T>(grad);
+    const Tensor sums = launch.backward(ends, need_points ? data<T>(each) : nullptr, need_velocities, false);
+    if (need_velocities) launch.to_velocities(sums, grad_velocities);
+    if (need_points && shared > 1) sum_shared<T>(each, grad_points, shared, device.stream);
   });
   return {grad_points, grad_velocities};
 }

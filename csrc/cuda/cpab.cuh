@@ -8,17 +8,41 @@ namespace stn {
 constexpr int kCpabThreads = 128, kCpabWarps = kCpabThreads / 32;
 constexpr int kCpabKept = 8;  // steps of a path kept for the way back; of the others it is walked again
 
-// The points of a call: (batch, points, n), or (points, n) for all items.
-template <class T, int n>
+// What kernels on paths are made of: Points, where paths begin, and Ends, what becomes of where they end.
+//   Points: load(item, i, x) of point i, unless it does not exist; place(i): how its Ends find it.
+//   Ends: put(item, place, y) takes the image y of a point; the backward asks cotangent(item, place, y, exists, ...).
+// Of cpab_transform: points (batch, points, n), or (points, n) for all items.
+template <class T_, int n_>
 struct CpabPoints {
+  using T = T_;
+  static constexpr int n = n_;
   const T* at;
   int64_t count, samples;
   bool own;
-  int per_block;
 
+  __device__ __forceinline__ bool exists(int64_t i) const { return i < count; }
+  __device__ __forceinline__ int64_t place(int64_t i) const { return i; }
   __device__ __forceinline__ void load(int64_t item, int64_t i, T (&x)[n]) const {
     const T* from = at + ((own ? item / samples : 0) * count + i) * n;
     for (int d = 0; d < n; ++d) x[d] = from[d];
+  }
+};
+
+// Of cpab_transform: output or grad_output (items, points, n), the other one null.
+template <class T, int n>
+struct CpabOutput {
+  T* output;
+  const T* grad_output;
+  int64_t count;
+
+  __device__ __forceinline__ void put(int64_t item, int64_t i, const T (&y)[n]) const {
+    for (int d = 0; d < n; ++d) output[(item * count + i) * n + d] = y[d];
+  }
+  // add: adds what belongs to this thread to sums that have no region.
+  template <class Add>
+  __device__ __forceinline__ void cotangent(int64_t item, int64_t i, const T (&)[n], bool exists, T (&lambda)[n],
+                                            const Add&) const {
+    for (int d = 0; exists && d < n; ++d) lambda[d] = grad_output[(item * count + i) * n + d];
   }
 };
 
@@ -53,22 +77,32 @@ constexpr int kCpabForwardBlocks = sizeof(T) == 8 ? 2 : 4;
 template <class T>
 constexpr int kCpabBackwardBlocks = sizeof(T) == 8 ? 1 : 3;
 
-// output (items, points, n)
-template <class Path, class Field, class T, int n>
-__global__ void __launch_bounds__(kCpabThreads, kCpabForwardBlocks<T>)
-    cpab_forward_kernel(Field field, CpabPoints<T, n> points, T* __restrict__ output, int64_t first_item) {
-  const int64_t item = first_item + blockIdx.y, first = int64_t(blockIdx.x) * points.per_block;
-  const int64_t last = minimum(first + points.per_block, points.count);
-  for (int64_t i = first + threadIdx.x; i < last; i += kCpabThreads) {
-    T x[n];
-    points.load(item, i, x);
-    Path path(field, item, x);
+// A block's points of an item: [first, last).
+struct CpabShare {
+  int64_t item, first, last;
+  __device__ __forceinline__ CpabShare(int64_t first_item, int per_block, int64_t count)
+      : item(first_item + blockIdx.y),
+        first(int64_t(blockIdx.x) * per_block),
+        last(minimum(first + per_block, count)) {}
+};
+
+template <class Path, class Field, class Points, class Ends>
+__global__ void __launch_bounds__(kCpabThreads, kCpabForwardBlocks<typename Points::T>)
+    cpab_forward_kernel(Field field, Points points, Ends ends, int per_block, int64_t first_item) {
+  using T = typename Points::T;
+  constexpr int n = Points::n;
+  const CpabShare share(first_item, per_block, points.count);
+#pragma unroll 1
+  for (int64_t i = share.first + threadIdx.x; i < share.last; i += kCpabThreads) {
+    if (!points.exists(i)) continue;
+    T y[n];
+    points.load(share.item, i, y);
+    Path path(field, share.item, y);
     CpabVisit<T, n> visit;
     while (path.advance(visit)) {
     }
-    path.position(x);
-    T* to = output + (item * points.count + i) * n;
-    for (int d = 0; d < n; ++d) to[d] = x[d] / T(field.tables.shape[d]);
+    path.image(y);
+    ends.put(share.item, points.place(i), y);
   }
 }
 
@@ -103,22 +137,24 @@ __device__ __forceinline__ int largest_of(int value) {
   return value;
 }
 
-// Walks the path of point i and takes its steps back, the last first: back(path, visit, active) for all lanes of a warp
-// at once. `kept` has room for the latest steps of every thread; to those before the path is walked again.
-template <class Path, class Field, class T, int n, class Back>
-__device__ __forceinline__ void walk_back(const Field& field, const CpabPoints<T, n>& points, int64_t item, int64_t i,
-                                          bool there, CpabVisit<T, n>* kept, Back&& back) {
+// Walks the path of point i, tells arrive(path), then takes its steps back, the last first: back(path, visit, active).
+// Both are called for all lanes of a warp at once; arrive returns whether any way back is wanted. `kept` has room for
+// the latest steps of every thread; to those before the path is walked again.
+template <class Path, class Field, class Points, class Visit, class Arrive, class Back>
+__device__ __forceinline__ void walk_back(const Field& field, const Points& points, int64_t item, int64_t i, bool there,
+                                          Visit* kept, Arrive&& arrive, Back&& back) {
   int steps = 0, chunk = -1, chunks = 1;
 #pragma unroll 1
   while (true) {
-    T start[n] = {};
+    typename Points::T start[Points::n] = {};
     if (there) points.load(item, i, start);
     Path path(field, item, start);
     const int end = chunk < 0 ? 0x7fffffff : (chunk + 1) * kCpabKept;
     const bool walks = there && (chunk < 0 || (end < steps && chunk < (steps - 1) / kCpabKept));
-    CpabVisit<T, n> visit;
+    Visit visit;
     while (walks && path.steps < end && path.advance(visit)) kept[(path.steps - 1) % kCpabKept * kCpabThreads] = visit;
     if (chunk < 0) {
+      if (!arrive(path)) break;
       steps = there ? path.steps : 0;
       chunks = (largest_of(steps) + kCpabKept - 1) / kCpabKept;
       chunk = chunks;
@@ -135,18 +171,21 @@ __device__ __forceinline__ void walk_back(const Field& field, const CpabPoints<T
   }
 }
 
-// grad_points (items, points, n) and partial sums (items, regions, n, n + 1, columns): a column a block if its warps'
-// sums have room in shared memory, else zeros, a column a warp. Null for what is not wanted.
-template <class Path, class Field, class T, int n>
-__global__ void __launch_bounds__(kCpabThreads, kCpabBackwardBlocks<T>)
-    cpab_backward_kernel(Field field, CpabPoints<T, n> points, const T* __restrict__ grad_output,
-                         T* __restrict__ grad_points, T* __restrict__ partial, int regions, bool shared_sums,
-                         int64_t first_item) {
+// grad_points (items, points, n) and partial sums (items, rows, n, n + 1, columns), where a row is a region or the one
+// behind them, for what has no region: a column a block if its warps' sums have room in shared memory, else zeros, a
+// column a warp. Null for what is not wanted. pulls: whether cotangents are taken back along the paths.
+template <class Path, class Field, class Points, class Ends>
+__global__ void __launch_bounds__(kCpabThreads, kCpabBackwardBlocks<typename Points::T>)
+    cpab_backward_kernel(Field field, Points points, Ends ends, typename Points::T* __restrict__ grad_points,
+                         typename Points::T* __restrict__ partial, int rows, bool shared_sums, bool pulls,
+                         int per_block, int64_t first_item) {
+  using T = typename Points::T;
+  constexpr int n = Points::n;
   using Visit = CpabVisit<T, n>;
   SIMT_DYNAMIC_SHARED(Visit, visits);
-  const int warp = int(threadIdx.x) / 32, entries = regions * n * (n + 1);
-  const int64_t item = first_item + blockIdx.y, first = int64_t(blockIdx.x) * points.per_block;
-  const int64_t last = minimum(first + points.per_block, points.count);
+  const int warp = int(threadIdx.x) / 32, entries = rows * n * (n + 1);
+  const CpabShare share(first_item, per_block, points.count);
+  const int64_t item = share.item;
   T* tables = reinterpret_cast<T*>(visits + kCpabThreads * kCpabKept);
   const int64_t columns = int64_t(gridDim.x) * (shared_sums ? 1 : kCpabWarps);
   T* sums = partial;
@@ -160,19 +199,25 @@ __global__ void __launch_bounds__(kCpabThreads, kCpabBackwardBlocks<T>)
   const int64_t pitch = shared_sums ? 1 : columns;
   Visit* kept = visits + threadIdx.x;
 #pragma unroll 1
-  for (int64_t begin = first; begin < last; begin += kCpabThreads) {
+  for (int64_t begin = share.first; begin < share.last; begin += kCpabThreads) {
     const int64_t i = begin + threadIdx.x;
-    const bool there = i < last;
+    const bool there = i < share.last && points.exists(i);
     T lambda[n] = {};
-    if (there) {
-      const T* from = grad_output + (item * points.count + i) * n;
-      for (int d = 0; d < n; ++d) lambda[d] = from[d] / T(field.tables.shape[d]);
-    }
-    walk_back<Path>(field, points, item, i, there, kept, [&](const Path& path, const Visit& visit, bool active) {
-      T G[n][n + 1] = {};
-      if (active) pull_back(path, visit, lambda, G);
-      if (partial) add_by_region<n>(active, visit.region, G, sums, pitch);
-    });
+    const auto arrive = [&](const Path& path) {
+      T y[n];
+      path.image(y);
+      ends.cotangent(item, points.place(i), y, there, lambda, [&](bool mine, const T(&G)[n][n + 1]) {
+        if (partial) add_by_region<n>(mine, rows - 1, G, sums, pitch);
+      });
+      for (int d = 0; d < n; ++d) lambda[d] /= T(field.tables.shape[d]);
+      return pulls;
+    };
+    walk_back<Path>(field, points, item, i, there, kept, arrive,
+                    [&](const Path& path, const Visit& visit, bool active) {
+                      T G[n][n + 1] = {};
+                      if (active) pull_back(path, visit, lambda, G);
+                      if (partial) add_by_region<n>(active, visit.region, G, sums, pitch);
+                    });
     if (grad_points && there) {
       T start[n], *to = grad_points + (item * points.count + i) * n;
       points.load(item, i, start);
@@ -197,14 +242,14 @@ __global__ void __launch_bounds__(kCpabThreads, kCpabBackwardBlocks<T>)
 template <class Path, class Field, class T, int n>
 __global__ void __launch_bounds__(kCpabThreads, kCpabForwardBlocks<T> / 2)
     cpab_jacobian_kernel(Field field, CpabPoints<T, n> points, T* __restrict__ jacobian,
-                         const double* __restrict__ maps, int64_t vertices, int64_t first_item) {
+                         const double* __restrict__ maps, int64_t vertices, int per_block, int64_t first_item) {
   using Visit = CpabVisit<T, n>;
   constexpr int kEntries = n * (n + 1);
   SIMT_DYNAMIC_SHARED(Visit, visits);
-  const int64_t item = first_item + blockIdx.y, first = int64_t(blockIdx.x) * points.per_block;
-  const int64_t last = minimum(first + points.per_block, points.count * n);
+  const CpabShare share(first_item, per_block, points.count * n);
+  const int64_t item = share.item;
 #pragma unroll 1
-  for (int64_t begin = first; begin < last; begin += kCpabThreads) {
+  for (int64_t begin = share.first; begin < share.last; begin += kCpabThreads) {
     const int64_t row = begin + threadIdx.x;
     T* to = jacobian + (item * points.count * n + row) * vertices * n;
     T lambda[n];
@@ -225,17 +270,18 @@ __global__ void __launch_bounds__(kCpabThreads, kCpabForwardBlocks<T> / 2)
       prepare_adjoint<n>(path.field.tables, visit.region, of_region,
                          [&](int64_t k, double value) { to[k] += T(value); });
     };
-    walk_back<Path>(field, points, item, row / n, row < last, visits + threadIdx.x, back);
+    const auto arrive = [](const Path&) { return true; };
+    walk_back<Path>(field, points, item, row / n, row < share.last, visits + threadIdx.x, arrive, back);
   }
 }
 
-// Of fixed steps: gradients to the cells' maps (items, cells, n, n + 1) -> to [matrix, start] of the regions, the rest
+// Of fixed steps: gradients to the cells' maps (items, rows, n, n + 1) -> to [matrix, start] of the regions, the rest
 // of which are zeros. A block a cell: the exponential of a 2 (n + 1) square (Van Loan 1978), an entry a thread.
 template <class T, int n>
 __global__ void __launch_bounds__(64, 4)
     cpab_maps_adjoint_kernel(const T* __restrict__ velocities, const double* __restrict__ grad_maps,
-                             double* __restrict__ grad_regions, CpabTables tables, int steps, int64_t vertices,
-                             int64_t first_item) {
+                             double* __restrict__ grad_regions, CpabTables tables, int rows, int steps,
+                             int64_t vertices, int64_t first_item) {
   constexpr int m = n + 1, k = 2 * m;
   __shared__ double block[k][k], term[k][k], sum[k][k];
   const int64_t item = first_item + blockIdx.y;
@@ -247,7 +293,7 @@ __global__ void __launch_bounds__(64, 4)
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j < m; ++j) {
       const double given =
-          grad_maps ? grad_maps[((item * tables.cells + cell) * n + i) * m + j] : double(item % (n * m) == i * m + j);
+          grad_maps ? grad_maps[((item * rows + cell) * n + i) * m + j] : double(item % (n * m) == i * m + j);
       const double a = A[i][j] / steps, g = given / steps;
       if ((r == j && c == i) || (r == m + j && c == m + i)) entry = a;
       if (r == i && c == m + j) entry = g;
@@ -288,12 +334,12 @@ __global__ void __launch_bounds__(64, 4)
   grad_regions[((item * tables.regions + cell) * n + i) * m + j] = value;
 }
 
-// Gradients to [matrix, start] of the regions -> to the velocities (items, vertices, n): a thread a vertex, which looks
-// through the regions in order.
+// Gradients to [matrix, start] of the regions, among `rows` of them -> to the velocities (items, vertices, n): a thread
+// a vertex, which looks through the regions in order.
 template <class T, int n>
 __global__ void __launch_bounds__(kCpabThreads)
     cpab_velocities_kernel(const double* __restrict__ grad_regions, T* __restrict__ grad_velocities, CpabTables tables,
-                           int64_t vertices, int64_t first_item) {
+                           int rows, int64_t vertices, int64_t first_item) {
   constexpr int m = n + 1;
   const int64_t vertex = int64_t(blockIdx.x) * kCpabThreads + threadIdx.x, item = first_item + blockIdx.y;
   if (vertex >= vertices) return;
@@ -304,7 +350,7 @@ __global__ void __launch_bounds__(kCpabThreads)
     bool touches = false;
     for (int k = 0; k < m * m; ++k) touches = touches || (region.support[k] == vertex && region.weights[k] != 0);
     if (!touches) continue;
-    const double* G = grad_regions + (item * tables.regions + r) * n * m;
+    const double* G = grad_regions + (item * rows + r) * n * m;
     prepare_adjoint<n>(tables, r, G, [&](int64_t k, double value) {
       for (int d = 0; d < n; ++d) total[d] += k == vertex * n + d ? value : 0;
     });

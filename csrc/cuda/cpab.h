@@ -1,10 +1,10 @@
-// The CPAB operators on points, between registration and kernels.
+// The CPAB operators between registration and kernels.
 #pragma once
 #include <optional>
 #include <tuple>
 
 #include "common/cpab.h"
-#include "tensors.h"
+#include "warp.h"
 
 namespace stn {
 
@@ -26,12 +26,18 @@ std::tuple<Tensor, Tensor> cpab_transform_backward(const CpabCall& call, const T
 // Of every point by the velocities: (B[, S], P, n, vertices, n).
 Tensor cpab_jacobian(const CpabCall& call);
 
-// Of sampling an output of `size`: its pixel centres in units of the domain, for `points` of the call; their images phi
-// (B[, S], P, n) as normalized coordinates (B[, S], *size, n), affine (B[, S], n, n + 1) applied; and the transpose.
-Tensor cpab_pixels(const CpabCall& call, const std::vector<int64_t>& size, bool align_corners);
-Tensor cpab_grid(const CpabCall& call, const Tensor& phi, const std::optional<Tensor>& affine,
-                 const std::vector<int64_t>& size);
-std::tuple<Tensor, Tensor> cpab_grid_backward(const CpabCall& call, const Tensor& grad_grid, const Tensor& phi,
-                                              const std::optional<Tensor>& affine, bool need_phi, bool need_affine);
+// Sampling where the transformation puts the output's pixels. images.params: the velocities.
+struct CpabSampling {
+  Call images;
+  CpabCall field;                // its points are the output's pixel centres, and not there
+  std::optional<Tensor> affine;  // (B[, S], n, n + 1), applied afterwards
+};
+
+// I: the image's element type. The backward returns the gradients to input, velocities (needs.params) and affine.
+template <class I>
+Tensor cpab_sample(const CpabSampling& sampling);
+template <class I>
+std::tuple<Tensor, Tensor, Tensor> cpab_sample_backward(const CpabSampling& sampling, const Tensor& grad_output,
+                                                        Needs needs, bool need_affine);
 
 }  // namespace stn

@@ -22,64 +22,87 @@ inline CpabTables tables_of(const CpabCall& call) {
   return tables;
 }
 
+// The points of a call; its tensors are contiguous.
 template <class T, int n>
+CpabPoints<T, n> given_points(const CpabCall& call) {
+  const Tensor& p = call.points;
+  return {data<T>(p), p.size(p.dim() - 2), call.samples(), p.dim() == 3};
+}
+
+// velocities: contiguous, of the type of the points.
+template <class Points>
 class CpabLaunch {
+  using T = typename Points::T;
+  static constexpr int n = Points::n;
+
  public:
-  CpabLaunch(const CpabCall& call, simt::Stream stream)
-      : call_(call), stream_(stream), tables_(tables_of(call)), items_(call.items()), vertices_(call.vertices()) {
-    const Tensor& p = call.points;
-    points_ = {data<T>(p), p.size(p.dim() - 2), call.samples(), p.dim() == 3, 0};
-    const int64_t wanted = ceil_div(points_.count * items_, kEnoughBlocks);
-    points_.per_block =
-        int(ceil_div(std::min<int64_t>(std::max<int64_t>(wanted, 1), 4096), kCpabThreads)) * kCpabThreads;
-    blocks_ = ceil_div(points_.count, points_.per_block);
+  CpabLaunch(const CpabCall& call, const Points& points, simt::Stream stream)
+      : call_(call),
+        points_(points),
+        stream_(stream),
+        tables_(tables_of(call)),
+        items_(call.items()),
+        vertices_(call.vertices()) {
+    const int64_t wanted = std::clamp<int64_t>(ceil_div(points.count * items_, kEnoughBlocks), 1, 4096);
+    per_block_ = int(ceil_div(wanted, kCpabThreads)) * kCpabThreads;
+    blocks_ = ceil_div(points.count, per_block_);
   }
 
-  void forward(const Tensor& output) {
+  template <class Ends>
+  void forward(const Ends& ends) {
     with_path([&](auto path, auto field) {
       using Path = typename decltype(path)::type;
       over(items_, [&](int64_t first, unsigned now) {
-        simt::launch(cpab_forward_kernel<Path, decltype(field), T, n>, dim3(unsigned(blocks_), now), dim3(kCpabThreads),
-                     0, stream_, field, points_, data<T>(output), first);
+        simt::launch(cpab_forward_kernel<Path, decltype(field), Points, Ends>, dim3(unsigned(blocks_), now),
+                     dim3(kCpabThreads), 0, stream_, field, points_, ends, per_block_, first);
       });
     });
   }
 
-  // grad_points (items, points, n) and grad_velocities; null for what is not wanted.
-  void backward(const Tensor& grad_output, const Tensor* grad_points, const Tensor* grad_velocities) {
+  // Sums (items, rows, n, n + 1) in float64: of the gradients to the regions or, of fixed steps, to the cells' maps if
+  // `pulls`, then to what has no region if `more`; undefined for neither. grad_points (items, points, n) or null.
+  template <class Ends>
+  Tensor backward(const Ends& ends, T* grad_points, bool pulls, bool more) {
+    Tensor total;
     with_path([&](auto path, auto field) {
       using Path = typename decltype(path)::type;
-      const int regions = call_.steps ? tables_.cells : tables_.regions;
-      const int64_t entries = int64_t(regions) * n * (n + 1), sums = items_ * entries;
+      const int64_t rows = sum_rows(pulls, more), entries = rows * n * (n + 1), sums = items_ * entries;
       const int64_t tables = kCpabWarps * entries * int64_t(sizeof(T));
       const bool shared = kRing + tables <= 64 * 1024;
       const int64_t columns = blocks_ * (shared ? 1 : kCpabWarps);
       Tensor partial;
-      if (grad_velocities) partial = torch::stable::new_zeros(call_.velocities, {sums * columns}, scalar_type<T>);
+      if (sums) partial = torch::stable::new_zeros(call_.velocities, {sums * columns}, scalar_type<T>);
       over(items_, [&](int64_t first, unsigned now) {
-        simt::launch(cpab_backward_kernel<Path, decltype(field), T, n>, dim3(unsigned(blocks_), now),
-                     dim3(kCpabThreads), size_t(kRing + (shared ? tables : 0)), stream_, field, points_,
-                     data<T>(grad_output), grad_points ? data<T>(*grad_points) : nullptr,
-                     grad_velocities ? data<T>(partial) : nullptr, regions, shared, first);
+        simt::launch(cpab_backward_kernel<Path, decltype(field), Points, Ends>, dim3(unsigned(blocks_), now),
+                     dim3(kCpabThreads), size_t(kRing + (shared ? tables : 0)), stream_, field, points_, ends,
+                     grad_points, sums ? data<T>(partial) : nullptr, int(rows), shared, pulls || grad_points,
+                     per_block_, first);
       });
-      if (!grad_velocities) return;
-      const Tensor of_regions =
-          torch::stable::new_zeros(call_.velocities, {items_ * tables_.regions * n * (n + 1)}, ScalarType::Double);
-      const Tensor total = call_.steps ? torch::stable::new_empty(of_regions, {sums}) : of_regions;
+      if (!sums) return;
+      total = torch::stable::new_empty(call_.velocities, {items_, rows, n, n + 1}, ScalarType::Double);
       simt::launch(sum_partials_kernel<T, double>, dim3(unsigned(ceil_div(sums, kThreads / 32))), dim3(kThreads), 0,
                    stream_, data<T>(partial), data<double>(total), sums, columns);
-      if (call_.steps) maps_adjoint(items_, data<double>(total), of_regions);
-      over(items_, [&](int64_t first, unsigned now) {
-        simt::launch(cpab_velocities_kernel<T, n>, dim3(unsigned(ceil_div(vertices_, kCpabThreads)), now),
-                     dim3(kCpabThreads), 0, stream_, data<double>(of_regions), data<T>(*grad_velocities), tables_,
-                     vertices_, first);
-      });
+    });
+    return total;
+  }
+
+  // From the sums of `backward` to the gradient of the velocities.
+  void to_velocities(Tensor sums, const Tensor& grad_velocities) {
+    if (call_.steps) {
+      const Tensor of_regions = torch::stable::new_zeros(sums, {items_, tables_.regions, n, n + 1}, ScalarType::Double);
+      maps_adjoint(items_, &sums, of_regions);
+      sums = of_regions;
+    }
+    over(items_, [&](int64_t first, unsigned now) {
+      simt::launch(cpab_velocities_kernel<T, n>, dim3(unsigned(ceil_div(vertices_, kCpabThreads)), now),
+                   dim3(kCpabThreads), 0, stream_, data<double>(sums), data<T>(grad_velocities), tables_,
+                   int(sums.size(1)), vertices_, first);
     });
   }
 
   // jacobian (items, points, n, vertices, n), zeros.
   void jacobian(const Tensor& output) {
-    const int64_t blocks = ceil_div(points_.count * n, points_.per_block), units = items_ * n * (n + 1);
+    const int64_t blocks = ceil_div(points_.count * n, per_block_), units = items_ * n * (n + 1);
     Tensor maps;
     if (call_.steps) {
       maps = torch::stable::new_empty(call_.velocities, {units * tables_.regions * n * (n + 1)}, ScalarType::Double);
@@ -90,7 +113,7 @@ class CpabLaunch {
       over(items_, [&](int64_t first, unsigned now) {
         simt::launch(cpab_jacobian_kernel<Path, decltype(field), T, n>, dim3(unsigned(blocks), now), dim3(kCpabThreads),
                      size_t(kRing), stream_, field, points_, data<T>(output),
-                     call_.steps ? data<double>(maps) : nullptr, vertices_, first);
+                     call_.steps ? data<double>(maps) : nullptr, vertices_, per_block_, first);
       });
     });
   }
@@ -98,12 +121,16 @@ class CpabLaunch {
  private:
   static constexpr int64_t kRing = kCpabThreads * kCpabKept * int64_t(sizeof(CpabVisit<T, n>));
 
+  int64_t sum_rows(bool pulls, bool more) const {
+    const int64_t regions = call_.steps ? tables_.cells : tables_.regions;
+    return (pulls ? regions : 0) + more;
+  }
   // From gradients of the cells' maps, or of each of their entries alone if there are none, to those of the regions.
-  void maps_adjoint(int64_t count, double* grad_maps, const Tensor& of_regions) {
+  void maps_adjoint(int64_t count, const Tensor* grad_maps, const Tensor& of_regions) {
     over(count, [&](int64_t first, unsigned now) {
       simt::launch(cpab_maps_adjoint_kernel<T, n>, dim3(unsigned(tables_.cells), now), dim3(64), 0, stream_,
-                   data<T>(call_.velocities), grad_maps, data<double>(of_regions), tables_, int(call_.steps), vertices_,
-                   first);
+                   data<T>(call_.velocities), grad_maps ? data<double>(*grad_maps) : nullptr, data<double>(of_regions),
+                   tables_, grad_maps ? int(grad_maps->size(1)) : 0, int(call_.steps), vertices_, first);
     });
   }
   // f(type tag of the path, field) with the field prepared for all items.
@@ -135,10 +162,11 @@ class CpabLaunch {
   }
 
   const CpabCall& call_;
+  Points points_;
   simt::Stream stream_;
   CpabTables tables_;
-  CpabPoints<T, n> points_;
   int64_t items_, vertices_, blocks_;
+  int per_block_;
 };
 
 // each (groups, shared, P, n) -> result (groups, P, n)

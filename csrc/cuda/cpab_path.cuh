@@ -61,10 +61,11 @@ struct CpabPath {
       for (int j = 1; j < n; ++j) u[d] += place.axes[d * n + j] * g[j + 1];
     }
   }
-  __device__ __forceinline__ void position(T (&y)[n]) const {
+  // Where it is, in units of the domain.
+  __device__ __forceinline__ void image(T (&y)[n]) const {
     const CpabPlace<T, n>& place = field.place(item, region);
     offset_here(place, y);
-    for (int d = 0; d < n; ++d) y[d] = rest == rest ? place.origin[d] + y[d] : rest;
+    for (int d = 0; d < n; ++d) y[d] = rest == rest ? (place.origin[d] + y[d]) / T(field.tables.shape[d]) : rest;
   }
 
   // Takes a step and says which; false at the end of the time.
@@ -185,8 +186,8 @@ struct CpabFixedPath {
       y[d] = x * T(f.tables.shape[d]);
     }
   }
-  __device__ __forceinline__ void position(T (&at)[n]) const {
-    for (int d = 0; d < n; ++d) at[d] = y[d];
+  __device__ __forceinline__ void image(T (&at)[n]) const {
+    for (int d = 0; d < n; ++d) at[d] = y[d] / T(field.tables.shape[d]);
   }
   __device__ __forceinline__ bool advance(CpabVisit<T, n>& visit) {
     if (steps == field.steps) return false;

@@ -292,34 +292,39 @@ Tensor cpab_points_jacobian(const Tensor& points, const Tensor& velocities, cons
   return cpab_jacobian({points, velocities, integers, reals, shape, steps});
 }
 
-// Sampling where a CPAB transformation puts the output's pixels: integration, then the sampler at a grid.
-Tensor cpab_sample(const Tensor& input, const Tensor& velocities, std::optional<Tensor> affine, const Tensor& integers,
-                   const Tensor& reals, std::vector<int64_t> shape, int64_t steps, std::vector<int64_t> size,
-                   int64_t mode, int64_t padding, bool align_corners) {
-  CpabCall call{{}, velocities, integers, reals, shape, steps};
-  call.points = cpab_pixels(call, size, align_corners);
-  const Tensor grid = cpab_grid(call, cpab_transform(call), affine, size);
-  return forward(sampling(Kind::grid, input, grid, size, mode, padding, align_corners));
+CpabSampling checked(CpabSampling sampling) {
+  sampling.images = checked(sampling.images);
+  sampling.field.velocities = sampling.images.params;
+  return sampling;
 }
 
-std::tuple<Tensor, Tensor, Tensor> cpab_sample_backward(const Tensor& grad_output, const Tensor& input,
-                                                        const Tensor& velocities, std::optional<Tensor> affine,
-                                                        const Tensor& integers, const Tensor& reals,
-                                                        std::vector<int64_t> shape, int64_t steps,
-                                                        std::vector<int64_t> size, int64_t mode, int64_t padding,
-                                                        bool align_corners, bool need_input, bool need_velocities,
-                                                        bool need_affine, bool deterministic) {
-  CpabCall call{{}, velocities, integers, reals, shape, steps};
-  call.points = cpab_pixels(call, size, align_corners);
-  const Tensor phi = cpab_transform(call), grid = cpab_grid(call, phi, affine, size);
-  const auto [grad_input, grad_grid] =
-      backward(sampling(Kind::grid, input, grid, size, mode, padding, align_corners), grad_output,
-               {need_input, need_velocities || need_affine, deterministic});
-  const Tensor none = torch::stable::new_empty(velocities, {0});
-  if (!need_velocities && !need_affine) return {grad_input, none, none};
-  const auto [grad_phi, grad_affine] = cpab_grid_backward(call, grad_grid, phi, affine, need_velocities, need_affine);
-  if (!need_velocities) return {grad_input, none, grad_affine};
-  return {grad_input, std::get<1>(cpab_transform_backward(call, grad_phi, false, true)), grad_affine};
+Tensor cpab_sample_images(const Tensor& input, const Tensor& velocities, std::optional<Tensor> affine,
+                          const Tensor& integers, const Tensor& reals, std::vector<int64_t> shape, int64_t steps,
+                          std::vector<int64_t> size, int64_t mode, int64_t padding, bool align_corners) {
+  const CpabSampling wide = checked({sampling(Kind::cpab, input, velocities, size, mode, padding, align_corners),
+                                     {{}, velocities, integers, reals, shape, steps},
+                                     affine});
+  Tensor output;
+  with_image_type(wide.images.input, [&](auto type) { output = cpab_sample<decltype(type)>(wide); });
+  return converted(output, input.scalar_type());
+}
+
+std::tuple<Tensor, Tensor, Tensor> cpab_sample_images_backward(
+    const Tensor& grad_output, const Tensor& input, const Tensor& velocities, std::optional<Tensor> affine,
+    const Tensor& integers, const Tensor& reals, std::vector<int64_t> shape, int64_t steps, std::vector<int64_t> size,
+    int64_t mode, int64_t padding, bool align_corners, bool need_input, bool need_velocities, bool need_affine,
+    bool deterministic) {
+  const CpabSampling wide = checked({sampling(Kind::cpab, input, velocities, size, mode, padding, align_corners),
+                                     {{}, velocities, integers, reals, shape, steps},
+                                     affine});
+  const Tensor grad = converted(grad_output, wide.images.input.scalar_type());
+  std::tuple<Tensor, Tensor, Tensor> gradients;
+  with_image_type(wide.images.input, [&](auto type) {
+    gradients =
+        cpab_sample_backward<decltype(type)>(wide, grad, {need_input, need_velocities, deterministic}, need_affine);
+  });
+  auto& [grad_input, grad_velocities, grad_affine] = gradients;
+  return {converted(grad_input, input.scalar_type()), grad_velocities, grad_affine};
 }
 
 }  // namespace
@@ -339,8 +344,8 @@ STABLE_TORCH_LIBRARY_IMPL(STN_NAMESPACE, STN_DISPATCH_KEY, m) {
   m.impl("cpab_transform", TORCH_BOX(&cpab_transform_points));
   m.impl("_cpab_transform_backward", TORCH_BOX(&cpab_transform_points_backward));
   m.impl("cpab_jacobian", TORCH_BOX(&cpab_points_jacobian));
-  m.impl("cpab_sample", TORCH_BOX(&cpab_sample));
-  m.impl("_cpab_sample_backward", TORCH_BOX(&cpab_sample_backward));
+  m.impl("cpab_sample", TORCH_BOX(&cpab_sample_images));
+  m.impl("_cpab_sample_backward", TORCH_BOX(&cpab_sample_images_backward));
   m.impl("affine_grid", TORCH_BOX(&affine_grid));
   m.impl("_affine_grid_backward", TORCH_BOX(&affine_grid_backward));
   m.impl("homography_grid", TORCH_BOX(&homography_grid));

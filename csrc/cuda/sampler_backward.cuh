@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(
                             typename Transform::Scalar* __restrict__ grad_params, Strides out, Strides in,
                             Strides grad_in, Work work) {
   using T = typename Transform::Scalar;
-  constexpr int n = Transform::n, K = kTaps<kMode>;
+  constexpr int n = Transform::n;
   const bool with_params = kMode != Mode::nearest && grad_params;
   const Share share = share_of(work);
   const Points points = points_of<Strided, n>(work);
@@ -34,32 +34,9 @@ __global__ void __launch_bounds__(
       const int64_t at = share.image * out.image + offset(out, pixel);
 #pragma unroll 1
       for (int c = first; c < share.last_channel; c += step) {
-        const T value[1] = {T(grad_output[at + c * out.channel])};
-        if (scatter.active) {
-          const int64_t plane = b * grad_in.image + c * grad_in.channel;
-          taps.rows(grad_in, [&](const TapRow<T>& r) {
-#pragma unroll
-            for (int k = 0; k < K; ++k)
-              if (r.inside && taps.axis[0].inside[k])
-                add(plane + r.offset + taps.offset(grad_in, k), r.weight * taps.axis[0].weight[k], value);
-          });
-        }
-        if (with_params) {
-          const I* plane = input + b * in.image + c * in.channel;
-          taps.rows(in, [&](const TapRow<T>& r) {
-            T sum = 0, slope = 0;
-#pragma unroll
-            for (int k = 0; k < K; ++k) {
-              T pixel_value[1];
-              load(plane + r.offset + taps.offset(in, k), r.inside && taps.axis[0].inside[k], pixel_value);
-              sum += taps.axis[0].weight[k] * pixel_value[0];
-              slope += taps.axis[0].slope[k] * pixel_value[0];
-            }
-            grad.at[0] += value[0] * (r.weight * slope);
-#pragma unroll
-            for (int a = 1; a < n; ++a) grad.at[a] += value[0] * (r.slope[a - 1] * sum);
-          });
-        }
+        const T value = T(grad_output[at + c * out.channel]);
+        if (scatter.active) taps.spread(grad_in, b * grad_in.image + c * grad_in.channel, value, add);
+        if (with_params) taps.pull(in, value, PlanePixel<T, I>{input + b * in.image + c * in.channel}, grad);
       }
     }
     if (with_params) gradient.add(transform, work, share.image, pixel, valid, points.lane, grad, grad_params);

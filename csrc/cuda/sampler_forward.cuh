@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::
     sampler_forward_kernel(const I* __restrict__ input, I* __restrict__ output, Transform transform, Strides in,
                            Strides out, Work work) {
   using T = typename Transform::Scalar;
-  constexpr int n = Transform::n, K = kTaps<kMode>;
+  constexpr int n = Transform::n;
   const Share share = share_of(work);
   const Points points = points_of<Strided, n>(work);
   if (points.x >= work.out_width) return;
@@ -27,19 +27,8 @@ __global__ void __launch_bounds__(kThreads, resident_blocks<typename Transform::
     const int64_t at = offset(out, pixel);
 #pragma unroll 1
     for (int c = first; c < share.last_channel; c += step) {
-      const I* plane = source + c * in.channel;
-      T value = 0;
-      taps.rows(in, [&](const TapRow<T>& r) {
-        T sum = 0;
-#pragma unroll
-        for (int k = 0; k < K; ++k) {
-          T pixel_value[1];
-          load(plane + r.offset + taps.offset(in, k), r.inside && taps.axis[0].inside[k], pixel_value);
-          sum += taps.axis[0].weight[k] * pixel_value[0];
-        }
-        value += r.weight * sum;
-      });
-      target[c * out.channel + at] = I(value);
+      const PlanePixel<T, I> pixel_value{source + c * in.channel};
+      target[c * out.channel + at] = I(taps.interpolate(in, pixel_value));
     }
   }
 }

@@ -67,7 +67,8 @@ struct TapRow {
   T weight, slope[2], both;
 };
 
-template <class T, Mode kMode, int n>
+// kFew: whether registers are few: then cubic rows are always a loop.
+template <class T, Mode kMode, int n, bool kFew = false>
 struct PointTaps {
   static constexpr int K = kTaps<kMode>;
   AxisTaps<T, K> axis[n];
@@ -95,6 +96,47 @@ struct PointTaps {
     }
   }
 
+  // What one channel has at the point; pixel(offset in the plane, exists): a number of the channel.
+  template <class GetPixel>
+  __device__ __forceinline__ T interpolate(const Strides& strides, GetPixel&& pixel) const {
+    T value = 0;
+    rows(strides, [&](const TapRow<T>& r) {
+      T sum = 0;
+#pragma unroll
+      for (int k = 0; k < K; ++k)
+        sum += axis[0].weight[k] * pixel(r.offset + offset(strides, k), r.inside && axis[0].inside[k]);
+      value += r.weight * sum;
+    });
+    return value;
+  }
+  // The transpose: adds `value`, a gradient to what the channel has at the point, to a plane that begins at `plane`.
+  template <class Add>
+  __device__ __forceinline__ void spread(const Strides& strides, int64_t plane, T value, const Add& add) const {
+    const T one[1] = {value};
+    rows(strides, [&](const TapRow<T>& r) {
+#pragma unroll
+      for (int k = 0; k < K; ++k)
+        if (r.inside && axis[0].inside[k])
+          add(plane + r.offset + offset(strides, k), r.weight * axis[0].weight[k], one);
+    });
+  }
+  // The same to the point: adds to `grad`.
+  template <class GetPixel>
+  __device__ __forceinline__ void pull(const Strides& strides, T value, GetPixel&& pixel, Source<T, n>& grad) const {
+    rows(strides, [&](const TapRow<T>& r) {
+      T sum = 0, slope = 0;
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const T here = pixel(r.offset + offset(strides, k), r.inside && axis[0].inside[k]);
+        sum += axis[0].weight[k] * here;
+        slope += axis[0].slope[k] * here;
+      }
+      grad.at[0] += value * (r.weight * slope);
+#pragma unroll
+      for (int a = 1; a < n; ++a) grad.at[a] += value * (r.slope[a - 1] * sum);
+    });
+  }
+
   // Where tap k of a row lies from its start.
   __device__ __forceinline__ int64_t offset(const Strides& strides, int k) const {
     return int64_t(axis[0].index[k]) * strides.pixel;
@@ -111,13 +153,24 @@ struct PointTaps {
                       {y.slope[0] * z.weight[0], y.weight[0] * z.slope[0]},
                       y.slope[0] * z.slope[0]});
     };
-    if constexpr (n == 3 && K == 4 && sizeof(T) == 8) {
+    if constexpr (K == 4 && (kFew || (n == 3 && sizeof(T) == 8))) {
 #pragma unroll 1
       for (int k = 0; k < K; ++k) row(rows[k]);
     } else {
 #pragma unroll
       for (int k = 0; k < K; ++k) row(rows[k]);
     }
+  }
+};
+
+// A number of a plane, for PointTaps.
+template <class T, class I>
+struct PlanePixel {
+  const I* __restrict__ plane;
+  __device__ __forceinline__ T operator()(int64_t at, bool exists) const {
+    T value[1];
+    load(plane + at, exists, value);
+    return value[0];
   }
 };
 

@@ -8,12 +8,13 @@
 
 namespace stn {
 
-enum class Kind { affine, grid, homography, tps };
+enum class Kind { affine, grid, homography, tps, cpab };
 
 struct Call {
   Kind kind;
   Tensor input;  // (B, C, *in)
-  // theta (B[, S], n, n + 1), grid (B[, S], *out, n), matrix (B[, S], 3, 3) or coefficients (B[, S], controls + 3, 2)
+  // theta (B[, S], n, n + 1), grid (B[, S], *out, n), matrix (B[, S], 3, 3), coefficients (B[, S], controls + 3, 2) or
+  // velocities (B[, S], vertices, n)
   Tensor params;
   std::vector<int64_t> size;  // of the output
   Mode mode;

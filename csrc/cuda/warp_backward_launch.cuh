@@ -91,16 +91,16 @@ Tensor gather_input(const Backward& b, const Tensor& grad_input) {
   return grad_input;
 }
 
-// Both gradients where the input's is scattered.
-template <class I>
-std::tuple<Tensor, Tensor> scatter_input(const Backward& b, Needs needs) {
+// Both gradients where the input's is scattered: run(scatter, target) returns that to the parameters.
+template <class I, class Run>
+std::tuple<Tensor, Tensor> scatter_input(const Backward& b, Needs needs, Run&& run) {
   using T = ScalarOf<I>;
   const int n = b.call.n();
   const bool channels_last = b.call.channels_last;
   const std::vector<int64_t> shape = shape_of(b.call.input);
   if (!needs.deterministic) {
     const Tensor sum = new_images(b.input, shape, channels_last, scalar_type<T>, n, true);
-    const Tensor grad_params = scatter_and_params<I>(b, AtomicScatter<T>{data<T>(sum)}, sum, needs.params);
+    const Tensor grad_params = run(AtomicScatter<T>{data<T>(sum)}, sum);
     return {std::is_same_v<I, T> ? sum : torch::stable::to(sum, scalar_type<I>), grad_params};
   }
   const Tensor sum = new_images(b.input, shape, channels_last, ScalarType::Long, n, true);
@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor> scatter_input(const Backward& b, Needs needs) {
     linearized_largest<I>(b.call, b.device, grad_output, fixed.next_bound());
   else
     fixed.template bound<I>(grad_output);
-  const Tensor grad_params = scatter_and_params<I>(b, fixed.scatter(), sum, needs.params);
+  const Tensor grad_params = run(fixed.scatter(), sum);
   fixed.store(grad_input);
   return {grad_input, grad_params};
 }
@@ -148,7 +148,9 @@ std::tuple<Tensor, Tensor> warp_backward(const Call& call, const Tensor& grad_ou
   b.packed = is_packed(b.input) && is_packed(b.grad_output);
   Tensor computed;
   if (needs.input && !is_gathered(call)) {
-    std::tie(grad_input, computed) = scatter_input<I>(b, needs);
+    std::tie(grad_input, computed) = scatter_input<I>(b, needs, [&](const auto& scatter, const Tensor& target) {
+      return scatter_and_params<I>(b, scatter, target, needs.params);
+    });
   } else {
     if (needs.input) grad_input = gather_input<I>(b, new_gradient());
     if (needs.params) computed = scatter_and_params<I>(b, NoScatter{}, b.input, true);

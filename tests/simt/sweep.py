@@ -179,23 +179,52 @@ def check_lattice(case: Case) -> None:
 
 
 def check_cpab(shape: tuple[int, ...], dtype: torch.dtype, steps: int, own_points: bool, scale: float = 2.0) -> None:
-    """The transform of points in the domain and its gradients; steps: 0 for exact paths."""
+    """The transform of points in the domain and its gradients; steps: 0 for exact paths.
+
+    The truth of CPAB is of the C++ kernels in float64: the reference, which they are tested against, takes seconds.
+    """
     tessellation = Tessellation(shape)
     theta = (scale * torch.randn(2, 2, tessellation.dim)).to(dtype)
     points = torch.rand(*((2,) if own_points else ()), 140, len(shape)).to(dtype)
     points, velocities, tables = _cpab.points_and_field(points, theta, tessellation, False)
-    namespace, reference = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels_reference
+    namespace, truths = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels
     output = namespace.cpab_transform(points, velocities, *tables, steps)
     grad_output = torch.randn(output.shape).to(dtype)
     results = namespace._cpab_transform_backward(grad_output, points, velocities, *tables, steps, True, True)
     tensors = double((grad_output, points, velocities))
-    truth = reference._cpab_transform_backward(*tensors, *tables, steps, True, True)
-    assert_close(output, reference.cpab_transform(*tensors[1:], *tables, steps), "value", 10)
+    truth = truths._cpab_transform_backward(*tensors, *tables, steps, True, True)
+    assert_close(output, truths.cpab_transform(*tensors[1:], *tables, steps), "value", 10)
     for result, expected in zip(results, truth, strict=True):
         assert_close(result, expected, "coords", 50)
     few = points[..., :45, :].contiguous()
     jacobian = namespace.cpab_jacobian(few, velocities, *tables, steps)
-    assert_close(jacobian, reference.cpab_jacobian(*double((few, velocities)), *tables, steps), "coords", 50)
+    assert_close(jacobian, truths.cpab_jacobian(*double((few, velocities)), *tables, steps), "coords", 50)
+
+
+def check_cpab_sample(n: int, dtype: torch.dtype, mode: int, steps: int) -> None:
+    """Images at transformed pixels with an affine map after, and the gradients to all; paddings and layouts in turn."""
+    tessellation = Tessellation((3, 2, 1)[:n])
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    _, velocities, tables = _cpab.points_and_field(
+        torch.zeros(1, n, dtype=wide), torch.randn(2, 2, tessellation.dim, dtype=wide), tessellation, False
+    )
+    affine = torch.eye(n, n + 1, dtype=wide) + 0.1 * torch.randn(2, 2, n, n + 1, dtype=wide)
+    layout = ("planar", "channels_last")[(n + mode) % 2]
+    image = Case("cpab_sample", dtype, layout=layout, size=(5, 4, 3)[:n]).image((2, 3, *(5, 4, 3)[:n]))
+    options = *tables, steps, list(((40,), (5, 9), (2, 6, 11))[n - 1]), mode, (n + mode) % 3, False
+    namespace, truths = getattr(torch.ops, NAMESPACE), torch.ops.stn_kernels
+    output = namespace.cpab_sample(image, velocities, affine, *options)
+    tensors = double((image, velocities, affine))
+    truth = truths.cpab_sample(*tensors, *options)
+    assert_close(output, truth, "value")
+    grad_output = torch.randn(output.shape).to(dtype)
+    truth = truths._cpab_sample_backward(grad_output.double(), *tensors, *options, True, True, True, False)
+    for deterministic in (False, True):
+        results = namespace._cpab_sample_backward(
+            grad_output, image, velocities, affine, *options, True, True, True, deterministic
+        )
+        for result, expected, quantity in zip(results, truth, ("image", "coords", "coords"), strict=True):
+            assert_close(result, expected, quantity, 50)
 
 
 def check_cpab_limit() -> None:
@@ -304,6 +333,10 @@ def main() -> None:
         check_linearized(*arguments)
     for (shape, steps, own_points), dtype in zip(CPAB, itertools.cycle(DTYPES[:2]), strict=False):
         check_cpab(shape, dtype, steps, own_points)
+    for (n, mode), dtype in zip(itertools.product((1, 2, 3), (0, 1, 2)), itertools.cycle(DTYPES), strict=False):
+        check_cpab_sample(n, dtype, mode, 0)
+        if mode == 0:
+            check_cpab_sample(n, torch.float64, mode, 3)
     check_cpab_limit()
     print(f"{len(cases) + len(linearized)} cases on {sys.argv[1]}: as the reference")
 

@@ -183,16 +183,24 @@ def sampling_cases(op: str) -> list[Case]:
 
 
 def cpab_cases() -> list[Case]:
-    """Small: the float64 reference, which every provider is held against, takes seconds for each."""
-    shapes = (
+    """Images of the published sizes, 3-D and series; of series peers in fixed steps have wrong gradients."""
+    sizes = ((32, 1, 64, 64), (32, 1, 128, 128))
+    transforms = (
+        *((shape, (cells, cells)) for shape in sizes for cells in (2, 4, 8)),
+        ((64, 1, 1000), (10,)),
+        ((64, 1, 1000), (50,)),
+        ((8, 1, 24, 24, 24), (2, 2, 2)),
+        ((2, 1, 12, 12, 12), (2, 2, 2)),
+    )
+    samplings = (
         ((8, 1, 64, 64), (2, 2)),
         ((8, 1, 64, 64), (8, 8)),
-        ((64, 1, 128), (8,)),  # at more pixels the peers' fixed steps are refused by the gate
+        ((64, 1, 128), (8,)),
         ((2, 1, 12, 12, 12), (2, 2, 2)),
     )
     cases = [
         Case(op, f"{label(shape)}, cells {list(cells)}", "cpab", shape, cells=cells, quick=shape[0] == 2)
-        for op in ("cpab_transform", "cpab_sample")
+        for op, shapes in (("cpab_transform", transforms), ("cpab_sample", samplings))
         for shape, cells in shapes
     ]
     jacobian = (((2, 1, 32, 32), (2, 2)), ((2, 1, 256), (8,)), ((1, 1, 8, 8, 8), (2, 2, 2)))

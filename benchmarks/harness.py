@@ -4,6 +4,7 @@ Noise on a shared machine hits whoever runs at that moment; so every round runs 
 and a ratio is the median over rounds of (torch eager's time / the provider's time) within the same round.
 """
 
+import math
 import os
 import statistics
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from stn_kernels._library import why_not
 from stn_kernels._tolerances import relative_error
 from stn_kernels.op_cases import OP_CASES, Inputs, OpCase, grad_output
 from stn_kernels.verify import expected, results_of
@@ -25,6 +27,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler, used for memory,
 GATE = {"value": 2e-3, "image": 5e-3, "coords": 2e-2}
 HALF_GATE = {"value": 2**-7, "image": 2**-7, "coords": 2e-2}
 PASSES = ("forward", "forward+backward")
+RAISED = "raised"  # how the reason of a provider without any result begins
+LARGEST_REFERENCE = 2**16  # CPAB points: of more the reference takes minutes, and the truth is the C++ kernels' float64
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class Budget:
     """How long one case is measured for."""
 
     seconds: float  # a pass, all providers together
-    rounds: int  # at least
+    rounds: int  # at least, but after `patience` seconds three do
     most_rounds: int = 300
+    patience: float = 10.0
 
 
 FULL, QUICK = Budget(seconds=2.0, rounds=15), Budget(seconds=0.5, rounds=5)
@@ -46,7 +51,11 @@ class Contender:
     name: str
     calls: dict[str, Callable]
     errors: dict[str, float]
-    status: str  # "" if it passed, else why it gets no number
+    status: str  # "" if it passed, else why its time is no result
+
+    @property
+    def runs(self) -> bool:
+        return not self.status.startswith(RAISED)
 
 
 def evaluate(case: OpCase, function, inputs: Inputs, layout: str) -> dict[str, torch.Tensor]:
@@ -64,7 +73,7 @@ def gate(case: Case, function, inputs: Inputs, truth: dict[str, torch.Tensor]) -
         else:
             results = evaluate(OP_CASES[case.op], function, inputs, "contiguous")
     except Exception as error:  # a peer that cannot do the case is a result
-        return {}, f"raised {described(error)}"
+        return {}, f"{RAISED} {described(error)}"
     return judge(case, results, truth)
 
 
@@ -138,7 +147,8 @@ def interleave(calls: dict[str, Callable], budget: Budget, device: str) -> dict[
     names, times = list(calls), {name: [] for name in calls}
     start = time.perf_counter()
     for done in range(budget.most_rounds):
-        if done >= budget.rounds and time.perf_counter() - start > budget.seconds:
+        passed = time.perf_counter() - start
+        if (done >= budget.rounds and passed > budget.seconds) or (done >= 3 and passed > budget.patience):
             break
         shift = done % len(names)
         for name in names[shift:] + names[:shift]:
@@ -185,31 +195,34 @@ class Measurement:
     def __init__(self, case: Case, providers: list[Provider], device: str):
         self.case, self.device = case, device
         inputs = case.inputs(device)
-        truth = expected(OP_CASES[case.op], inputs, "contiguous")
+        large = bool(case.cells) and case.shape[0] * math.prod(case.size) > LARGEST_REFERENCE
+        oracle = "cpu" if large and not why_not("cpu", "cpu") else "reference"
+        truth = expected(OP_CASES[case.op], inputs, "contiguous", oracle)
         self.contenders = [c for p in providers if (c := contend(case, p, inputs, truth)) is not None]
         self.memory = {
             (c.name, which): peak_bytes(call, device)
             for c in self.contenders
-            if not c.status
+            if c.runs
             for which, call in c.calls.items()
         }
 
     def rows(self, threads: int, budget: Budget) -> list[dict]:
-        """A row a provider and pass; a provider that the gate refused has a reason and no number."""
+        """A row a provider and pass; one that the gate refused has a reason, and a time but no ratio."""
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             rows = []
             for which in PASSES:
                 those = [c for c in self.contenders if which in c.calls]
-                right = {c.name: c.calls[which] for c in those if not c.status}
-                times = interleave(right, budget, self.device) if right else {}
-                rows += [self._row(c, which, threads, times) for c in those]
+                running = {c.name: c.calls[which] for c in those if c.runs}
+                times = interleave(running, budget, self.device) if running else {}
+                right = {c.name for c in those if not c.status}
+                rows += [self._row(c, which, threads, times, right) for c in those]
             return rows
         finally:
             torch.set_num_threads(before)
 
-    def _row(self, contender: Contender, which: str, threads: int, times) -> dict:
+    def _row(self, contender: Contender, which: str, threads: int, times, right) -> dict:
         case = self.case
         row = {
             "op": case.op,
@@ -227,7 +240,7 @@ class Measurement:
             p10, median, p90 = (float(f"{1e3 * t:.5g}") for t in quantiles(times[contender.name]))
             row |= {"p10_ms": p10, "median_ms": median, "p90_ms": p90, "rounds": len(times[contender.name])}
             row["peak_mib"] = float(f"{self.memory[contender.name, which] / 2**20:.5g}")
-            if EAGER in times:
+            if {EAGER, contender.name} <= right:
                 paired = [e / t for e, t in zip(times[EAGER], times[contender.name], strict=True)]
                 low, middle, high = (float(f"{r:.4g}") for r in quantiles(paired))
                 row |= {"ratio_p10": low, "ratio": middle, "ratio_p90": high}

@@ -76,7 +76,7 @@ def cell(row: dict | None, provider: str) -> str:
     if row is None:
         return ""
     if row["reason"]:
-        return "refused"
+        return "refused" if row["median_ms"] is None else f"{row['median_ms']:.3g} ms, wrong"
     if provider == EAGER or row["ratio"] is None:  # there is none where eager is refused
         return f"{row['median_ms']:.3g} ms"
     return f"{row['ratio']:.2f}" if row["ratio"] < 10 else f"{row['ratio']:.1f}"
@@ -84,7 +84,7 @@ def cell(row: dict | None, provider: str) -> str:
 
 def refused(rows: list[dict]) -> list[str]:
     reasons = dict.fromkeys((r["provider"], r["op"], r["case"], r["reason"]) for r in rows if r["reason"])
-    return [f"Refused by the correctness gate: {p} on {op} {case} ({reason})." for p, op, case, reason in reasons]
+    return [f"Wrong by the correctness gate: {p} on {op} {case} ({reason})." for p, op, case, reason in reasons]
 
 
 def losses(rows: list[dict]) -> list[str]:

@@ -76,7 +76,7 @@ def tables(rows: list[dict], table) -> list:
 
 def gated_out(rows: list[dict]) -> list[str]:
     """A line a provider and case that the correctness gate refused."""
-    lines = [f"no number for {r['provider']} on {r['op']} {r['case']}: {r['reason']}" for r in rows if r["reason"]]
+    lines = [f"no result of {r['provider']} on {r['op']} {r['case']}: {r['reason']}" for r in rows if r["reason"]]
     return list(dict.fromkeys(lines))
 
 

@@ -150,7 +150,7 @@ def verify(ops, backends, json_file):
 @click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: benchmarks/results).")
 @json_option
 def bench(ops, backends, quick, threads, device, out, json_file):
-    """Measure every operator beside torch eager, torch.compile and kornia; wrong results get no number."""
+    """Measure every operator beside torch eager, torch.compile and kornia; wrong results get no ratio."""
     from . import bench as glue
 
     try:

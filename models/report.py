@@ -14,11 +14,12 @@ def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def summary(experiment: Experiment, preset: str, records: list[dict], conditions: dict) -> dict:
+def summary(experiment: Experiment, preset: str, records: list[dict], times: dict, conditions: dict) -> dict:
     """What results.json holds: the budget, a row a network, and the claims held against the means.
 
     Args:
         records: of every finished run, as `session.perform` makes them.
+        times: of a step, as `timing.seconds_a_step` takes them.
         conditions: machine, versions, date, commit.
     """
     budget = experiment.presets[preset]
@@ -30,9 +31,7 @@ def summary(experiment: Experiment, preset: str, records: list[dict], conditions
             mean, spread = mean_and_spread([record["measures"][measure] for record in mine])
             row["measures"][measure] = {"mean": mean, "spread": spread}
         row["published"] = experiment.published.get(network, {})
-        timed = [record for record in mine if record.get("seconds")]
-        if timed:
-            row["seconds"], row["seconds_torch"] = timed[0]["seconds"]
+        row |= times.get(network, {})
         row["finals"] = [record["loss"] for record in mine]
         rows.append(row)
         means[network] = {measure: value["mean"] for measure, value in row["measures"].items()}
@@ -46,6 +45,7 @@ def summary(experiment: Experiment, preset: str, records: list[dict], conditions
         | {"data": experiment.data, "preset": preset, "budget": settings, **conditions}
         | {
             "columns": experiment.measures,
+            "unit": experiment.unit,
             "rows": rows,
             "claims": claims,
         }
@@ -61,7 +61,7 @@ def cells(result: dict) -> tuple[list[str], list[list[str]]]:
     heads = ["network", "parameters", "seeds"]
     for text in result["columns"].values():
         heads += [text, "paper"]
-    heads += ["ms a step", "on torch's sampler"]
+    heads += ["ms a step", "with torch's sampler", "torch / ours", f"cost, {result['unit']} = 1"]
     rows = []
     for row in result["rows"]:
         line = [row["network"], f"{row['parameters']:,}", str(row["seeds"])]
@@ -69,8 +69,8 @@ def cells(result: dict) -> tuple[list[str], list[list[str]]]:
             found = row["measures"].get(measure)
             spread = f" ({number(found['spread'], 2)})" if found and found["spread"] is not None else ""
             line += [f"{number(found['mean'])}{spread}" if found else "", number(row["published"].get(measure))]
-        times = (number(1e3 * row[k]) if row.get(k) else "" for k in ("seconds", "seconds_torch"))
-        rows.append([*line, *times])
+        line += [number(1e3 * row[k]) if k in row else "" for k in ("seconds", "seconds_torch")]
+        rows.append([*line, *(number(row.get(k)) for k in ("ratio", "cost"))])
     keep = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     return [heads[i] for i in keep], [[row[i] for i in keep] for row in rows]
 

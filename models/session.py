@@ -75,9 +75,6 @@ def perform(run: Run, folder: pathlib.Path, device: str, progress) -> tuple[dict
         record["measures"] = evaluate(run, state)
         record["loss"] = sum(state.losses[-50:]) / max(1, len(state.losses[-50:]))
         record["losses"] = state.losses
-        if run.seed == 0 and ranks()[1] == 1 and run.experiment.timed:
-            copy = restore(run, start(run, device), checkpoint)  # timing trains on
-            record["seconds"] = timing.seconds_a_step(run, copy)
         report.write_json(path, record)
     return record, state
 
@@ -97,11 +94,12 @@ def perform_all(name, preset="quick", seeds=None, device="cpu", out="runs", resu
     progress = progress or (lambda run, step, loss: None)
     runs = runs_of(experiment, preset, seeds, networks)
     experiment.load(runs[0].preset, 0)  # absent data is reported before anything is written
-    records, warps, reliabilities, before = [], {}, {}, None
+    records, started, warps, reliabilities, before = [], [], {}, {}, None
     for run in runs:
         record, state = perform(run, folder, device, progress)
         records.append(record)
         if run.seed == 0 and ranks()[0] == 0:
+            started.append((run, state))
             state.network.eval()
             with torch.no_grad():
                 before, seen = experiment.show(state.network, state.split, device)
@@ -111,7 +109,8 @@ def perform_all(name, preset="quick", seeds=None, device="cpu", out="runs", resu
                 reliabilities[run.network] = report.reliability(run, state)
     if ranks()[0]:
         return None, folder
-    result = report.summary(experiment, preset, records, conditions(device))
+    times = timing.seconds_a_step(started) if ranks()[1] == 1 else {}
+    result = report.summary(experiment, preset, records, times, conditions(device))
     report.write_json(folder / "results.json", result)
     report.plot_losses(folder / "losses.png", {r["network"]: r["losses"] for r in records if r["seed"] == 0})
     if warps:

@@ -9,9 +9,9 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from stn_kernels import affine_sample, nn
+from stn_kernels import Linearized, affine_sample, nn
 
-from . import ddtn, finnveden, jaderberg, pstn
+from . import ddtn, estn, finnveden, jaderberg, pstn
 from .training import Run, State, take_step
 
 
@@ -79,32 +79,60 @@ def torch_sampling():
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(nn.FAMILIES, families))
-        for module in (finnveden, jaderberg, pstn, ddtn):
+        for module in (finnveden, jaderberg, pstn, ddtn, estn):
             if hasattr(module, "affine_sample"):
                 stack.enter_context(mock.patch.object(module, "affine_sample", torch_sample(torch_affine_grid)))
         yield
 
 
 def torch_can(network) -> bool:
-    """Whether torch has samplers for all of the network's transformers: it has none for CPAB."""
-    return all(getattr(module, "tessellation", None) is None for module in network.modules())
+    """Whether torch has samplers for all of the network's transformers: it has none for CPAB and linearized ones."""
+    return not any(
+        getattr(module, "tessellation", None) or isinstance(getattr(module, "mode", None), Linearized)
+        for module in network.modules()
+    )
 
 
-def seconds_a_step(run: Run, state: State, rounds: int = 7) -> tuple[float, float | None]:
-    """Median seconds of a step with ours and with torch's, in turn; call it last, for it trains on."""
+def seconds_of(run: Run, state: State) -> float:
+    began = time.perf_counter()
+    take_step(run, state)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
-    def once():
-        began = time.perf_counter()
-        take_step(run, state)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
 
-    both = torch_can(state.network)
-    ours, theirs = [], []
+def seconds_a_step(started: list[tuple[Run, State]], rounds: int = 9) -> dict[str, dict[str, float]]:
+    """The time of a step of every network; call it last, for it trains on.
+
+    In every round each network takes a step with our kernels and one with torch's. Ratios are taken within a round, so
+    that other work on the machine slows both of their sides.
+
+    Args:
+        started: the runs of one experiment, a network each.
+
+    Returns:
+        For every network the medians over the rounds: "seconds", "seconds_torch" and "ratio", torch's to ours, where
+        torch has the samplers, and "cost", against the experiment's `unit`.
+    """
+    ours = {run.network: [] for run, _ in started}
+    theirs = {run.network: [] for run, state in started if torch_can(state.network)}
     for _ in range(rounds + 1):
-        ours.append(once())
-        if both:
-            with torch_sampling():
-                theirs.append(once())
-    return statistics.median(ours[1:]), statistics.median(theirs[1:]) if both else None
+        for run, state in started:
+            ours[run.network].append(seconds_of(run, state))
+            if run.network in theirs:
+                with torch_sampling():
+                    theirs[run.network].append(seconds_of(run, state))
+
+    def median_ratio(above, below):
+        return statistics.median(a / b for a, b in zip(above[1:], below[1:], strict=True))
+
+    unit = started[0][0].experiment.unit
+    result = {}
+    for name, seconds in ours.items():
+        row = result[name] = {"seconds": statistics.median(seconds[1:])}
+        if name in theirs:
+            row["seconds_torch"] = statistics.median(theirs[name][1:])
+            row["ratio"] = median_ratio(theirs[name], seconds)
+        if unit in ours:
+            row["cost"] = median_ratio(seconds, ours[unit])
+    return result

@@ -335,10 +335,22 @@ class TestESTN:
         vae, image = estn.VAE(), torch.rand(4, 1, 28, 28)
         output, mean, _ = vae(image)
         assert output.shape == image.shape
-        assert mean.shape == (4, 8, 7, 7)
+        assert mean.shape == (4, 8, 1, 1)
+        convolutions = (
+            (1, 32, 5),
+            (32, 32, 4),
+            (32, 64, 3),
+            (64, 16, 5),
+            (8, 32, 4),
+            (32, 16, 5),
+            (16, 16, 5),
+            (16, 1, 3),
+        )
+        normalized = 2 * (32 + 32 + 64 + 32 + 16 + 16)
+        assert parameter_count(vae) == sum(o * (i * k * k + 1) for i, o, k in convolutions) + normalized == 85_249
         vae.loss(image).backward()
         vae.eval().double()
-        latent, direction = torch.randn(2, 1, 8, 7, 7, dtype=torch.float64).unbind(0)
+        latent, direction = torch.randn(2, 1, 8, 1, 1, dtype=torch.float64).unbind(0)
         value, tangent = vae.tangent(latent, direction)
         step = 1e-6
         with torch.no_grad():

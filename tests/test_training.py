@@ -53,7 +53,8 @@ TINY = Tiny()
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
-    monkeypatch.setattr(timing, "seconds_a_step", lambda run, state: (0.002, 0.003))
+    times = {"seconds": 0.002, "seconds_torch": 0.003, "ratio": 1.5}
+    monkeypatch.setattr(timing, "seconds_a_step", lambda started: {run.network: times for run, _ in started})
     return TINY
 
 
@@ -161,8 +162,9 @@ class TestSession:
         assert row["measures"]["error"]["spread"] is not None
         assert stored["claims"] == [{"claim": "the loss is a number", "reproduced": True}]
         heads, rows = report.cells(result)
-        assert heads == ["network", "parameters", "seeds", "error %", "paper", "ms a step", "on torch's sampler"]
-        assert rows[1][4:] == ["1", "2", "3"]
+        assert heads[:5] == ["network", "parameters", "seeds", "error %", "paper"]
+        assert heads[5:] == ["ms a step", "with torch's sampler", "torch / ours"]
+        assert rows[1][4:] == ["1", "2", "3", "1.5"]
         again, _ = session.perform_all("tiny", out=tmp_path, resume=True)
         assert again["rows"] == result["rows"]
 
@@ -190,7 +192,7 @@ class TestSession:
 
     def test_claims_wait_for_all_networks(self, tiny):
         records = [{"network": "STN", "parameters": 1, "measures": {"error": 2.0}, "loss": 0.5}]
-        result = report.summary(TINY, "quick", records, {})
+        result = report.summary(TINY, "quick", records, {}, {})
         assert result["claims"][0]["reproduced"] is None
         assert report.verdict(result["claims"][0]) == "not all networks ran"
 
@@ -230,6 +232,31 @@ def test_two_processes_train_the_model_of_one(tmp_path, one_thread_environment):
 
 class TestTorchSampling:
     """What our step is timed against computes the same."""
+
+    def test_times(self):
+        started = [(run_of(name), training.start(run_of(name))) for name in TINY.networks]
+        times = timing.seconds_a_step(started, rounds=2)
+        assert times.keys() == {"CNN", "STN"}
+        assert all(
+            row.keys() == {"seconds", "seconds_torch", "ratio"} and min(row.values()) > 0 for row in times.values()
+        )
+        assert [state.step for _, state in started] == [6, 6]
+
+    @pytest.mark.parametrize(
+        ("experiment", "network", "can"),
+        [
+            ("ddtn-rts", "ST-TPS", True),
+            ("ddtn-rts", "ST-CPAB", False),
+            ("ddtn-rts", "ST-Affine+CPAB", False),
+            ("fashion-1000-labels", "STN", True),
+            ("fashion-1000-labels", "L-STN", False),
+        ],
+    )
+    def test_what_torch_can(self, experiment, network, can):
+        run = smaller(EXPERIMENTS[experiment], network)
+        images = torch.rand(4, 1, 28, 28)
+        examples = data.Examples(images, torch.arange(4))
+        assert timing.torch_can(run.experiment.build(network, run.preset, Split(examples, examples))) == can
 
     @pytest.mark.parametrize("family", ["affine", "similarity", "homography", "tps"])
     @pytest.mark.parametrize("samples", [None, 3])

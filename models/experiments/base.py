@@ -60,7 +60,7 @@ class Experiment:
     measures: dict[str, str] = {"error": "error %"}
     published: dict[str, dict[str, float]] = {}
     claims: tuple[Claim, ...] = ()
-    timed: bool = True  # whether torch has samplers for its networks
+    unit: str | None = None  # the network against whose step the others' cost is stated
 
     def load(self, preset: Preset, seed: int) -> Split:
         raise NotImplementedError

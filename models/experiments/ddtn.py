@@ -18,6 +18,7 @@ class Layers(Experiment):
 
     paper, networks = PAPER, LAYERS
     measures = {"accuracy": "accuracy", "condition": "condition number"}
+    unit = "ST-Affine"
     budget: int = 400_000
 
     def build(self, network_name, preset, split):

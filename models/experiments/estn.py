@@ -24,7 +24,6 @@ class FewLabels(Experiment):
 
     paper, networks = PAPER, NETWORKS
     data = "Fashion-MNIST, a subset a seed"
-    timed = False  # torch has no linearized sampler
 
     def __init__(self, labels: int, published):
         self.name, self.labels = f"fashion-{labels}-labels", labels
@@ -69,7 +68,6 @@ class Align(Experiment):
         "quick": Preset(120, 1, 0.02, 120, 0, 1, (0.6, 0.85)),
         "paper": Preset(300, 1, 0.02, 600, 0, 3, (0.6, 0.85)),
     }
-    timed = False
     claims = tuple(
         Claim(
             f"under {factor}x down-sampling linearized gradients find more from 2 to 4 pixels",
@@ -134,7 +132,6 @@ class Autoencoder(Experiment):
         "quick": Preset(300, 64, 1e-3, 20_000, 2000),
         "paper": Preset(100_000, 64, 1e-4, 60_000, 10_000, 3),
     }
-    timed = False
 
     def load(self, preset, seed):
         return Split(data.fashion("train")[: preset.train], data.fashion("test")[: preset.test])

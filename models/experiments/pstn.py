@@ -24,7 +24,6 @@ class Probabilistic(Experiment):
     paper = PAPER
     networks = ("CNN", "STN", "P-STN")
     measures = {"accuracy": "accuracy %", "ece": "calibration error", "nll": "nll"}
-    timed = True
 
     def loss(self, network, batch, progress, preset):
         if not isinstance(network, PSTN):
@@ -180,7 +179,6 @@ class FrozenPlacement(FrozenClassifier):
 class TimeSeries(Probabilistic):
     """Table 3: one-dimensional CPAB transformations of time."""
 
-    timed = False
     measures = {"accuracy": "accuracy %", "ece": "calibration error"}
 
     def __init__(self, ucr: str, weight: float, published=None):
@@ -216,7 +214,6 @@ class Alignment(Experiment):
     data = "UCR ItalyPowerDemand, bundled by sktime"
     networks = ("None", "1-D CPAB")
     measures = {"variance": "variance within classes, test", "centroid": "nearest centroid, accuracy %"}
-    timed = False
     presets = {
         "quick": Preset(300, 32, 1e-3, 0, 0, 2, (), (("smooth", 0.02),)),
         "paper": Preset(5000, 32, 1e-4, 0, 0, 5, (), (("smooth", 0.02),)),

@@ -65,14 +65,23 @@ def distorted_mnist(
     return within_budget(build, budget)
 
 
-def addition(network: str, budget: int = 400_000) -> nn.Module:
-    """MNIST addition: "FCN", "CNN", "ST-FCN" or "2xST-FCN" on two 42x42 channels, 19 classes (supplement 1.1)."""
+def addition(network: str, budget: int = 400_000, side: int = 42) -> nn.Module:
+    """MNIST addition: "FCN", "CNN", "ST-FCN" or "2xST-FCN" on two channels, 42x42 in the paper (supplement 1.1).
+
+    The transformers' output is pooled as on RTS: without, two of them leave the classifier of 400k parameters 24 units
+    a layer, where the supplement has 128 to 256.
+    """
     count = 2 if network.startswith("2x") else 1
-    return distorted_mnist(network.removeprefix("2x"), shape=(2, 42, 42), classes=19, count=count, budget=budget)
+    return distorted_mnist(
+        network.removeprefix("2x"), shape=(2, side, side), classes=19, count=count, halved=side > 21, budget=budget
+    )
 
 
 class Colocalisation(nn.Module):
     """Finds a common object: an attention transformer trained by a triplet hinge (supplement 1.2).
+
+    The fully connected layers have 128 units, with which the localization network has the 100k parameters that the
+    paper states; with its 8 units there would be 6k.
 
     Args:
         encoder: from crops (B, 1, 28, 28) to descriptors (B, n); stays as it is.
@@ -82,7 +91,7 @@ class Colocalisation(nn.Module):
     def __init__(self, encoder: nn.Module, size=(28, 28)):
         super().__init__()
         self.encoder, self.size = encoder.requires_grad_(False).eval(), size
-        see = nn.Sequential(nn.Conv2d(1, 8, 9, stride=4), nn.ReLU(), nn.MaxPool2d(2), *fully_connected(8, 8))
+        see = nn.Sequential(nn.Conv2d(1, 8, 9, stride=4), nn.ReLU(), nn.MaxPool2d(2), *fully_connected(128, 128))
         self.localization = nn.Sequential(see, identity_head(3))
 
     def train(self, mode: bool = True):
@@ -91,9 +100,10 @@ class Colocalisation(nn.Module):
         return self
 
     def boxes(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 3): half the side and the centre (x, y) of the window, normalized; at the start the whole image."""
-        s, tx, ty = self.localization(image).unbind(-1)
-        return torch.stack([s.exp(), tx, ty], -1)
+        """(B, 3): half the side and the centre (x, y) of a window inside the image, normalized; at first nearly all."""
+        numbers = self.localization(image)
+        half = torch.sigmoid(numbers[:, :1] + 2)
+        return torch.cat([half, (1 - half) * numbers[:, 1:].tanh()], 1)
 
     def crop(self, image, boxes):
         """Windows (B, 3) or (B, S, 3) of images (B, 1, H, W): (B[, S], 1, *size)."""
@@ -122,18 +132,23 @@ class Colocalisation(nn.Module):
 
 
 class Activations(nn.Module):
-    """The encoder of co-localisation: all activations of a trained CNN's stages and its logits, side by side."""
+    """The encoder of co-localisation: both hidden layers and the logits of a trained `distorted_mnist` "CNN".
+
+    Each layer is scaled to the same length, and the descriptor to length 1. Unscaled, as the paper has it, two digits
+    of a class are further apart than the margin, and than two empty windows: the least loss is where nothing is.
+    """
 
     def __init__(self, cnn: nn.Module):
         super().__init__()
-        self.cnn = cnn
+        first, second, *last = cnn[-1]
+        self.layers = nn.ModuleList([first, second, nn.Sequential(*last)])
 
     def forward(self, image):
         found = []
-        for layer in self.cnn:
+        for layer in self.layers:
             image = layer(image)
-            found.append(image.flatten(1))
-        return torch.cat(found, 1)
+            found.append(F.normalize(image.flatten(1), dim=1))
+        return torch.cat(found, 1) / len(found) ** 0.5
 
 
 def overlap(boxes: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

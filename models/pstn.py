@@ -157,12 +157,12 @@ def mnist(network: str, budget: int = 28_000, samples=(1, 10), family: str = "af
     return within_budget(build, budget)
 
 
-def on_frozen(network: str, trained: nn.Module, family: str, budget: int, samples=(10, 10), size: int = 28):
+def on_frozen(network: str, trained: nn.Module, family: str, budget: int, samples=(10, 10), size=28, beta=1e-2):
     """An "STN" or "P-STN" around a trained classifier that stays as it is; the budget is the localizer's (Sec. 5.1)."""
     warp = ImageWarp(family, (28, 28))
 
     def build(width):
-        more = {"samples": samples} if network == "P-STN" else {}
+        more = {"samples": samples, "beta": beta} if network == "P-STN" else {}
         kind = PSTN if network == "P-STN" else STN
         return materialized(
             kind(small_network(width), trained, warp, warp.dimension, frozen=True, **more), 1, size, size

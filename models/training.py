@@ -37,7 +37,8 @@ class Run:
         return run | {"preset": self.preset_name, "budget": budget}
 
     def checkpoint(self, folder: pathlib.Path) -> pathlib.Path:
-        return folder / f"{self.network.replace(' ', '-')}-{self.seed}.safetensors"
+        name = self.network.replace(" ", "-").replace("/", "")
+        return folder / f"{name}-{self.seed}.safetensors"
 
 
 @dataclass

@@ -268,6 +268,26 @@ class TestJaderberg:
         found.backward()
         assert all(p.grad is None for p in encoder.parameters())
 
+    def test_descriptor(self):
+        """Both hidden layers and the logits, each of length 1 / sqrt(3)."""
+        cnn, image = jaderberg.distorted_mnist("CNN", budget=20_000), torch.rand(2, 1, 28, 28)
+        first = cnn[-1][0](image).flatten(1)
+        descriptor = jaderberg.Activations(cnn)(image)
+        torch.testing.assert_close(descriptor.square().sum(1), torch.ones(2))
+        torch.testing.assert_close(descriptor[:, : first.shape[1]], first / first.norm(dim=1, keepdim=True) / 3**0.5)
+        logits = cnn(image)
+        torch.testing.assert_close(descriptor[:, -10:], logits / logits.norm(dim=1, keepdim=True) / 3**0.5)
+
+    def test_windows_stay_inside(self):
+        network = jaderberg.materialized(jaderberg.Colocalisation(nn.Flatten()), 1, 84, 84)
+        assert parameter_count(network) == 100_627
+        half, x, y = network.boxes(torch.rand(3, 1, 84, 84)).unbind(1)
+        torch.testing.assert_close(half, torch.full((3,), 1 / (1 + math.exp(-2))))
+        assert torch.equal(x, torch.zeros(3))
+        half, x, y = randomized(network, 3.0).boxes(torch.rand(3, 1, 84, 84)).unbind(1)
+        assert (half + x.abs() <= 1.00001).all()
+        assert (half + y.abs() <= 1.00001).all()
+
     def test_street_view(self):
         image = torch.rand(1, 3, 64, 64)
         for name in ("ST-CNN Single", "ST-CNN Multi"):

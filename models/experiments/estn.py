@@ -129,7 +129,7 @@ class Autoencoder(Experiment):
     data, networks = "Fashion-MNIST", ("VAE",)
     measures = {"bound": "negative bound, nats a pixel"}
     presets = {
-        "quick": Preset(300, 64, 1e-3, 20_000, 2000),
+        "quick": Preset(1000, 64, 1e-3, 50_000, 10_000),
         "paper": Preset(100_000, 64, 1e-4, 60_000, 10_000, 3),
     }
 

@@ -28,7 +28,7 @@ GATE = {"value": 2e-3, "image": 5e-3, "coords": 2e-2}
 HALF_GATE = {"value": 2**-7, "image": 2**-7, "coords": 2e-2}
 PASSES = ("forward", "forward+backward")
 RAISED = "raised"  # how the reason of a provider without any result begins
-LARGEST_REFERENCE = 2**16  # CPAB points: of more the reference takes minutes, and the truth is the C++ kernels' float64
+LARGEST_REFERENCE = 2**15  # CPAB points: of more the reference takes minutes, and the truth is the C++ kernels' float64
 
 
 @dataclass(frozen=True)

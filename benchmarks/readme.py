@@ -10,6 +10,7 @@ import sys
 
 from . import report
 from .gpu import goals
+from .harness import RAISED
 from .providers import EAGER
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -29,8 +30,9 @@ def section(folder: pathlib.Path) -> str:
     rows = report.read_csv(path)
     first = rows[0]
     where = first["device"] if first["device"] != "cpu" else f"{first['cpu']}, kernels {first['level']}"
+    commits = ", ".join(dict.fromkeys(str(r["commit"]) for r in rows))
     lines = [
-        f"**{where}**, torch {first['torch']}, {first['date']}, commit {first['commit']}: how many times faster than"
+        f"**{where}**, torch {first['torch']}, {first['date']}, commits {commits}: how many times faster than"
         " torch eager (median of interleaved rounds; below 1 is slower; of CPAB libcpab's algorithm in torch), and the"
         " relative error of the values. All rows:"
         f" `benchmarks/results/{folder.name}/{path.name}`.",
@@ -84,7 +86,10 @@ def cell(row: dict | None, provider: str) -> str:
 
 def refused(rows: list[dict]) -> list[str]:
     reasons = dict.fromkeys((r["provider"], r["op"], r["case"], r["reason"]) for r in rows if r["reason"])
-    return [f"Wrong by the correctness gate: {p} on {op} {case} ({reason})." for p, op, case, reason in reasons]
+    return [
+        f"{'Refused' if reason.startswith(RAISED) else 'Wrong'} by the correctness gate: {p} on {op} {case} ({reason})."
+        for p, op, case, reason in reasons
+    ]
 
 
 def losses(rows: list[dict]) -> list[str]:

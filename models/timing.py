@@ -104,8 +104,8 @@ def seconds_of(run: Run, state: State) -> float:
 def seconds_a_step(started: list[tuple[Run, State]], rounds: int = 9) -> dict[str, dict[str, float]]:
     """The time of a step of every network; call it last, for it trains on.
 
-    In every round each network takes a step with our kernels and one with torch's. Ratios are taken within a round, so
-    that other work on the machine slows both of their sides.
+    In every round each network takes a step that only warms the caches, one with our kernels and one with torch's.
+    Ratios are taken within a round, so that other work on the machine slows both of their sides.
 
     Args:
         started: the runs of one experiment, a network each.
@@ -118,6 +118,7 @@ def seconds_a_step(started: list[tuple[Run, State]], rounds: int = 9) -> dict[st
     theirs = {run.network: [] for run, state in started if torch_can(state.network)}
     for _ in range(rounds + 1):
         for run, state in started:
+            take_step(run, state)
             ours[run.network].append(seconds_of(run, state))
             if run.network in theirs:
                 with torch_sampling():

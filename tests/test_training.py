@@ -240,7 +240,7 @@ class TestTorchSampling:
         assert all(
             row.keys() == {"seconds", "seconds_torch", "ratio"} and min(row.values()) > 0 for row in times.values()
         )
-        assert [state.step for _, state in started] == [6, 6]
+        assert [state.step for _, state in started] == [9, 9]
 
     @pytest.mark.parametrize(
         ("experiment", "network", "can"),

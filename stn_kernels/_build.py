@@ -21,13 +21,13 @@ PACKAGE_LIBRARIES = PACKAGE / "_lib"
 SOURCES = next((p for p in (PACKAGE.parent / "csrc", PACKAGE / "csrc") if p.is_dir()), PACKAGE / "csrc")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: one binary serves every later torch
 CPU_LEVELS = ("v2", "v3", "v4") if platform.machine() in ("x86_64", "AMD64") else ("generic",)
-LEVEL_SOURCES = (  # compiled once an instruction set
-    "cpab.cpp",
-    "cpab_sample.cpp",
+LEVEL_SOURCES = (  # compiled once an instruction set; the longest first, so that no core waits for the last one
     "kernels.cpp",
-    "linearized.cpp",
-    "samplers.cpp",
     "windows.cpp",
+    "samplers.cpp",
+    "cpab.cpp",
+    "linearized.cpp",
+    "cpab_sample.cpp",
 )
 DEFAULT_CUDA_ARCHS = ("80", "90", "100")
 
@@ -162,12 +162,13 @@ def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "", levels: tuple[s
     includes, links = torch_flags()
     command = f"{compiler()} {host_flags()} {extra}"
     objects = []
+    for v in reversed(levels):
+        for name in LEVEL_SOURCES:
+            source = SOURCES / "cpu" / name
+            optimised = f"{command} {'' if debug() or extra else _optimisation(v)}"
+            objects.append(graph.compile(source, f"{source.stem}_{v}.o", f"{optimised} {level_flags(v)}"))
     for source in sorted((SOURCES / "cpu").glob("*.cpp")):
-        if source.name in LEVEL_SOURCES:
-            for v in levels:
-                optimised = f"{command} {'' if debug() or extra else _optimisation(v)}"
-                objects.append(graph.compile(source, f"{source.stem}_{v}.o", f"{optimised} {level_flags(v)}"))
-        else:
+        if source.name not in LEVEL_SOURCES:
             objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {includes} {_level_list(levels)}"))
     graph.link(output, objects, f"{compiler()} {extra}", f"{links} -Wl,-z,defs")
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <utility>
 
-#include "simd.h"
+#include "half.h"
 
 namespace stn::STN_LEVEL {
 

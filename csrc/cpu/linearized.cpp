@@ -7,11 +7,11 @@
 namespace stn::STN_LEVEL {
 namespace {
 
-// Calls f(type tag of the images, number of dimensions).
+// Calls f(type tag of the compute type, number of dimensions).
 template <class F>
-STN_INLINE Work with_images(const Problem& p, F f) {
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { return f(t, n); });
+STN_INLINE Work with_samples(const Problem& p, F f) {
+  return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
+    return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { return f(a, n); });
   });
 }
 
@@ -19,15 +19,15 @@ STN_INLINE Work with_images(const Problem& p, F f) {
 
 Work multi_forward(const Problem& call) {
   const Problem p = call.in_lines();
-  return with_images(
-      p, [&](auto t, auto n) STN_LAMBDA { return Work{p, Lines(p).tasks(p), samples_forward<decltype(t), n>}; });
+  return with_samples(
+      p, [&](auto a, auto n) STN_LAMBDA { return Work{p, Lines(p).tasks(p), samples_forward<decltype(a), n>}; });
 }
 
 Work multi_grad_input(const Problem& call) {
   const Problem p = call.in_lines();
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
-  return with_images(p, [&](auto t, auto n) STN_LAMBDA { return Work{p, tasks, samples_grad_input<decltype(t), n>}; });
+  return with_samples(p, [&](auto a, auto n) STN_LAMBDA { return Work{p, tasks, samples_grad_input<decltype(a), n>}; });
 }
 
 Work multi_grad_grid(const Problem& call) {

@@ -7,8 +7,8 @@
 namespace stn::STN_LEVEL {
 
 // Standard normal numbers of the points [point, point + count) of an item: (numbers, kRun), a multiple of four of them.
-STN_INLINE void draw_numbers(const MultiSampling& m, int64_t item, int64_t point, int64_t count, int64_t numbers,
-                             float* result) {
+STN_SHARED inline void draw_numbers(const MultiSampling& m, int64_t item, int64_t point, int64_t count, int64_t numbers,
+                                    float* result) {
   using U = Vec<uint64_t, kDoubles>;
   using Narrow = Vec<uint32_t, kDoubles>;
   constexpr int W = kVectorBytes / 4;
@@ -253,9 +253,8 @@ void prepare_run(const Item& item, int64_t row, int64_t u, int64_t count, RunSam
 }
 
 // N points of a run, at index i.
-template <class T, int n>
+template <class A, int n>
 struct SampledPoints {
-  using A = Compute<T>;
   using List = TapList<A>;
   using V = typename List::V;
   static constexpr bool outside = false;
@@ -276,9 +275,8 @@ struct SampledPoints {
 };
 
 // The sampler that the passes of tap_passes.h run on: its lists are SampledPoints.
-template <class T, int n>
+template <class A, int n>
 struct MultiSampler {
-  using A = Compute<T>;
   static constexpr int N = TapList<A>::N;
   const Problem& p;
   mutable RunSamples<A, n> run;
@@ -294,16 +292,15 @@ struct MultiSampler {
       prepare_run<A, n>(item, row, u, count, run);
       for (int64_t i = 0; i < count; i += N) {
         const int64_t at = i + N > count && count >= N ? count - N : i;
-        body(SampledPoints<T, n>{p, run, region, at}, u + at, int(i - at), int(minimum<int64_t>(N, count - at)));
+        body(SampledPoints<A, n>{p, run, region, at}, u + at, int(i - at), int(minimum<int64_t>(N, count - at)));
       }
     }
   }
 };
 
 // The taps of N points read in pairs of neighbours, without a list: where an image is so stored and wide enough.
-template <class T, int n>
+template <class A, int n>
 struct PairedTaps {
-  using A = Compute<T>;
   using V = typename TapList<A>::V;
   using I = typename TapList<A>::I;
   static constexpr int N = TapList<A>::N, kRows = 1 << (n - 1);
@@ -316,7 +313,7 @@ struct PairedTaps {
   static STN_INLINE bool possible(const Problem& p, const Region& w) {
     bool wide = true;
     for (int a = 0; a < n; ++a) wide &= p.extent(a) > 1;
-    return wide && sizeof(T) < 8 && w.stride[0] == 1 && w.small;
+    return wide && sizeof(A) < 8 && w.stride[0] == 1 && w.small;
   }
   STN_INLINE void set(const Problem& p, const Points<A>& points, int64_t i, const Region& w) {
     I first[n], at{}, of_axis[n][2] = {};
@@ -358,7 +355,7 @@ struct PairedTaps {
       }
     }
   }
-  template <bool kInterior>
+  template <class T, bool kInterior>
   STN_INLINE V value(const T* plane) const {
     V sums[2] = {};
     for (int r = 0; r < kRows; ++r) {
@@ -389,140 +386,164 @@ STN_INLINE void centre_offset(const FittedPlane<V, n>& plane, V weight, V (&offs
   for (int a = 0; a < n; ++a) offset[a] = weight * (offset[a] - plane.mean[a]);
 }
 
-// The values and slopes of N points, of which `count` are there; slopes may be null.
+// values[c] of the taps of N points, over planes.
 template <class T, int n>
-STN_INLINE void planes_of_points(const Item& item, const SampledPoints<T, n>& points, int count, T* out,
-                                 Compute<T>* slopes) {
-  using A = Compute<T>;
+void paired_values(const Problem& p, const PairedTaps<Compute<T>, n>& taps, int64_t at, int64_t channels,
+                   Vec<Compute<T>, TapList<Compute<T>>::N>* values) {
+  const T* image = static_cast<const T*>(p.input.data) + at;
+  const auto read = [&]<bool kInterior>() STN_LAMBDA {
+    for (int64_t c = 0; c < channels; ++c) values[c] = taps.template value<T, kInterior>(image + c * p.input.channel);
+  };
+  taps.interior ? read.template operator()<true>() : read.template operator()<false>();
+}
+
+// What of the passes over samples depends on the storage type.
+template <class A, int n>
+struct SampleKernels : TapKernels<A> {
+  decltype(&paired_values<A, n>) paired;
+  STN_INLINE explicit SampleKernels(DType dtype)
+      : TapKernels<A>(TapKernels<A>::of(dtype)), paired(paired_values<A, n>) {
+    if constexpr (sizeof(A) == sizeof(float)) {
+      if (dtype == DType::bfloat16) paired = paired_values<BFloat16, n>;
+      if (dtype == DType::float16) paired = paired_values<Float16, n>;
+    }
+  }
+};
+
+// The values and slopes of N points, of which `count` are there; slopes may be null.
+template <class A, int n>
+STN_INLINE void planes_of_points(const SampleKernels<A, n>& kernels, const Item& item,
+                                 const SampledPoints<A, n>& points, int count, int64_t out_at, A* slopes) {
   using V = typename TapList<A>::V;
   constexpr int N = TapList<A>::N;
   const Problem& p = item.p;
   TapList<A> list;
-  PairedTaps<T, n> taps;
+  PairedTaps<A, n> taps;
   const bool paired = taps.possible(p, points.region);
   const auto plane = points.run.template plane<V>(points.i);
   const int64_t step = planes_at_once(p);
   for (int64_t c = 0; c < p.channels; c += step) {
-    const int64_t channels = minimum(step, p.channels - c);
-    const T* image = item.input<T>() + c * p.input.channel;
+    const int64_t channels = minimum(step, p.channels - c), at = item.image * p.input.batch + c * p.input.channel;
     PlaneSums<V, n> sums[kPlanes];
+    V values[kPlanes];
     for (int64_t k = 0; k < points.run.count; ++k) {
       V offset[n];
       const V weight = points.weight(k, 0, offset);
       centre_offset(plane, weight, offset);
-      const auto take = [&](int64_t j, V value) STN_LAMBDA {
-        if (k == 0) {
-          sums[j] = {value, V{}, {}};
-        } else {
-          sums[j].add(value, weight, offset);
-        }
-      };
-      const auto read = [&]<bool kInterior>() STN_LAMBDA {
-        for (int64_t j = 0; j < channels; ++j) {
-          take(j, taps.template value<kInterior>(image + j * p.input.channel));
-        }
-      };
       if (paired) {
         taps.set(p, points.run.points.data[k], points.i, points.region);
-        taps.interior ? read.template operator()<true>() : read.template operator()<false>();
-        continue;
+        kernels.paired(p, taps, at, channels, values);
+      } else {
+        points.list(k, list);
+        for (int64_t j = 0; j < channels; ++j) values[j] = V{};
+        if (!list.outside) kernels.add_values(p, list, points.region, p.input.data, at, list.weight, channels, values);
       }
-      V values[kPlanes] = {};
-      points.list(k, list);
-      if (!list.outside) TapSums<T>::add_values(p, list, points.region, image, list.weight, channels, values);
-      for (int64_t j = 0; j < channels; ++j) take(j, values[j]);
+      for (int64_t j = 0; j < channels; ++j) {
+        if (k == 0) {
+          sums[j] = {values[j], V{}, {}};
+        } else {
+          sums[j].add(values[j], weight, offset);
+        }
+      }
     }
     for (int64_t j = 0; j < channels; ++j) {
       PlaneSums<V, n>& sum = sums[j];
-      const V bias = plane.solve(sum.weighted, sum.moment);
-      store_points_of<N>(out + (c + j) * p.output.channel, p.output.column, sum.centre + bias, count);
+      values[j] = sum.centre + plane.solve(sum.weighted, sum.moment);
       if (!slopes) continue;
       for (int a = 0; a < n; ++a) {
         store_points_of<N>(slopes + (a * p.channels + c + j) * p.slopes.channel, p.slopes.column,
                            sum.moment[a] * A(item.axis[a].scale), count);
       }
     }
+    kernels.store_values(p, out_at + c * p.output.channel, channels, count, values);
   }
 }
 
-// The same of points [from, to) where lanes are channels; sums: (N, n + 2, C).
-template <class T, int n>
-STN_INLINE void planes_of_channels(const Item& item, const SampledPoints<T, n>& points, int from, int to, T* out,
-                                   Compute<T>* slopes, Compute<T>* sums) {
-  using A = Compute<T>;
-  const Problem& p = item.p;
-  const int64_t C = p.channels;
-  const T* image = item.input<T>();
-  TapList<A> list;
-  FittedPlane<A, n> planes[TapList<A>::N];
-  for (int i = from; i < to; ++i) planes[i] = points.run.template plane<A>(points.i + i);
-  const auto each = [&](int i, auto body) STN_LAMBDA {
-    over_channels<T>(C, [&](int64_t c, auto lanes) STN_LAMBDA {
-      A* at = sums + i * (n + 2) * C + c;
-      PlaneSums<typename decltype(lanes)::V, n> sum;
-      sum.centre = lanes.load(at), sum.weighted = lanes.load(at + C);
-      for (int a = 0; a < n; ++a) sum.moment[a] = lanes.load(at + (a + 2) * C);
-      body(c, lanes, sum);
-      lanes.store(at, sum.centre), lanes.store(at + C, sum.weighted);
-      for (int a = 0; a < n; ++a) lanes.store(at + (a + 2) * C, sum.moment[a]);
-    });
-  };
-  __builtin_memset(sums + from * (n + 2) * C, 0, size_t((to - from) * (n + 2) * C) * sizeof(A));
-  for (int64_t k = 0; k < points.run.count; ++k) {
-    points.list(k, list);
+// The same of points [from, to) where lanes are channels. Sums are kept in whole vectors.
+template <class A, int n>
+struct ChannelPlanes {
+  static constexpr int W = kVectorBytes / int(sizeof(A)), kSums = n + 2;
+  using V = Vec<A, W>;
+  using Sums = PlaneSums<V, n>;
+  const int64_t channels, vectors;
+  Scratch<A> values;   // of a point, by channel
+  Scratch<Sums> sums;  // (N, vectors)
+  STN_INLINE explicit ChannelPlanes(const Problem& p)
+      : channels(lanes_are_points(p) ? 0 : p.channels),
+        vectors((channels + W - 1) / W),
+        values(vectors * W + 1),
+        sums(TapList<A>::N * vectors + 1) {}
+
+  STN_INLINE void run(const SampleKernels<A, n>& kernels, const Item& item, const SampledPoints<A, n>& points, int from,
+                      int to, int64_t out_at, A* slopes) {
+    const Problem& p = item.p;
+    TapList<A> list;
+    FittedPlane<A, n> planes[TapList<A>::N];
+    for (int i = from; i < to; ++i) planes[i] = points.run.template plane<A>(points.i + i);
+    for (int64_t k = 0; k < points.run.count; ++k) {
+      points.list(k, list);
+      for (int i = from; i < to; ++i) {
+        A offset[n];
+        const A weight = points.weight(k, i, offset);
+        centre_offset(planes[i], weight, offset);
+        kernels.sum_channels(PointTaps<A>(list, list.weight, i), p.input.data, item.image * p.input.batch, channels,
+                             values.data);
+        for (int64_t v = 0; v < vectors; ++v) {
+          Sums& sum = sums.data[i * vectors + v];
+          const V value = load<V>(values.data + v * W);
+          if (k == 0)
+            sum = {value, V{}, {}};
+          else
+            sum.add(value, weight, offset);
+        }
+      }
+    }
     for (int i = from; i < to; ++i) {
-      const PointTaps<A> taps(list, list.weight, i);
-      A offset[n];
-      const A weight = points.weight(k, i, offset);
-      centre_offset(planes[i], weight, offset);
-      each(i, [&](int64_t c, auto lanes, auto& sum) STN_LAMBDA {
-        typename decltype(lanes)::V value{};
-        for (int t = 0; t < taps.count; ++t) value += taps.weight[t] * lanes.load(image + taps.offset[t] + c);
-        if (k == 0)
-          sum.centre = value;
-        else
-          sum.add(value, weight, offset);
-      });
+      const auto store_each = [&](void* to, int64_t at, auto store_all, auto number) STN_LAMBDA {
+        for (int64_t v = 0; v < vectors; ++v) store(values.data + v * W, number(sums.data[i * vectors + v]));
+        store_all(values.data, channels, to, at);
+      };
+      for (int64_t v = 0; v < vectors; ++v) {
+        Sums& sum = sums.data[i * vectors + v];
+        sum.centre += planes[i].solve(sum.weighted, sum.moment);
+      }
+      store_each(p.output.data, out_at + i * p.output.column, kernels.store_all,
+                 [](const Sums& sum) { return sum.centre; });
+      for (int a = 0; slopes && a < n; ++a) {
+        const A scale = A(item.axis[a].scale);
+        store_each(slopes, i * p.slopes.column + a * channels, TapSums<A>::store_all,
+                   [&](const Sums& sum) { return sum.moment[a] * scale; });
+      }
     }
   }
-  for (int i = from; i < to; ++i) {
-    each(i, [&](int64_t c, auto lanes, auto& sum) STN_LAMBDA {
-      const auto bias = planes[i].solve(sum.weighted, sum.moment);
-      lanes.store(out + i * p.output.column + c, sum.centre + bias);
-      if (!slopes) return;
-      for (int a = 0; a < n; ++a)
-        lanes.store(slopes + i * p.slopes.column + a * C + c, sum.moment[a] * A(item.axis[a].scale));
-    });
-  }
-}
+};
 
-template <class T, int n>
+template <class A, int n>
 void samples_forward(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
   const Region region(p, p.input);
-  const bool along_points = lanes_are_points(p);
-  const Scratch<A> sums(along_points ? 1 : TapList<A>::N * (n + 2) * p.channels);
-  over_points<MultiSampler<T, n>>(
+  ChannelPlanes<A, n> channels(p);
+  const SampleKernels<A, n> kernels(p.dtype);
+  over_points<MultiSampler<A, n>>(
       p, begin, end, region, false, Nothing{},
-      [&](const Row& row, const SampledPoints<T, n>& points, int64_t u, int from, int to, int64_t, int64_t) STN_LAMBDA {
-        T* out = static_cast<T*>(p.output.data) + row.at(p.output, u);
+      [&](const Row& row, const SampledPoints<A, n>& points, int64_t u, int from, int to, int64_t, int64_t) STN_LAMBDA {
+        const int64_t out_at = row.at(p.output, u);
         A* slopes = p.slopes.data ? static_cast<A*>(p.slopes.data) + row.at(p.slopes, u) : nullptr;
-        if (along_points) {
-          planes_of_points(row.item, points, to, out, slopes);
+        if (lanes_are_points(p)) {
+          planes_of_points(kernels, row.item, points, to, out_at, slopes);
         } else {
-          planes_of_channels(row.item, points, from, to, out, slopes, sums.data);
+          channels.run(kernels, row.item, points, from, to, out_at, slopes);
         }
       });
 }
 
 // The gradient of the input through all samples: the centre's share is what the others leave.
-template <class T, int n>
+template <class A, int n>
 void samples_grad_input(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
   using V = typename TapList<A>::V;
+  const auto kernels = TapKernels<A>::of(p.dtype);
   TapList<A> list;
-  const auto scatter = [&](const Row&, const SampledPoints<T, n>& points, int64_t, int from, int to, const T* grad,
-                           const auto& target) STN_LAMBDA {
+  const auto scatter = [&](const Row&, const SampledPoints<A, n>& points, int64_t, int from, int to, int64_t grad_at,
+                           const Target<A>& target) STN_LAMBDA {
     const auto plane = points.run.template plane<V>(points.i);
     V left = splat<V>(A(1));
     for (int64_t k = p.multi.samples; k-- > 0;) {
@@ -532,10 +553,10 @@ void samples_grad_input(const Problem& p, int64_t begin, int64_t end) {
       points.list(k, list);
       if (list.outside) continue;
       for (int t = 0; t < list.taps; ++t) list.weight[t] *= share;
-      TapSums<T>::scatter(p, list, list.weight, grad, target, from, to);
+      kernels.scatter(p, list, list.weight, grad_at, target, from, to);
     }
   };
-  scatter_tasks<T, MultiSampler<T, n>>(p, begin, end, false, scatter);
+  scatter_tasks<A, MultiSampler<A, n>>(p, begin, end, false, kernels, scatter);
 }
 
 // The gradient of the source points: grad_output times slopes, summed over channels.

@@ -11,7 +11,7 @@ STN_INLINE void load_pairs(const T* image, const int64_t* offset, Vec<Compute<T>
   if constexpr (sizeof(T) == 2) {
     Vec<uint32_t, N> pair{};
     for (int i = 0; i < N; ++i) __builtin_memcpy((char*)&pair + 4 * i, image + offset[i], 4);
-    first = widen<N>(T{}, pair & 0xffffu), second = widen<N>(T{}, pair >> 16);
+    first = widen_first<N>(T{}, pair), second = widen_second<N>(T{}, pair);
   } else if constexpr (sizeof(T) == 8) {
     Vec<double, 2> pair[N];
     for (int i = 0; i < N; ++i) pair[i] = load<Vec<double, 2>>(image + offset[i]);

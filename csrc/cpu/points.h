@@ -151,7 +151,7 @@ void split_axis(const double* x, int64_t count, int size, bool align_corners, In
 }
 
 // Source pixels, before padding, of the points [u0, u0 + count) of a row; the last one repeats up to a multiple of 16.
-STN_INLINE void source_points(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
+STN_SHARED inline void source_points(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
   const Problem& p = item.p;
   if (p.transform == Transform::affine) {
     with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { source_affine<n>(item, row, u0, count, x); });

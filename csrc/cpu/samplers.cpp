@@ -13,14 +13,14 @@ template struct TapSums<BFloat16>;
 template struct TapSums<Float16>;
 
 Work sampler_forward(const Problem& p) {
-  return with_storage(p.dtype,
-                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_forward<decltype(t)>}; });
+  return with_compute(p.dtype,
+                      [&](auto a) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_forward<decltype(a)>}; });
 }
 
 Work sampler_grad_input(const Problem& p) {
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, tasks, taps_grad_input<decltype(t)>}; });
+  return with_compute(p.dtype, [&](auto a) STN_LAMBDA { return Work{p, tasks, taps_grad_input<decltype(a)>}; });
 }
 
 Work sampler_grad_parameters(const Problem& p) {
@@ -35,23 +35,23 @@ Work sampler_grad_parameters(const Problem& p) {
 }
 
 void add_grad_input(const Problem& p, int64_t first, int64_t last) {
-  with_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    taps_add_grad_input<decltype(t)>(p, first, last);
+  with_compute(p.dtype, [&](auto a) STN_LAMBDA {
+    taps_add_grad_input<decltype(a)>(p, first, last);
     return Work{};
   });
 }
 
 Work second_grad_output(const Problem& call) {
   const Problem p = call.in_lines();
-  return with_storage(p.dtype,
-                      [&](auto t) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_second_output<decltype(t)>}; });
+  return with_compute(p.dtype,
+                      [&](auto a) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_second_output<decltype(a)>}; });
 }
 
 Work second_grad_input(const Problem& call) {
   const Problem p = call.in_lines();
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, tasks, taps_second_input<decltype(t)>}; });
+  return with_compute(p.dtype, [&](auto a) STN_LAMBDA { return Work{p, tasks, taps_second_input<decltype(a)>}; });
 }
 
 Work second_grad_grid(const Problem& call) {

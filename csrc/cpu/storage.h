@@ -1,9 +1,10 @@
 // Storage types of images: dispatch, and buffers in the compute type.
 #pragma once
+#include <cstdlib>
 #include <new>
 
+#include "half.h"
 #include "kernels.h"
-#include "simd.h"
 
 namespace stn::STN_LEVEL {
 
@@ -32,8 +33,13 @@ STN_INLINE Work with_compute(DType dtype, F f) {
 template <class A>
 struct Scratch {
   A* data;
-  explicit Scratch(int64_t count) : data(static_cast<A*>(__builtin_calloc(size_t(count), sizeof(A)))) {
+  explicit Scratch(int64_t count) : data(static_cast<A*>(allocated(size_t(count)))) {
     if (!data) throw std::bad_alloc();
+  }
+  static void* allocated(size_t count) {
+    if constexpr (alignof(A) <= alignof(double)) return __builtin_calloc(count, sizeof(A));
+    void* memory = std::aligned_alloc(alignof(A), count * sizeof(A));
+    return memory ? __builtin_memset(memory, 0, count * sizeof(A)) : nullptr;
   }
   ~Scratch() { __builtin_free(data); }
   Scratch(const Scratch&) = delete;

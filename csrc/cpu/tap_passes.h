@@ -15,9 +15,8 @@ struct Lines {
 };
 
 // Places points and lists their taps. Another sampler (linearized.h) has the same interface.
-template <class T>
+template <class A>
 struct Sampler {
-  using A = Compute<T>;
   static constexpr int N = TapList<A>::N;
   const Problem& p;
   bool slopes;
@@ -99,38 +98,37 @@ STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const 
   });
 }
 
-template <class T>
+template <class A>
 void taps_forward(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
-  constexpr int N = TapList<A>::N;
   const Region region(p, p.input);
-  over_points<Sampler<T>>(p, begin, end, region, false, Nothing{},
-                          [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel,
-                              int64_t channels) STN_LAMBDA {
-                            const T* image = row.item.template input<T>() + channel * p.input.channel;
-                            T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
-                            if (!lanes_are_points(p)) {
-                              for (int i = 0; i < count; ++i, out += p.output.column) {
-                                channels_sum<T>(PointTaps<A>(list, list.weight, i), image, out, channels);
-                              }
-                              return;
-                            }
-                            typename TapList<A>::V sums[kPlanes] = {};
-                            TapSums<T>::add_values(p, list, region, image, list.weight, channels, sums);
-                            for (int64_t c = 0; c < channels; ++c)
-                              store_points_of<N>(out + c * p.output.channel, p.output.column, sums[c], count);
-                          });
+  const auto kernels = TapKernels<A>::of(p.dtype);
+  over_points<Sampler<A>>(
+      p, begin, end, region, false, Nothing{},
+      [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel, int64_t channels)
+          STN_LAMBDA {
+            const int64_t at = row.item.image * p.input.batch + channel * p.input.channel;
+            const int64_t out_at = row.at(p.output, u) + channel * p.output.channel;
+            if (!lanes_are_points(p)) {
+              for (int i = 0; i < count; ++i) {
+                kernels.store_channels(p, PointTaps<A>(list, list.weight, i), at, out_at + i * p.output.column);
+              }
+              return;
+            }
+            typename TapList<A>::V sums[kPlanes] = {};
+            kernels.add_values(p, list, region, p.input.data, at, list.weight, channels, sums);
+            kernels.store_values(p, out_at, channels, count, sums);
+          });
 }
 
 // dL/d(source pixel) of N points by axis, of some channels.
 template <class A>
-STN_INLINE void point_gradient(SetDots<A> set_dots, const Row& row, const TapList<A>& list, const Region& region,
-                               int64_t u, int count, int64_t channel, int64_t channels,
+STN_INLINE void point_gradient(const TapKernels<A>& kernels, const Row& row, const TapList<A>& list,
+                               const Region& region, int64_t u, int count, int64_t channel, int64_t channels,
                                typename TapList<A>::V (&gradient)[3]) {
   const Problem& p = row.item.p;
   typename TapList<A>::V dots[TapList<A>::kMost];
-  set_dots(p, list, region, p.input.data, row.item.image * p.input.batch + channel * p.input.channel,
-           row.at(p.grad_output, u) + channel * p.grad_output.channel, count, channels, dots);
+  kernels.set_dots(p, list, region, p.input.data, row.item.image * p.input.batch + channel * p.input.channel,
+                   row.at(p.grad_output, u) + channel * p.grad_output.channel, count, channels, dots);
   contract<A>(list, p.dimensions, dots, gradient);
 }
 
@@ -154,12 +152,12 @@ STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int en
 template <class A>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   const Region region(p, p.input);
-  const SetDots<A> set_dots = dots_of<A>(p.dtype);
+  const auto kernels = TapKernels<A>::of(p.dtype);
   over_points<Sampler<A>>(
       p, begin, end, region, true, Nothing{},
       [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
         typename TapList<A>::V gradient[3];
-        point_gradient<A>(set_dots, row, list, region, u, to, channel, channels, gradient);
+        point_gradient<A>(kernels, row, list, region, u, to, channel, channels, gradient);
         p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
                             : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
       });
@@ -174,7 +172,7 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
   using Wide = Vec<double, N>;
   const int n = p.dimensions;
   const Region region(p, p.input);
-  const SetDots<A> set_dots = dots_of<A>(p.dtype);
+  const auto kernels = TapKernels<A>::of(p.dtype);
   Wide lane, sum[3] = {}, moment[3] = {}, totals[3][4] = {};  // of a row; of a task, by entry of theta
   I number;
   for (int i = 0; i < N; ++i) lane[i] = i, number[i] = IndexOf<A>(i);
@@ -201,7 +199,7 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
         if (list.outside) return;
         V gradient[3];
-        point_gradient<A>(set_dots, row, list, region, u, to, channel, channels, gradient);
+        point_gradient<A>(kernels, row, list, region, u, to, channel, channels, gradient);
         const Wide at = lane + (double(u) - row.item.lattice[0].centre);
         const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
         for (int a = 0; a < n; ++a) {
@@ -216,7 +214,7 @@ template <class A, class Sums>
 void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
   const Region region(p, p.input);
-  const SetDots<A> set_dots = dots_of<A>(p.dtype);
+  const auto kernels = TapKernels<A>::of(p.dtype);
   const Sampler<A> sampler(p, true);
   const Lines lines(p);
   const int64_t step = Sampler<A>::planes(p);
@@ -233,7 +231,7 @@ void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
                      [&](const auto& list, int64_t point, int from, int to) STN_LAMBDA {
                        if (list.outside) return;
                        typename TapList<A>::V gradient[3];
-                       point_gradient<A>(set_dots, row, list, region, point, to, channel, channels, gradient);
+                       point_gradient<A>(kernels, row, list, region, point, to, channel, channels, gradient);
                        A grad_x[kWhole] = {}, grad_y[kWhole] = {};
                        for (int i = from; i < to; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
                        total.add(source, Cotangents(row.row, point, to, grad_x, grad_y));
@@ -260,9 +258,9 @@ struct Bands {
 
 // Calls scatter(row, list, u, from, to, grad, target) for what the outputs of image b give to the slices
 // [region.first, region.last), with which `target` starts.
-template <class T, class S, class Scatter>
+template <class A, class S, class Scatter>
 STN_INLINE void scatter_image(const S& sampler, const Problem& p, int64_t b, int64_t channel, const Region& region,
-                              Target<Compute<T>> target, Scatter scatter) {
+                              Target<A> target, Scatter scatter) {
   target.origin -= region.first * region.stride[p.dimensions - 1];
   for (int64_t number = b * p.samples; number < (b + 1) * p.samples; ++number) {
     const Item item(p, number);
@@ -270,17 +268,15 @@ STN_INLINE void scatter_image(const S& sampler, const Problem& p, int64_t b, int
       const Row row(item, r);
       sampler.over(item, r, 0, p.row_width(r), region, [&](const auto& list, int64_t u, int from, int to) STN_LAMBDA {
         if (list.outside) return;
-        const T* grad =
-            static_cast<const T*>(p.grad_output.data) + channel * p.grad_output.channel + row.at(p.grad_output, u);
-        scatter(row, list, u, from, to, grad, target);
+        scatter(row, list, u, from, to, channel * p.grad_output.channel + row.at(p.grad_output, u), target);
       });
     }
   }
 }
 
-template <class T, class S, class Scatter>
-STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool slopes, Scatter scatter) {
-  using A = Compute<T>;
+template <class A, class S, class Scatter>
+STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool slopes, const TapKernels<A>& kernels,
+                              Scatter scatter) {
   const Bands bands(p);
   const S sampler(p, slopes);
   for (int64_t task = begin; task < end; ++task) {
@@ -289,53 +285,55 @@ STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool
     Region region(p, p.grad_input);
     region.first = bands.slices * band / bands.count, region.last = bands.slices * (band + 1) / bands.count;
     const int64_t area = (region.last - region.first) * bands.area;
-    T* image = static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + c * p.grad_input.channel +
-               region.first * region.stride[p.dimensions - 1];
+    const int64_t at =
+        b * p.grad_input.batch + c * p.grad_input.channel + region.first * region.stride[p.dimensions - 1];
     const int64_t planes = p.channels_last ? 1 : channels, size = p.channels_last ? area * channels : area;
-    const auto scatter_to = [&](A* origin, int64_t plane_stride) STN_LAMBDA {
+    const auto scatter_to = [&](A* origin, int64_t plane_stride) {
       const Target<A> target{origin, p.channels_last ? 1 : plane_stride, channels};
-      scatter_image<T>(sampler, p, b, c, region, target, scatter);
+      scatter_image<A>(sampler, p, b, c, region, target, scatter);
     };
-    if constexpr (sizeof(T) == sizeof(A)) {
+    if (kernels.direct) {
+      A* image = static_cast<A*>(p.grad_input.data) + at;
       for (int64_t k = 0; k < planes; ++k)
-        __builtin_memset(image + k * p.grad_input.channel, 0, size_t(size) * sizeof(T));
+        __builtin_memset(image + k * p.grad_input.channel, 0, size_t(size) * sizeof(A));
       scatter_to(image, p.grad_input.channel);
     } else {
       const Scratch<A> sums(area * channels);
       scatter_to(sums.data, area);
       for (int64_t k = 0; k < planes; ++k)
-        for (int64_t i = 0; i < size; ++i) store_one(image + k * p.grad_input.channel + i, sums.data[k * size + i]);
+        kernels.store_all(sums.data + k * size, size, p.grad_input.data, at + k * p.grad_input.channel);
     }
   }
 }
 
-template <class T>
+template <class A>
 struct ScatterTaps {
   const Problem& p;
+  const TapKernels<A> kernels;
   template <class List>
-  STN_INLINE void operator()(const Row&, const List& list, int64_t, int from, int to, const T* grad,
-                             const Target<Compute<T>>& target) const {
-    TapSums<T>::scatter(p, list, list.weight, grad, target, from, to);
+  STN_INLINE void operator()(const Row&, const List& list, int64_t, int from, int to, int64_t grad_at,
+                             const Target<A>& target) const {
+    kernels.scatter(p, list, list.weight, grad_at, target, from, to);
   }
 };
 
-template <class T>
+template <class A>
 void taps_grad_input(const Problem& p, int64_t begin, int64_t end) {
-  scatter_tasks<T, Sampler<T>>(p, begin, end, false, ScatterTaps<T>{p});
+  const auto kernels = TapKernels<A>::of(p.dtype);
+  scatter_tasks<A, Sampler<A>>(p, begin, end, false, kernels, ScatterTaps<A>{p, kernels});
 }
 
 // Adds what the outputs of the only image give to slices [first, last) of grad_input, which is of the compute type.
-template <class T>
+template <class A>
 void taps_add_grad_input(const Problem& p, int64_t first, int64_t last) {
   Region region(p, p.grad_input);
   region.first = first, region.last = last;
-  const Sampler<T> sampler(p, false);
+  const Sampler<A> sampler(p, false);
   const int64_t block = Bands(p).block, plane_stride = p.channels_last ? 1 : p.grad_input.channel;
   for (int64_t c = 0; c < p.channels; c += block) {
-    auto* sums = static_cast<Compute<T>*>(p.grad_input.data) + c * p.grad_input.channel +
-                 first * region.stride[p.dimensions - 1];
-    const Target<Compute<T>> target{sums, plane_stride, minimum(block, p.channels - c)};
-    scatter_image<T>(sampler, p, 0, c, region, target, ScatterTaps<T>{p});
+    A* sums = static_cast<A*>(p.grad_input.data) + c * p.grad_input.channel + first * region.stride[p.dimensions - 1];
+    const Target<A> target{sums, plane_stride, minimum(block, p.channels - c)};
+    scatter_image<A>(sampler, p, 0, c, region, target, ScatterTaps<A>{p, TapKernels<A>::of(p.dtype)});
   }
 }
 

@@ -52,42 +52,37 @@ STN_INLINE void directional_weights(const TapList<A>& list, int n, const typenam
   });
 }
 
-template <class T>
+template <class A>
 void taps_second_output(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
   using V = typename TapList<A>::V;
-  constexpr int N = TapList<A>::N;
   const Region region(p, p.input);
-  over_points<Sampler<T>>(p, begin, end, region, true, Nothing{},
-                          [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel,
-                              int64_t channels) STN_LAMBDA {
-                            V q[3], along[TapList<A>::kMost];
-                            load_directions<A>(row, u, count, q);
-                            directional_weights<A>(list, p.dimensions, q, along);
-                            const T* image = row.item.template input<T>() + channel * p.input.channel;
-                            const T* other = p.grad_grad_input ? static_cast<const T*>(p.grad_grad_input) +
-                                                                     (image - static_cast<const T*>(p.input.data))
-                                                               : nullptr;
-                            T* out = static_cast<T*>(p.output.data) + row.at(p.output, u) + channel * p.output.channel;
-                            V sums[kPlanes] = {};
-                            if (p.grad_grad_grid) TapSums<T>::add_values(p, list, region, image, along, channels, sums);
-                            if (other) TapSums<T>::add_values(p, list, region, other, list.weight, channels, sums);
-                            for (int64_t c = 0; c < channels; ++c)
-                              store_points_of<N>(out + c * p.output.channel, p.output.column, sums[c], count);
-                          });
+  const auto kernels = TapKernels<A>::of(p.dtype);
+  over_points<Sampler<A>>(
+      p, begin, end, region, true, Nothing{},
+      [&](const Row& row, const TapList<A>& list, int64_t u, int, int count, int64_t channel, int64_t channels)
+          STN_LAMBDA {
+            V q[3], along[TapList<A>::kMost], sums[kPlanes] = {};
+            load_directions<A>(row, u, count, q);
+            directional_weights<A>(list, p.dimensions, q, along);
+            const int64_t at = row.item.image * p.input.batch + channel * p.input.channel;
+            if (p.grad_grad_grid) kernels.add_values(p, list, region, p.input.data, at, along, channels, sums);
+            if (p.grad_grad_input)
+              kernels.add_values(p, list, region, p.grad_grad_input, at, list.weight, channels, sums);
+            kernels.store_values(p, row.at(p.output, u) + channel * p.output.channel, channels, count, sums);
+          });
 }
 
-template <class T>
+template <class A>
 void taps_second_input(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
+  const auto kernels = TapKernels<A>::of(p.dtype);
   typename TapList<A>::V along[TapList<A>::kMost];
-  scatter_tasks<T, Sampler<T>>(p, begin, end, true,
-                               [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, const T* grad,
-                                   const auto& target) STN_LAMBDA {
+  scatter_tasks<A, Sampler<A>>(p, begin, end, true, kernels,
+                               [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t grad_at,
+                                   const Target<A>& target) STN_LAMBDA {
                                  typename TapList<A>::V q[3];
                                  load_directions<A>(row, u, to, q);
                                  directional_weights<A>(list, p.dimensions, q, along);
-                                 TapSums<T>::scatter(p, list, along, grad, target, from, to);
+                                 kernels.scatter(p, list, along, grad_at, target, from, to);
                                });
 }
 
@@ -95,7 +90,7 @@ template <class A>
 void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
   using V = typename TapList<A>::V;
   const Region region(p, p.input);
-  const SetDots<A> set_dots = dots_of<A>(p.dtype);
+  const auto kernels = TapKernels<A>::of(p.dtype);
   over_points<Sampler<A>>(
       p, begin, end, region, true, Nothing{},
       [&](const Row& row, const TapList<A>& list, int64_t u, int from, int to, int64_t channel, int64_t channels)
@@ -104,11 +99,11 @@ void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
             const int64_t at = row.item.image * p.input.batch + channel * p.input.channel;
             const int64_t grad_at = row.at(p.grad_output, u) + channel * p.grad_output.channel;
             if (p.grad_grad_input) {
-              set_dots(p, list, region, p.grad_grad_input, at, grad_at, to, channels, dots);
+              kernels.set_dots(p, list, region, p.grad_grad_input, at, grad_at, to, channels, dots);
               contract<A>(list, p.dimensions, dots, gradient);
             }
             if (p.grad_grad_grid && p.dimensions > 1) {  // along one axis a linear weight has no curvature
-              set_dots(p, list, region, p.input.data, at, grad_at, to, channels, dots);
+              kernels.set_dots(p, list, region, p.input.data, at, grad_at, to, channels, dots);
               load_directions<A>(row, u, to, q);
               over_factors<A>(list, p.dimensions, [&](int t, const auto& w, const auto& s) STN_LAMBDA {
                 const V xy = dots[t] * s[0] * s[1] * w[2], xz = dots[t] * s[0] * w[1] * s[2],

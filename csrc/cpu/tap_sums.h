@@ -11,7 +11,7 @@ template <int N, class T>
 STN_INLINE Vec<Compute<T>, N> gather(const T* plane, const int64_t* offset) {
   return [&]<size_t... i>(std::index_sequence<i...>) STN_LAMBDA {
     if constexpr (sizeof(T) == 2) {
-      return widen<N>(T{}, __builtin_convertvector((Vec<uint16_t, N>{plane[offset[i]].bits...}), Vec<uint32_t, N>));
+      return widen<N>(T{}, Halves<N>{plane[offset[i]].bits...});
     } else {
       return Vec<T, N>{plane[offset[i]]...};
     }
@@ -114,26 +114,6 @@ struct PointTaps {
   }
 };
 
-// output[c] (+)= sum_t weight[t] image[t][c] for the channels of one point.
-template <class T>
-STN_INLINE void channels_sum(const PointTaps<Compute<T>>& taps, const T* image, T* output, int64_t channels) {
-  over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-    typename decltype(lanes)::V value{};
-    for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
-    lanes.store(output + c, value);
-  });
-}
-
-// The same added to sums, in the compute type.
-template <class T>
-STN_INLINE void channels_add(const PointTaps<Compute<T>>& taps, const T* image, Compute<T>* sums, int64_t channels) {
-  over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-    auto value = lanes.load(sums + c);
-    for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
-    lanes.store(sums + c, value);
-  });
-}
-
 // dots[t] of one point of a list.
 template <class T>
 STN_INLINE void channels_dots(const PointTaps<Compute<T>>& taps, const T* image, const T* grad, int64_t channels,
@@ -221,7 +201,8 @@ struct Target {
   int64_t plane_stride, channels;
 };
 
-// The sums over a list of taps, compiled once a level: in samplers.cpp.
+// What of the passes depends on the storage type, compiled once a level: in samplers.cpp. Images lie as the input does,
+// cotangents as the output's gradient; at, grad_at, out_at: elements from their beginning.
 template <class T>
 struct TapSums {
   using A = Compute<T>;
@@ -230,8 +211,9 @@ struct TapSums {
   static constexpr int N = List::N;
 
   // sums[c] += sum_t weight[t] image[c][t] of N points, over planes.
-  static void add_values(const Problem& p, const List& list, const Region& region, const T* image, const V* weight,
-                         int64_t channels, V* sums) {
+  static void add_values(const Problem& p, const List& list, const Region& region, const void* images, int64_t at,
+                         const V* weight, int64_t channels, V* sums) {
+    const T* image = static_cast<const T*>(images) + at;
     with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
       for (int64_t c = 0; c < channels; ++c, image += p.input.channel) {
         V first{}, second{};
@@ -245,9 +227,34 @@ struct TapSums {
       }
     });
   }
+  // Stores sums of N points, of which only `count` are there, in planes of the output.
+  static void store_values(const Problem& p, int64_t out_at, int64_t channels, int count, const V* sums) {
+    T* out = static_cast<T*>(p.output.data) + out_at;
+    for (int64_t c = 0; c < channels; ++c)
+      store_points_of<N>(out + c * p.output.channel, p.output.column, sums[c], count);
+  }
 
-  // dots[t] of N points: the output's gradient times each tap, summed over some channels. at, grad_at: their place in
-  // the images, which lie as the input does, and in the output's gradient.
+  // sums[c] = sum_t weight[t] image[t][c] for the channels of one point.
+  static void sum_channels(const PointTaps<A>& taps, const void* images, int64_t at, int64_t channels, A* sums) {
+    const T* image = static_cast<const T*>(images) + at;
+    over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+      typename decltype(lanes)::V value{};
+      for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
+      lanes.store(sums + c, value);
+    });
+  }
+  // The same stored in the output.
+  static void store_channels(const Problem& p, const PointTaps<A>& taps, int64_t at, int64_t out_at) {
+    const T* image = static_cast<const T*>(p.input.data) + at;
+    T* out = static_cast<T*>(p.output.data) + out_at;
+    over_channels<T>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+      typename decltype(lanes)::V value{};
+      for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
+      lanes.store(out + c, value);
+    });
+  }
+
+  // dots[t] of N points: the output's gradient times each tap, summed over some channels.
   static void set_dots(const Problem& p, const List& list, const Region& region, const void* images, int64_t at,
                        int64_t grad_at, int count, int64_t channels, V* dots) {
     const T* image = static_cast<const T*>(images) + at;
@@ -278,9 +285,10 @@ struct TapSums {
     });
   }
 
-  // Adds the cotangents `grad` of points [begin, end), times weights, to a gradient.
-  static void scatter(const Problem& p, const List& list, const V* weight, const T* grad, const Target<A>& target,
+  // Adds the cotangents of points [begin, end), times weights, to a gradient.
+  static void scatter(const Problem& p, const List& list, const V* weight, int64_t grad_at, const Target<A>& target,
                       int begin, int end) {
+    const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
     if (!lanes_are_points(p)) {
       for (int i = begin; i < end; ++i) {
         const PointTaps<A> taps(list, weight, i);
@@ -293,22 +301,42 @@ struct TapSums {
       scatter_plane<A>(list, plane, load_points_of<N>(grad, p.grad_output.column, end), weight, begin, end);
     }
   }
+  // Rounds sums to consecutive elements of an image.
+  static void store_all(const A* sums, int64_t count, void* images, int64_t at) {
+    T* image = static_cast<T*>(images) + at;
+    over_channels<T>(count, [&](int64_t i, auto lanes) STN_LAMBDA { lanes.store(image + i, lanes.load(sums + i)); });
+  }
 };
 extern template struct TapSums<float>;
 extern template struct TapSums<double>;
 extern template struct TapSums<BFloat16>;
 extern template struct TapSums<Float16>;
 
-// What of a pass depends on the storage type, so that the pass is compiled once a compute type.
+// They by pointers, so that a pass is compiled once a compute type.
 template <class A>
-using SetDots = decltype(&TapSums<A>::set_dots);
-template <class A>
-STN_INLINE SetDots<A> dots_of(DType dtype) {
-  if constexpr (sizeof(A) == sizeof(float)) {
-    if (dtype == DType::bfloat16) return TapSums<BFloat16>::set_dots;
-    if (dtype == DType::float16) return TapSums<Float16>::set_dots;
+struct TapKernels {
+  decltype(&TapSums<A>::add_values) add_values;
+  decltype(&TapSums<A>::store_values) store_values;
+  decltype(&TapSums<A>::sum_channels) sum_channels;
+  decltype(&TapSums<A>::store_channels) store_channels;
+  decltype(&TapSums<A>::set_dots) set_dots;
+  decltype(&TapSums<A>::scatter) scatter;
+  decltype(&TapSums<A>::store_all) store_all;
+  bool direct;  // the storage type is the compute type
+
+  template <class T>
+  static constexpr TapKernels of(T) {
+    using S = TapSums<T>;
+    return {S::add_values, S::store_values, S::sum_channels, S::store_channels,
+            S::set_dots,   S::scatter,      S::store_all,    sizeof(T) == sizeof(A)};
   }
-  return TapSums<A>::set_dots;
-}
+  STN_INLINE static TapKernels of(DType dtype) {
+    if constexpr (sizeof(A) == sizeof(float)) {
+      if (dtype == DType::bfloat16) return of(BFloat16{});
+      if (dtype == DType::float16) return of(Float16{});
+    }
+    return of(A{});
+  }
+};
 
 }  // namespace stn::STN_LEVEL

@@ -3,8 +3,8 @@
 // planar, 16 lanes: worthwhile where two-source permutes exist (AVX-512).
 #pragma once
 #include "common/affine.h"
+#include "half.h"
 #include "kernels.h"
-#include "simd.h"
 
 namespace stn::STN_LEVEL {
 
@@ -72,9 +72,9 @@ STN_INLINE F16 joined(Vec<float, 8> a, Vec<float, 8> b) {
 template <class T>
 STN_INLINE F16 load_rows(const T* p, int64_t stride) {  // two rows of 8
   if constexpr (sizeof(T) == 2) {
-    const auto a = load<Vec<uint16_t, 8>>(p), b = load<Vec<uint16_t, 8>>(p + stride);
+    const auto a = load<Halves<8>>(p), b = load<Halves<8>>(p + stride);
     const auto both = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return widen<16>(T{}, __builtin_convertvector(both, Vec<uint32_t, 16>));
+    return widen<16>(T{}, both);
   } else {
     return joined(load_as<8>(p), load_as<8>(p + stride));
   }
@@ -105,8 +105,8 @@ STN_INLINE F16 load_tile(const T* p, int64_t stride) {
     return load_rows(p, stride);
   } else if constexpr (sizeof(T) == 2) {
     const auto row = [&](int k) STN_LAMBDA { return load<uint64_t>(p + k * stride); };
-    const auto rows = (Vec<uint16_t, 16>)Vec<uint64_t, 4>{row(0), row(1), row(2), row(3)};
-    return widen<16>(T{}, __builtin_convertvector(rows, Vec<uint32_t, 16>));
+    const auto rows = (Halves<16>)Vec<uint64_t, 4>{row(0), row(1), row(2), row(3)};
+    return widen<16>(T{}, rows);
   } else {
     const auto two = [&](int k) STN_LAMBDA {
       return __builtin_shufflevector(load_as<4>(p + k * stride), load_as<4>(p + (k + 1) * stride), 0, 1, 2, 3, 4, 5, 6,
@@ -118,7 +118,7 @@ STN_INLINE F16 load_tile(const T* p, int64_t stride) {
 template <class Shape, class T>
 STN_INLINE void store_tile(T* p, int64_t stride, F16 v) {
   if constexpr (sizeof(T) == 2) {
-    const auto rows = (Vec<uint64_t, 4>)__builtin_convertvector(narrow<16>(T{}, v), Vec<uint16_t, 16>);
+    const auto rows = (Vec<uint64_t, 4>)narrow<16>(T{}, v);
     for (int k = 0; k < 4; ++k) store(p + k * 4 / Shape::kWidth * stride + k * 4 % Shape::kWidth, rows[k]);
   } else if constexpr (Shape::kWidth == 8) {
     store_as<8>(p, __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7));

@@ -1,6 +1,7 @@
 // Affine bilinear sampling of channels_last images of a few channels, over which lanes would stay empty: what a block
 // of pixels touches on the other side is copied into planes of bounded size, which the tiles work on.
 #pragma once
+#include "interleave.h"
 #include "tile_passes.h"
 
 namespace stn::STN_LEVEL {
@@ -54,43 +55,94 @@ STN_INLINE void with_few_channels(int64_t channels, F f) {
                   : f(std::integral_constant<int, 4>{});
 }
 
+// Calls f(first column, whether a vector of columns is there) over the columns of a row: vectors, of which the last is
+// moved back over its neighbour, or single columns where there is none.
+template <int W, class F>
+STN_INLINE void over_columns(int64_t width, F f) {
+  if (width < W) {
+    for (int64_t x = 0; x < width; ++x) f(x, std::false_type{});
+    return;
+  }
+  for (int64_t x = 0; x < width; x += W) f(minimum(x, width - W), std::true_type{});
+}
+
+// One element as another type; and vectors of it, those of a storage type as bits.
+template <class T>
+using StoredBits = std::conditional_t<sizeof(T) == 2, uint16_t, T>;
+template <class To, class From>
+STN_INLINE To converted(From value) {
+  To result;
+  if constexpr (std::is_same_v<From, To>) {
+    result = value;
+  } else if constexpr (sizeof(To) < sizeof(From)) {
+    store_one(&result, value);
+  } else {
+    result = load_one(&value);
+  }
+  return result;
+}
+template <class T, int W, class To>
+STN_INLINE void store_converted(To* to, Vec<StoredBits<T>, W> bits) {
+  if constexpr (sizeof(To) == sizeof(T)) {
+    store(to, bits);
+  } else {
+    store(to, widen<W>(T{}, bits));
+  }
+}
+template <class T, int W, class From>
+STN_INLINE Vec<StoredBits<T>, W> load_converted(const From* from) {
+  if constexpr (sizeof(From) == sizeof(T)) {
+    return load<Vec<StoredBits<T>, W>>(from);
+  } else {
+    return narrow<W>(T{}, load<Vec<From, W>>(from));
+  }
+}
+
+// The channels of the pixels of a row, one beside another, in planes; and back.
+template <int C, class T, class To>
+STN_INLINE void row_to_planes(const T* pixels, int64_t width, To* planes, int64_t plane) {
+  constexpr int W = 16;
+  over_columns<W>(width, [&](int64_t x, auto whole) STN_LAMBDA {
+    if constexpr (!whole) {
+      for (int c = 0; c < C; ++c) planes[c * plane + x] = converted<To>(pixels[x * C + c]);
+    } else {
+      Vec<StoredBits<T>, W> of[C];
+      deinterleave<C, W>(reinterpret_cast<const StoredBits<T>*>(pixels + x * C), of);
+      for (int c = 0; c < C; ++c) store_converted<T, W>(planes + c * plane + x, of[c]);
+    }
+  });
+}
+template <int C, class From, class T>
+STN_INLINE void row_from_planes(const From* planes, int64_t plane, int64_t width, T* pixels) {
+  constexpr int W = 16;
+  over_columns<W>(width, [&](int64_t x, auto whole) STN_LAMBDA {
+    if constexpr (!whole) {
+      for (int c = 0; c < C; ++c) pixels[x * C + c] = converted<T>(planes[c * plane + x]);
+    } else {
+      Vec<StoredBits<T>, W> of[C];
+      for (int c = 0; c < C; ++c) of[c] = load_converted<T, W>(planes + c * plane + x);
+      interleave<C, W>(of, reinterpret_cast<StoredBits<T>*>(pixels + x * C));
+    }
+  });
+}
+
+// A rectangle of an image's pixels, its channels in planes of type To; and back.
 template <class T, class To>
 STN_INLINE void to_planes(const Images<const void*>& images, int64_t offset, const Region& r, int64_t channels,
                           To* planes) {
   const T* pixels = static_cast<const T*>(images.data) + offset + r.y * images.row + r.x * images.column;
   with_few_channels(channels, [&](auto count) STN_LAMBDA {
-    constexpr int C = count;
-    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width) {
-      for (int64_t x = 0; x < r.width; ++x) {
-        for (int c = 0; c < C; ++c) {
-          if constexpr (std::is_same_v<T, To>) {
-            planes[c * r.area() + x] = pixels[x * C + c];
-          } else {
-            planes[c * r.area() + x] = load_one(pixels + x * C + c);
-          }
-        }
-      }
-    }
+    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
+      row_to_planes<decltype(count)::value>(pixels, r.width, planes, r.area());
   });
 }
-
 template <class From, class T>
 STN_INLINE void from_planes(const From* planes, const Region& r, int64_t channels, const Images<void*>& images,
                             int64_t offset) {
   T* pixels = static_cast<T*>(images.data) + offset + r.y * images.row + r.x * images.column;
   with_few_channels(channels, [&](auto count) STN_LAMBDA {
-    constexpr int C = count;
-    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width) {
-      for (int64_t x = 0; x < r.width; ++x) {
-        for (int c = 0; c < C; ++c) {
-          if constexpr (std::is_same_v<From, T>) {
-            pixels[x * C + c] = planes[c * r.area() + x];
-          } else {
-            store_one(pixels + x * C + c, planes[c * r.area() + x]);
-          }
-        }
-      }
-    }
+    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
+      row_from_planes<decltype(count)::value>(planes, r.area(), r.width, pixels);
   });
 }
 
@@ -128,7 +180,7 @@ STN_INLINE void over_sampled_blocks(const Problem& p, int64_t item, const PixelM
                                     int64_t last, Body body) {
   over_blocks(p.out_width, first, last, [&](const Region& block) STN_LAMBDA {
     const Region source = touched(m, block, 0, 0, p.height, p.width);
-    const Scratch<T> planes(source.area() * p.channels);
+    const Scratch<T> planes(source.area() * p.channels, uninitialized);
     to_planes<T>(p.input, item / p.samples * p.input.batch, source, p.channels, planes.data);
     Problem q = p;
     q.batch = q.samples = 1, q.channels_last = false;
@@ -142,7 +194,7 @@ template <class T>
 void few_channels_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first, int64_t last) {
   over_sampled_blocks<T>(
       p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Region& block) STN_LAMBDA {
-        const Scratch<T> planes(block.area() * p.channels);
+        const Scratch<T> planes(block.area() * p.channels, uninitialized);
         q.output = planes_of<void*>(planes.data, block);
         with_tiles(q, map, [&](auto shape) { tile_forward<decltype(shape), T>(q, 0, map, 0, block.height); });
         from_planes<T, T>(planes.data, block, p.channels, p.output, item * p.output.batch);
@@ -155,7 +207,7 @@ void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<d
   for (int k = 0; k < 6; ++k) moments[k] = 0;
   over_sampled_blocks<T>(
       p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Region& block) STN_LAMBDA {
-        const Scratch<T> planes(block.area() * p.channels);
+        const Scratch<T> planes(block.area() * p.channels, uninitialized);
         to_planes<T>(p.grad_output, item * p.grad_output.batch, block, p.channels, planes.data);
         q.grad_output = planes_of<const void*>(planes.data, block);
         double local[6];
@@ -173,14 +225,14 @@ void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<d
 template <class T, class Maps>
 void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, int64_t last) {
   over_blocks(p.width, first, last, [&](const Region& block) STN_LAMBDA {
-    const Scratch<float> sums(block.area() * p.channels);
+    const Scratch<float> sums(block.area() * p.channels, uninitialized);
     const Images<float*> target{sums.data, 0, block.area(), block.width, 1};
     bool care = false;
     for (int64_t s = 0; s < p.samples; ++s) {
       const PixelMap<double> m = maps(s);
       const Inverse inverse(m);
       const Region source = touched(inverse.map, block, inverse.radius_u, inverse.radius_v, p.out_height, p.out_width);
-      const Scratch<float> planes(source.area() * p.channels);
+      const Scratch<float> planes(source.area() * p.channels, uninitialized);
       to_planes<T>(p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, p.channels, planes.data);
       Problem q = p;
       q.batch = q.samples = 1, q.channels_last = false;

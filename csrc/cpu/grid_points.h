@@ -1,10 +1,8 @@
 // Where points that the user gives lie in the image, in float32: as exact as in float64 where products and sums fuse.
 #pragma once
-#include <utility>
-
 #include "common/taps.h"
+#include "interleave.h"
 #include "kernels.h"
-#include "simd.h"
 
 namespace stn::STN_LEVEL {
 
@@ -26,48 +24,6 @@ template <Mode kMode, Padding kPadding>
 STN_INLINE Lattice<float> bounds(int64_t size) {
   if (kMode == Mode::bicubic) return {-3, float(size + 2)};
   return kPadding == Padding::zeros ? Lattice<float>{-2, float(size + 1)} : Lattice<float>{0, float(size - 1)};
-}
-
-// Every third of three vectors' elements, from element k on.
-template <class V, size_t... i>
-STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 0>, std::index_sequence<i...>) {
-  constexpr size_t W = sizeof...(i);
-  const V two = __builtin_shufflevector(a, b, int(3 * i < 2 * W ? 3 * i : 0)...);
-  return __builtin_shufflevector(two, c, int(3 * i < 2 * W ? i : 3 * i - W)...);
-}
-template <class V, size_t... i>
-STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 1>, std::index_sequence<i...>) {
-  constexpr size_t W = sizeof...(i);
-  const V two = __builtin_shufflevector(a, b, int(3 * i + 1 < 2 * W ? 3 * i + 1 : 0)...);
-  return __builtin_shufflevector(two, c, int(3 * i + 1 < 2 * W ? i : 3 * i + 1 - W)...);
-}
-template <class V, size_t... i>
-STN_INLINE V every_third(V a, V b, V c, std::integral_constant<int, 2>, std::index_sequence<i...>) {
-  constexpr size_t W = sizeof...(i);
-  const V two = __builtin_shufflevector(a, b, int(3 * i + 2 < 2 * W ? 3 * i + 2 : 0)...);
-  return __builtin_shufflevector(two, c, int(3 * i + 2 < 2 * W ? i : 3 * i + 2 - W)...);
-}
-template <class V, size_t... i>
-STN_INLINE V every_second(V a, V b, int odd, std::index_sequence<i...>) {
-  return odd ? __builtin_shufflevector(a, b, int(2 * i + 1)...) : __builtin_shufflevector(a, b, int(2 * i)...);
-}
-
-// W points of n coordinates -> n vectors of W.
-template <int n, int W>
-STN_INLINE void deinterleave(const float* points, Vec<float, W> (&g)[n]) {
-  using V = Vec<float, W>;
-  constexpr auto all = std::make_index_sequence<size_t(W)>{};
-  if constexpr (n == 1) {
-    g[0] = load<V>(points);
-  } else if constexpr (n == 2) {
-    const V a = load<V>(points), b = load<V>(points + W);
-    g[0] = every_second(a, b, 0, all), g[1] = every_second(a, b, 1, all);
-  } else {
-    const V a = load<V>(points), b = load<V>(points + W), c = load<V>(points + 2 * W);
-    g[0] = every_third(a, b, c, std::integral_constant<int, 0>{}, all);
-    g[1] = every_third(a, b, c, std::integral_constant<int, 1>{}, all);
-    g[2] = every_third(a, b, c, std::integral_constant<int, 2>{}, all);
-  }
 }
 
 // Where the pixels, fractions and slopes of points along one axis go.

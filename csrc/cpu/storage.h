@@ -29,11 +29,18 @@ STN_INLINE Work with_compute(DType dtype, F f) {
   return dtype == DType::float64 ? f(double{}) : f(float{});
 }
 
-// A zeroed buffer in the compute type.
+struct Uninitialized {};
+constexpr Uninitialized uninitialized;
+
+// A buffer, zeroed unless it is said otherwise.
 template <class A>
 struct Scratch {
   A* data;
   explicit Scratch(int64_t count) : data(static_cast<A*>(allocated(size_t(count)))) {
+    if (!data) throw std::bad_alloc();
+  }
+  Scratch(int64_t count, Uninitialized) : data(static_cast<A*>(__builtin_malloc(size_t(count) * sizeof(A)))) {
+    static_assert(alignof(A) <= alignof(double));
     if (!data) throw std::bad_alloc();
   }
   static void* allocated(size_t count) {

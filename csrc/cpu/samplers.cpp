@@ -1,6 +1,7 @@
 // Compiled once a level, like kernels.cpp, and under its rules.
 #include "samplers.h"
 
+#include "nearest.h"
 #include "storage.h"
 #include "tap_passes.h"
 #include "tap_second.h"
@@ -13,14 +14,19 @@ template struct TapSums<BFloat16>;
 template struct TapSums<Float16>;
 
 Work sampler_forward(const Problem& p) {
-  return with_compute(p.dtype,
-                      [&](auto a) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_forward<decltype(a)>}; });
+  return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
+    using A = decltype(a);
+    return Work{p, Lines(p).tasks(p), p.mode == Mode::nearest ? nearest_forward<A> : taps_forward<A>};
+  });
 }
 
 Work sampler_grad_input(const Problem& p) {
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
-  return with_compute(p.dtype, [&](auto a) STN_LAMBDA { return Work{p, tasks, taps_grad_input<decltype(a)>}; });
+  return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
+    using A = decltype(a);
+    return Work{p, tasks, p.mode == Mode::nearest ? nearest_grad_input<A> : taps_grad_input<A>};
+  });
 }
 
 Work sampler_grad_parameters(const Problem& p) {

@@ -135,7 +135,7 @@ class Activations(nn.Module):
     """The encoder of co-localisation: both hidden layers and the logits of a trained `distorted_mnist` "CNN".
 
     Each layer is scaled to the same length, and the descriptor to length 1. Unscaled, as the paper has it, two digits
-    of a class are further apart than the margin, and than two empty windows: the least loss is where nothing is.
+    of a class are further apart than the margin: without clutter, empty windows have a smaller loss than the true ones.
     """
 
     def __init__(self, cnn: nn.Module):

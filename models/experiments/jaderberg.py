@@ -25,7 +25,7 @@ PAPER = "Jaderberg et al. 2015"
 class Addition(PlainSGD):
     """Two digits, each distorted (RTS) in a channel of its own; the class is their sum.
 
-    `pooled` shrinks the digits; pixels are divided by their deviation, without which the FCNs start even later.
+    `pooled` shrinks the digits; pixels are divided by about their deviation.
     """
 
     name, paper, about = "addition", PAPER, "Table 1 of the supplement: the sum of two digits, one a channel"

@@ -151,7 +151,7 @@ class FrozenRotation(FrozenClassifier):
 
 
 class FrozenPlacement(FrozenClassifier):
-    """Sec. 5.1.2. With the spread of rotations, P-STN's first draws miss the object so often that it looks away."""
+    """Sec. 5.1.2. With the spread that rotations start from, P-STN's windows drifted off the object."""
 
     beta = 1e-3
     name, source, family, budget = "frozen-placement", "fashion", "similarity", 193_000

@@ -16,7 +16,7 @@ struct NearestSampler {
   const Problem& p;
   LocatePoints<A> locate;
   STN_INLINE NearestSampler(const Problem& problem, bool) : p(problem), locate(point_locator<A>(problem)) {}
-  static STN_INLINE int64_t planes(const Problem& problem) { return problem.channels; }
+  static STN_INLINE int64_t planes(const Problem& problem) { return planes_at_once(problem); }
 
   template <class Body>
   STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Region& region,
@@ -54,19 +54,19 @@ STN_INLINE void each_inside(const PixelRun& run, int64_t count, F f) {
 }
 
 template <class T>
-void copy_pixels(const Problem& p, const PixelRun& run, int64_t count, int64_t at, int64_t out_at) {
+void copy_pixels(const Problem& p, const PixelRun& run, int64_t count, int64_t at, int64_t out_at, int64_t channels) {
   const T* image = static_cast<const T*>(p.input.data) + at;
   T* out = static_cast<T*>(p.output.data) + out_at;
   if (!lanes_are_points(p)) {
     for (int64_t i = 0; i < count; ++i, out += p.output.column) {
       const bool inside = run.offset[i] >= 0;
-      inside ? __builtin_memcpy(out, image + run.offset[i], size_t(p.channels) * sizeof(T))
-             : __builtin_memset(out, 0, size_t(p.channels) * sizeof(T));
+      inside ? __builtin_memcpy(out, image + run.offset[i], size_t(channels) * sizeof(T))
+             : __builtin_memset(out, 0, size_t(channels) * sizeof(T));
     }
     return;
   }
   const T zero{};
-  for (int64_t c = 0; c < p.channels; ++c, image += p.input.channel, out += p.output.channel) {
+  for (int64_t c = 0; c < channels; ++c, image += p.input.channel, out += p.output.channel) {
     for (int64_t i = 0; i < count; ++i) {
       const T* from = run.offset[i] < 0 ? &zero : image + run.offset[i];
       out[i * p.output.column] = *from;
@@ -113,8 +113,11 @@ void nearest_forward(const Problem& p, int64_t begin, int64_t end) {
   const PixelKernels<A> kernels(p.dtype);
   over_points<NearestSampler<A>>(
       p, begin, end, Region(p, p.input), false, Nothing{},
-      [&](const Row& row, const PixelRun& run, int64_t u, int, int count, int64_t, int64_t)
-          STN_LAMBDA { kernels.copy(p, run, count, row.item.image * p.input.batch, row.at(p.output, u)); });
+      [&](const Row& row, const PixelRun& run, int64_t u, int, int count, int64_t channel, int64_t channels)
+          STN_LAMBDA {
+            kernels.copy(p, run, count, row.item.image * p.input.batch + channel * p.input.channel,
+                         row.at(p.output, u) + channel * p.output.channel, channels);
+          });
 }
 
 template <class A>

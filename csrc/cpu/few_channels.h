@@ -8,10 +8,11 @@ namespace stn::STN_LEVEL {
 
 constexpr int64_t kFewChannels = 4;
 constexpr int64_t kBlockColumns = 64;
+constexpr int kVectorPixels = 16;        // of a row, that are taken apart at a time
 constexpr double kRegionPixels = 16384;  // beyond: strong minification
 
 // A rectangle of pixels.
-struct Region {
+struct Rectangle {
   int64_t x, y, width, height;
   int64_t area() const { return width * height; }
 };
@@ -26,21 +27,21 @@ STN_INLINE void clip(double low, double high, int64_t size, int64_t least, int64
 }
 
 // What the block touches through the map, `around` it, in an image of height x width.
-STN_INLINE Region touched(const PixelMap<double>& m, const Region& block, double around_x, double around_y,
-                          int64_t height, int64_t width) {
+STN_INLINE Rectangle touched(const PixelMap<double>& m, const Rectangle& block, double around_x, double around_y,
+                             int64_t height, int64_t width) {
   const double u = double(block.width - 1), v = double(block.height - 1);
   const double x = m.x0 + m.xu * double(block.x) + m.xv * double(block.y);
   const double y = m.y0 + m.yu * double(block.x) + m.yv * double(block.y);
   const auto below = [&](double a, double b) STN_LAMBDA { return (a < 0 ? a * u : 0) + (b < 0 ? b * v : 0); };
   const auto above = [&](double a, double b) STN_LAMBDA { return (a > 0 ? a * u : 0) + (b > 0 ? b * v : 0); };
-  Region r;
+  Rectangle r;
   clip(x + below(m.xu, m.xv) - around_x, x + above(m.xu, m.xv) + around_x, width, Wide::kAcross, r.x, r.width);
   clip(y + below(m.yu, m.yv) - around_y, y + above(m.yu, m.yv) + around_y, height, Square::kDown, r.y, r.height);
   return r;
 }
 
 // The same map between the pixels of two rectangles.
-STN_INLINE PixelMap<double> between(const PixelMap<double>& m, const Region& from, const Region& to) {
+STN_INLINE PixelMap<double> between(const PixelMap<double>& m, const Rectangle& from, const Rectangle& to) {
   PixelMap<double> local = m;
   local.x0 += m.xu * double(from.x) + m.xv * double(from.y) - double(to.x);
   local.y0 += m.yu * double(from.x) + m.yv * double(from.y) - double(to.y);
@@ -57,13 +58,13 @@ STN_INLINE void with_few_channels(int64_t channels, F f) {
 
 // Calls f(first column, whether a vector of columns is there) over the columns of a row: vectors, of which the last is
 // moved back over its neighbour, or single columns where there is none.
-template <int W, class F>
+template <class F>
 STN_INLINE void over_columns(int64_t width, F f) {
-  if (width < W) {
+  if (width < kVectorPixels) {
     for (int64_t x = 0; x < width; ++x) f(x, std::false_type{});
     return;
   }
-  for (int64_t x = 0; x < width; x += W) f(minimum(x, width - W), std::true_type{});
+  for (int64_t x = 0; x < width; x += kVectorPixels) f(minimum(x, width - kVectorPixels), std::true_type{});
 }
 
 // One element as another type; and vectors of it, those of a storage type as bits.
@@ -101,34 +102,32 @@ STN_INLINE Vec<StoredBits<T>, W> load_converted(const From* from) {
 // The channels of the pixels of a row, one beside another, in planes; and back.
 template <int C, class T, class To>
 STN_INLINE void row_to_planes(const T* pixels, int64_t width, To* planes, int64_t plane) {
-  constexpr int W = 16;
-  over_columns<W>(width, [&](int64_t x, auto whole) STN_LAMBDA {
+  over_columns(width, [&](int64_t x, auto whole) STN_LAMBDA {
     if constexpr (!whole) {
       for (int c = 0; c < C; ++c) planes[c * plane + x] = converted<To>(pixels[x * C + c]);
     } else {
-      Vec<StoredBits<T>, W> of[C];
-      deinterleave<C, W>(reinterpret_cast<const StoredBits<T>*>(pixels + x * C), of);
-      for (int c = 0; c < C; ++c) store_converted<T, W>(planes + c * plane + x, of[c]);
+      Vec<StoredBits<T>, kVectorPixels> of[C];
+      deinterleave<C, kVectorPixels>(reinterpret_cast<const StoredBits<T>*>(pixels + x * C), of);
+      for (int c = 0; c < C; ++c) store_converted<T, kVectorPixels>(planes + c * plane + x, of[c]);
     }
   });
 }
 template <int C, class From, class T>
 STN_INLINE void row_from_planes(const From* planes, int64_t plane, int64_t width, T* pixels) {
-  constexpr int W = 16;
-  over_columns<W>(width, [&](int64_t x, auto whole) STN_LAMBDA {
+  over_columns(width, [&](int64_t x, auto whole) STN_LAMBDA {
     if constexpr (!whole) {
       for (int c = 0; c < C; ++c) pixels[x * C + c] = converted<T>(planes[c * plane + x]);
     } else {
-      Vec<StoredBits<T>, W> of[C];
-      for (int c = 0; c < C; ++c) of[c] = load_converted<T, W>(planes + c * plane + x);
-      interleave<C, W>(of, reinterpret_cast<StoredBits<T>*>(pixels + x * C));
+      Vec<StoredBits<T>, kVectorPixels> of[C];
+      for (int c = 0; c < C; ++c) of[c] = load_converted<T, kVectorPixels>(planes + c * plane + x);
+      interleave<C, kVectorPixels>(of, reinterpret_cast<StoredBits<T>*>(pixels + x * C));
     }
   });
 }
 
 // A rectangle of an image's pixels, its channels in planes of type To; and back.
 template <class T, class To>
-STN_INLINE void to_planes(const Images<const void*>& images, int64_t offset, const Region& r, int64_t channels,
+STN_INLINE void to_planes(const Images<const void*>& images, int64_t offset, const Rectangle& r, int64_t channels,
                           To* planes) {
   const T* pixels = static_cast<const T*>(images.data) + offset + r.y * images.row + r.x * images.column;
   with_few_channels(channels, [&](auto count) STN_LAMBDA {
@@ -137,7 +136,7 @@ STN_INLINE void to_planes(const Images<const void*>& images, int64_t offset, con
   });
 }
 template <class From, class T>
-STN_INLINE void from_planes(const From* planes, const Region& r, int64_t channels, const Images<void*>& images,
+STN_INLINE void from_planes(const From* planes, const Rectangle& r, int64_t channels, const Images<void*>& images,
                             int64_t offset) {
   T* pixels = static_cast<T*>(images.data) + offset + r.y * images.row + r.x * images.column;
   with_few_channels(channels, [&](auto count) STN_LAMBDA {
@@ -148,7 +147,7 @@ STN_INLINE void from_planes(const From* planes, const Region& r, int64_t channel
 
 // Planes of one image as a batch.
 template <class Pointer, class T>
-STN_INLINE Images<Pointer> planes_of(T* data, const Region& r) {
+STN_INLINE Images<Pointer> planes_of(T* data, const Rectangle& r) {
   return {data, 0, r.area(), r.width, 1};
 }
 
@@ -162,7 +161,7 @@ STN_INLINE void over_blocks(int64_t width, int64_t first, int64_t last, Body bod
   const int64_t blocks = width < kBlockColumns ? 1 : width / kBlockColumns;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t x = i * kBlockColumns;
-    body(Region{x, first, (i + 1 < blocks ? x + kBlockColumns : width) - x, last - first});
+    body(Rectangle{x, first, (i + 1 < blocks ? x + kBlockColumns : width) - x, last - first});
   }
 }
 
@@ -178,8 +177,8 @@ STN_INLINE bool tiled_in_blocks(const Problem& p, const PixelMap<double>& m, int
 template <class T, class Body>
 STN_INLINE void over_sampled_blocks(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first,
                                     int64_t last, Body body) {
-  over_blocks(p.out_width, first, last, [&](const Region& block) STN_LAMBDA {
-    const Region source = touched(m, block, 0, 0, p.height, p.width);
+  over_blocks(p.out_width, first, last, [&](const Rectangle& block) STN_LAMBDA {
+    const Rectangle source = touched(m, block, 0, 0, p.height, p.width);
     const Scratch<T> planes(source.area() * p.channels, uninitialized);
     to_planes<T>(p.input, item / p.samples * p.input.batch, source, p.channels, planes.data);
     Problem q = p;
@@ -193,7 +192,7 @@ STN_INLINE void over_sampled_blocks(const Problem& p, int64_t item, const PixelM
 template <class T>
 void few_channels_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first, int64_t last) {
   over_sampled_blocks<T>(
-      p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Region& block) STN_LAMBDA {
+      p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Rectangle& block) STN_LAMBDA {
         const Scratch<T> planes(block.area() * p.channels, uninitialized);
         q.output = planes_of<void*>(planes.data, block);
         with_tiles(q, map, [&](auto shape) { tile_forward<decltype(shape), T>(q, 0, map, 0, block.height); });
@@ -206,7 +205,7 @@ void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<d
                                 double* moments) {
   for (int k = 0; k < 6; ++k) moments[k] = 0;
   over_sampled_blocks<T>(
-      p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Region& block) STN_LAMBDA {
+      p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Rectangle& block) STN_LAMBDA {
         const Scratch<T> planes(block.area() * p.channels, uninitialized);
         to_planes<T>(p.grad_output, item * p.grad_output.batch, block, p.channels, planes.data);
         q.grad_output = planes_of<const void*>(planes.data, block);
@@ -224,14 +223,15 @@ void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<d
 // Rows [first, last) of one image's gradient; maps(s) is the pixel map of its s-th transformation.
 template <class T, class Maps>
 void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, int64_t last) {
-  over_blocks(p.width, first, last, [&](const Region& block) STN_LAMBDA {
+  over_blocks(p.width, first, last, [&](const Rectangle& block) STN_LAMBDA {
     const Scratch<float> sums(block.area() * p.channels, uninitialized);
     const Images<float*> target{sums.data, 0, block.area(), block.width, 1};
     bool care = false;
     for (int64_t s = 0; s < p.samples; ++s) {
       const PixelMap<double> m = maps(s);
       const Inverse inverse(m);
-      const Region source = touched(inverse.map, block, inverse.radius_u, inverse.radius_v, p.out_height, p.out_width);
+      const Rectangle source =
+          touched(inverse.map, block, inverse.radius_u, inverse.radius_v, p.out_height, p.out_width);
       const Scratch<float> planes(source.area() * p.channels, uninitialized);
       to_planes<T>(p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, p.channels, planes.data);
       Problem q = p;

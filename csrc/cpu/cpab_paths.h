@@ -5,28 +5,10 @@
 
 #include "coordinates.h"
 #include "cpab.h"
+#include "interleave.h"
 #include "storage.h"
 
 namespace stn::STN_LEVEL {
-
-// Lane l of rows[k] becomes lane k of rows[l].
-template <int kStep, class V, int... I>
-STN_INLINE void exchange(V& a, V& b, std::integer_sequence<int, I...>) {
-  constexpr int N = sizeof...(I);
-  const V first = __builtin_shufflevector(a, b, (I & kStep ? N + I - kStep : I)...);
-  b = __builtin_shufflevector(a, b, (I & kStep ? N + I : I + kStep)...);
-  a = first;
-}
-template <int kStep, class V, int N>
-STN_INLINE void transpose(V (&rows)[N]) {
-  if constexpr (kStep < N) {
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) {
-      if (!(i & kStep)) exchange<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, N>{});
-    }
-    transpose<2 * kStep>(rows);
-  }
-}
 
 template <class T>
 struct Lane {

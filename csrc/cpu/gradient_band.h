@@ -1,52 +1,110 @@
 // Rows [first, last) of one image's gradient for some channels, summed in the compute type output by output.
 #pragma once
-#include "passes.h"
+#include <optional>
+
+#include "quads.h"
+#include "scatter.h"
 
 namespace stn::STN_LEVEL {
+
+// Where outputs add to: the image as it lies, or a buffer. By the call alone, so that the bits do not depend on the
+// number of threads.
+enum class Sums { image, quads, pixels };
+
+STN_INLINE Sums sums_of(const Problem& p) {
+  if (few_quads(p)) return Sums::quads;
+  const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
+  const int64_t pixels = (local ? minimum(p.height, 2 * kRowBlock) : p.height) * p.width;
+  // A buffer is emptied and added up pixel by pixel, which few outputs are not worth.
+  const bool worthwhile = 4 * p.samples * p.item_points() >= p.width * p.height && pixels <= (1 << 18);
+  return !p.channels_last && p.channels > kQuadChannels && worthwhile ? Sums::pixels : Sums::image;
+}
+
+// Channels that share the points of a task.
+template <class A>
+STN_INLINE int64_t scattered_channels(const Problem& p) {
+  return sums_of(p) == Sums::pixels ? minimum(PixelBlock<A>::kMost, p.channels) : shared_channels(p);
+}
 
 template <class T>
 struct GradientBand {
   using A = Compute<T>;
-  static constexpr bool kInPlace = sizeof(T) == sizeof(A);
+  static constexpr bool kStored = sizeof(T) == sizeof(A);
   const Problem& p;
-  int64_t channel, channels, first, last, area;
-  T* target;
+  const Sums sums;
+  const int64_t channel, channels, first, rows;
+  const PixelBlock<A> block;
+  T* const target;
+  std::optional<QuadImage<T>> quads;
   Scratch<A> scratch;
 
   STN_INLINE GradientBand(const Problem& problem, int64_t b, int64_t first_channel, int64_t channel_count,
                           int64_t first_row, int64_t last_row)
       : p(problem),
+        sums(sums_of(problem)),
         channel(first_channel),
         channels(channel_count),
         first(first_row),
-        last(last_row),
-        area((last - first) * p.width),
+        rows(last_row - first_row),
+        block(problem.width, channel_count),
         target(static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
                first * p.grad_input.row),
-        scratch(kInPlace ? 1 : area * channels) {
-    if constexpr (kInPlace) {
-      for (int64_t c = 0; c < planes(); ++c)
-        __builtin_memset(target + c * p.grad_input.channel, 0, size_t(plane_size()) * sizeof(T));
-    }
+        scratch(buffer_size()) {
+    if (sums == Sums::quads) quads.emplace(p, rows);
+    if (!kStored || sums != Sums::image) return;
+    for (int64_t c = 0; c < planes(); ++c)
+      __builtin_memset(target + c * p.grad_input.channel, 0, size_t(plane_size()) * sizeof(T));
+  }
+  STN_INLINE int64_t buffer_size() const {
+    if (sums == Sums::pixels) return rows * block.row;
+    return kStored || sums == Sums::quads ? 1 : planes() * plane_size();
   }
   STN_INLINE int64_t planes() const { return p.channels_last ? 1 : channels; }
-  STN_INLINE int64_t plane_size() const { return p.channels_last ? area * channels : area; }
+  STN_INLINE int64_t plane_size() const { return rows * p.width * (p.channels_last ? channels : 1); }
 
   // Adds the gradients of the output rows [row_begin, row_end) of one of the image's items.
-  STN_INLINE void add(const Source& source, int64_t row_begin, int64_t row_end) {
-    const int64_t block = shared_channels(p), stride = kInPlace ? p.grad_input.channel : area;
-    A* sums = scratch.data;
-    if constexpr (kInPlace) sums = target;
-    for (int64_t c = 0; c < channels; c += block) {
-      scatter_rows<T>(p, source, row_begin, row_end, channel + c, minimum(block, channels - c), first, last,
-                      sums + c * stride, stride);
+  void add(const Source& source, int64_t row_begin, int64_t row_end) {
+    const Locate<A> place = locator<A>(p);
+    for (int64_t v = row_begin; v < row_end; ++v) {
+      int64_t begin, end;
+      points_near(source, v, first, first + rows, begin, end);
+      over_runs<A>(source, place, v, begin, end,
+                   [&](const Run<A>& run, int64_t u) STN_LAMBDA { add_run(source.item, v, u, run); });
     }
   }
-  STN_INLINE void finish() {
-    if constexpr (kInPlace) return;
+  void add_run(int64_t item, int64_t v, int64_t u, const Run<A>& run) {
+    const T* grad = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch +
+                    channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
+    if (sums == Sums::quads) {
+      RunPlanes<A> values;
+      QuadTaps<A> taps;
+      load_planes<T>(p, grad, p.grad_output.channel, run.count, values[0], Run<A>::kPoints);
+      taps.set(run, quads->passes.lattice, first, false);
+      return quads->passes.scatter(values, taps, run.count, quads->quads.data);
+    }
+    if (sums == Sums::pixels)
+      return pixels_scatter<T>(run, grad, p.grad_output.channel, scratch.data, block, p.width, first, rows);
+    int64_t plane = plane_size();
+    A* to = scratch.data;
+    if constexpr (kStored) to = target, plane = p.grad_input.channel;
+    if (p.channels_last) {
+      channels_last_scatter<T>(run, grad, p.grad_output.column, to, channels, p.width, p.width * channels, first, rows);
+    } else {
+      planar_scatter<T>(run, p, grad, channels, to, plane, first, rows);
+    }
+  }
+  void finish() {
+    if (sums == Sums::quads) return quads->write(target);
+    if (sums == Sums::pixels) {
+      for (int64_t y = 0; y < rows; ++y)
+        pixels_to_planes<T>(scratch.data + y * block.row, block, p.width, target + y * p.grad_input.row,
+                            p.grad_input.channel);
+      return;
+    }
+    if (kStored) return;
     for (int64_t c = 0; c < planes(); ++c) {
-      T* to = target + c * p.grad_input.channel;
-      for (int64_t i = 0; i < plane_size(); ++i) store_one(to + i, scratch.data[c * plane_size() + i]);
+      for (int64_t i = 0; i < plane_size(); ++i)
+        store_one(target + c * p.grad_input.channel + i, scratch.data[c * plane_size() + i]);
     }
   }
 };

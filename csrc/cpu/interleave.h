@@ -1,5 +1,5 @@
 // Elements of n kinds that alternate in memory, such as the coordinates of points or the channels of pixels, apart and
-// together again.
+// together again; and the transpose of as many vectors as they have lanes.
 #pragma once
 #include <utility>
 
@@ -32,13 +32,10 @@ STN_INLINE V alternating(V a, V b, V c, std::index_sequence<i...>) {
 }
 
 // n vectors of elements that alternate -> one of each kind.
-template <int n, int W, class T>
-STN_INLINE void deinterleave(const T* from, Vec<T, W> (&to)[n]) {
+template <int n, class V>
+STN_INLINE void separate(const V (&row)[n], V (&to)[n]) {
   static_assert(n >= 1 && n <= 4);
-  using V = Vec<T, W>;
-  constexpr auto all = std::make_index_sequence<size_t(W)>{};
-  V row[n];
-  for (int k = 0; k < n; ++k) row[k] = load<V>(from + k * W);
+  constexpr auto all = std::make_index_sequence<sizeof(V) / sizeof(row[0][0])>{};
   if constexpr (n == 1) {
     to[0] = row[0];
   } else if constexpr (n == 2) {
@@ -52,6 +49,12 @@ STN_INLINE void deinterleave(const T* from, Vec<T, W> (&to)[n]) {
     to[0] = every_second<0>(even[0], even[1], all), to[2] = every_second<1>(even[0], even[1], all);
     to[1] = every_second<0>(odd[0], odd[1], all), to[3] = every_second<1>(odd[0], odd[1], all);
   }
+}
+template <int n, int W, class T>
+STN_INLINE void deinterleave(const T* from, Vec<T, W> (&to)[n]) {
+  Vec<T, W> row[n];
+  for (int k = 0; k < n; ++k) row[k] = load<Vec<T, W>>(from + k * W);
+  separate(row, to);
 }
 
 // The other way round.
@@ -73,6 +76,25 @@ STN_INLINE void interleave(const Vec<T, W> (&from)[n], T* to) {
       store(to + 2 * k * W, alternating<0>(even[k], odd[k], all));
       store(to + (2 * k + 1) * W, alternating<1>(even[k], odd[k], all));
     }
+  }
+}
+
+// Lane l of rows[k] becomes lane k of rows[l].
+template <int kStep, class V, int... I>
+STN_INLINE void exchange(V& a, V& b, std::integer_sequence<int, I...>) {
+  constexpr int N = sizeof...(I);
+  const V first = __builtin_shufflevector(a, b, (I & kStep ? N + I - kStep : I)...);
+  b = __builtin_shufflevector(a, b, (I & kStep ? N + I : I + kStep)...);
+  a = first;
+}
+template <int kStep, class V, int N>
+STN_INLINE void transpose(V (&rows)[N]) {
+  if constexpr (kStep < N) {
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      if (!(i & kStep)) exchange<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, N>{});
+    }
+    transpose<2 * kStep>(rows);
   }
 }
 

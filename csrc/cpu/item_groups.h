@@ -103,11 +103,12 @@ void group_grid_sums(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-// Groups of images for the input gradient; what half precision is summed in takes at most 16 MB. Tasks are groups x
-// bands, rows of the input to occupy the threads; a pixel's sum has the order of the outputs whatever the bands.
+// Groups of images for the input gradient: as many as a few MB hold the points of, placed row by row of all and then
+// added up image by image. Tasks are groups x bands, rows of the input to occupy the threads; a pixel's sum
+// has the order of the outputs whatever the bands.
 STN_INLINE Groups image_groups(const Problem& p) {
-  const int64_t pixels = maximum<int64_t>(1, p.channels * p.height * p.width);
-  return Groups(p, p.batch, maximum<int64_t>(1, minimum<int64_t>(16, (1 << 22) / pixels)));
+  const int64_t points = maximum<int64_t>(1, p.samples * p.out_height * p.out_width);
+  return Groups(p, p.batch, maximum<int64_t>(1, minimum<int64_t>(16, (1 << 18) / points)));
 }
 STN_INLINE int64_t image_bands(const Problem& p) {
   const int64_t groups = image_groups(p).count;
@@ -116,18 +117,40 @@ STN_INLINE int64_t image_bands(const Problem& p) {
 
 template <class T>
 void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
+  using A = Compute<T>;
+  constexpr int64_t kPoints = Run<A>::kPoints;
   const Groups groups = image_groups(p);
-  const int64_t bands = image_bands(p);
+  const Locate<A> place = locator<A>(p);
+  const int64_t bands = image_bands(p), step = scattered_channels<A>(p);
+  const int64_t per_row = (p.out_width + kPoints - 1) / kPoints, per_item = p.out_height * per_row;
+  const bool kept = groups.size > 1 || step < p.channels;  // else placed where they are used
+  const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : 1, uninitialized);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b0 = task / bands * groups.size, b1 = minimum(b0 + groups.size, p.batch);
     const int64_t first = p.height * (task % bands) / bands, last = p.height * (task % bands + 1) / bands;
-    std::vector<GradientBand<T>> targets;
-    targets.reserve(size_t(b1 - b0));
-    for (int64_t b = b0; b < b1; ++b) targets.emplace_back(p, b, 0, p.channels, first, last);
-    over_rows_of_items(p, b0 * p.samples, b1 * p.samples, 0, p.out_height,
-                       [&](const Source& source, int64_t v, int64_t end_v)
-                           STN_LAMBDA { targets[size_t(source.item / p.samples - b0)].add(source, v, end_v); });
-    for (GradientBand<T>& target : targets) target.finish();
+    const auto of_row = [&](int64_t item, int64_t v)
+                            STN_LAMBDA { return runs.data + (item - b0 * p.samples) * per_item + v * per_row; };
+    over_rows_of_items(p, b0 * p.samples, kept ? b1 * p.samples : b0 * p.samples, 0, p.out_height,
+                       [&](const Source& source, int64_t row, int64_t end_row) STN_LAMBDA {
+                         for (int64_t v = row; v < end_row; ++v) {
+                           Run<A>* run = of_row(source.item, v);
+                           for (int64_t u = 0; u < p.out_width; u += kPoints)
+                             place(source, v, u, minimum(kPoints, p.out_width - u), *run++);
+                         }
+                       });
+    for (int64_t b = b0; b < b1; ++b) {
+      for (int64_t c = 0; c < p.channels; c += step) {
+        GradientBand<T> band(p, b, c, minimum(step, p.channels - c), first, last);
+        for (int64_t item = b * p.samples; item < (b + 1) * p.samples; ++item) {
+          if (!kept) band.add(Source(p, item), 0, p.out_height);
+          for (int64_t v = 0; kept && v < p.out_height; ++v) {
+            const Run<A>* run = of_row(item, v);
+            for (int64_t u = 0; u < p.out_width; u += kPoints) band.add_run(item, v, u, *run++);
+          }
+        }
+        band.finish();
+      }
+    }
   }
 }
 

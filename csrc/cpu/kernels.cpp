@@ -111,7 +111,7 @@ void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
     if constexpr (kHasTiles && sizeof(T) < 8) {
       if (gather<T>(p, b, first, last)) return;
     }
-    const int64_t block = shared_channels(p);
+    const int64_t block = scattered_channels<Compute<T>>(p);
     for (int64_t c = 0; c < p.channels; c += block) scatter<T>(p, b, c, minimum(block, p.channels - c), first, last);
   });
 }
@@ -125,7 +125,7 @@ STN_INLINE int64_t plane_bands(const Problem& p, int64_t blocks) {
 
 template <class T>
 void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
-  const int64_t block = shared_channels(p);
+  const int64_t block = scattered_channels<Compute<T>>(p);
   const int64_t blocks = (p.channels + block - 1) / block, bands = plane_bands(p, blocks);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands, c = task / bands % blocks * block, b = task / bands / blocks;
@@ -182,7 +182,14 @@ Work grid_sums(const Problem& p) {
   });
 }
 
+template <class F>
+Work quad_work(const Problem& call, F kernel) {
+  const Problem p = call.in_lines();
+  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), kernel(t)}; });
+}
+
 Work forward(const Problem& call) {
+  if (in_quads(call)) return quad_work(call, [](auto t) STN_LAMBDA { return quads_forward<decltype(t)>; });
   if (in_windows(call)) return window_forward(call);
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_forward(p);
@@ -193,7 +200,17 @@ Work forward(const Problem& call) {
   });
 }
 
+// Both where the call names both, else none.
+Work gradients(const Problem& call) {
+  if (!in_quads(call)) return {};
+  return quad_work(call, [](auto t) STN_LAMBDA { return quads_backward<decltype(t)>; });
+}
+
 Work grad_parameters(const Problem& call) {
+  if (in_quads(call)) {
+    Problem p = call;
+    return p.grad_input.data = nullptr, gradients(p);
+  }
   if (in_windows(call)) return window_grad_parameters(call);
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_grad_parameters(p);
@@ -212,10 +229,14 @@ Work grad_parameters(const Problem& call) {
 }
 
 Work grad_input(const Problem& call) {
+  if (in_quads(call)) {
+    Problem p = call;
+    return p.grad_grid = nullptr, gradients(p);
+  }
   const Problem p = call.in_lines();
   if (!p.bilinear_2d()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
-  const int64_t block = shared_channels(p);
+  const int64_t block = p.dtype == DType::float64 ? scattered_channels<double>(p) : scattered_channels<float>(p);
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
   return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
@@ -232,6 +253,7 @@ const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL),
                                                           stn::STN_LEVEL::forward,
                                                           stn::STN_LEVEL::grad_input,
                                                           stn::STN_LEVEL::grad_parameters,
+                                                          stn::STN_LEVEL::gradients,
                                                           stn::STN_LEVEL::grid,
                                                           stn::STN_LEVEL::grid_sums,
                                                           stn::STN_LEVEL::multi_forward,

@@ -99,6 +99,7 @@ struct Kernels {
   Work (*forward)(const Problem&);
   Work (*grad_input)(const Problem&);
   Work (*grad_parameters)(const Problem&);  // sums or grad_grid
+  Work (*gradients)(const Problem&);        // grad_input and grad_grid in one, or no tasks where they are not
   Work (*grid)(const Problem&);             // parameters -> grid
   Work (*grid_sums)(const Problem&);        // grad_grid -> sums
   Work (*multi_forward)(const Problem&);    // of Mode::linearized: linearized.cpp

@@ -4,10 +4,12 @@
 
 namespace stn::STN_LEVEL {
 
-// Where the pixels of a run of points lie in a region, -1 for those outside.
+// Where the pixels of a run of points lie in a region, and which are inside; the others' offset is 0.
+template <class A>
 struct PixelRun {
   static constexpr bool outside = false;
-  int64_t offset[kRun];
+  alignas(64) int64_t offset[kRun];
+  IndexOf<A> inside[kRun];
 };
 
 // Has the interface of tap_passes.h: its lists are PixelRuns.
@@ -22,76 +24,78 @@ struct NearestSampler {
   STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Region& region,
                        Body body) const {
     Points<A> points;
-    PixelRun run;
+    PixelRun<A> run;
     for (int64_t u = first; u < last; u += kRun) {
       const int64_t count = minimum<int64_t>(kRun, last - u);
       locate(item, row, u, count, points);
-      for (int64_t i = 0; i < count; i += kDoubles) store(run.offset + i, offsets(points, i, region));
+      region.small ? list<IndexOf<A>>(points, count, region, run) : list<int64_t>(points, count, region, run);
       body(run, u, 0, int(count));
     }
   }
-  STN_INLINE Vec<int64_t, kDoubles> offsets(const Points<A>& points, int64_t i, const Region& region) const {
-    using Narrow = Vec<IndexOf<A>, kDoubles>;
-    using I = Vec<int64_t, kDoubles>;
+  template <class Offset>
+  STN_INLINE void list(const Points<A>& points, int64_t count, const Region& region, PixelRun<A>& run) const {
+    constexpr int N = kLanes<A>;
+    using I = Vec<IndexOf<A>, N>;
+    using Offsets = Vec<Offset, N>;
     const int last = p.dimensions - 1;
-    I offset{}, inside = splat<I>(int64_t(-1));
-    for (int a = 0; a <= last; ++a) {
-      const I pixel = __builtin_convertvector((load<Narrow>(points.index[a] + i)), I);
-      const int64_t begin = a == last ? region.first : 0, end = a == last ? region.last : p.extent(a);
-      inside &= (pixel >= begin) & (pixel < end);
-      offset += pixel * region.stride[a];
+    for (int64_t i = 0; i < count; i += N) {
+      I inside = splat<I>(IndexOf<A>(-1));
+      Offsets offset{};
+      for (int a = 0; a <= last; ++a) {
+        const I pixel = load<I>(points.index[a] + i);
+        const I begin = splat<I>(IndexOf<A>(a == last ? region.first : 0)),
+                end = splat<I>(IndexOf<A>(a == last ? region.last : p.extent(a)));
+        inside &= (pixel >= begin) & (pixel < end);
+        offset += __builtin_convertvector(pixel, Offsets) * Offset(region.stride[a]);
+      }
+      offset = masked(offset, __builtin_convertvector(inside, Offsets) != 0);
+      store(run.inside + i, inside), store(run.offset + i, __builtin_convertvector(offset, Vec<int64_t, N>));
     }
-    return inside ? offset : splat<I>(int64_t(-1));
+    asm volatile("" : "+m"(run));  // reloading beats extracting lane by lane
   }
 };
 
-// Calls f(point, offset) for the points of a run that read a pixel.
-template <class F>
-STN_INLINE void each_inside(const PixelRun& run, int64_t count, F f) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (run.offset[i] >= 0) f(i, run.offset[i]);
-  }
-}
-
 template <class T>
-void copy_pixels(const Problem& p, const PixelRun& run, int64_t count, int64_t at, int64_t out_at, int64_t channels) {
+void copy_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t count, int64_t at, int64_t out_at,
+                 int64_t channels) {
+  constexpr int N = kLanes<Compute<T>>;
   const T* image = static_cast<const T*>(p.input.data) + at;
   T* out = static_cast<T*>(p.output.data) + out_at;
   if (!lanes_are_points(p)) {
     for (int64_t i = 0; i < count; ++i, out += p.output.column) {
-      const bool inside = run.offset[i] >= 0;
-      inside ? __builtin_memcpy(out, image + run.offset[i], size_t(channels) * sizeof(T))
-             : __builtin_memset(out, 0, size_t(channels) * sizeof(T));
+      run.inside[i] ? __builtin_memcpy(out, image + run.offset[i], size_t(channels) * sizeof(T))
+                    : __builtin_memset(out, 0, size_t(channels) * sizeof(T));
     }
     return;
   }
-  const T zero{};
   for (int64_t c = 0; c < channels; ++c, image += p.input.channel, out += p.output.channel) {
-    for (int64_t i = 0; i < count; ++i) {
-      const T* from = run.offset[i] < 0 ? &zero : image + run.offset[i];
-      out[i * p.output.column] = *from;
+    for (int64_t i = 0; i < count; i += N) {
+      const auto inside = load<Vec<IndexOf<Compute<T>>, N>>(run.inside + i);
+      store_points_of<N>(out + i * p.output.column, p.output.column, masked(gather<N>(image, run.offset + i), inside),
+                         int(minimum<int64_t>(N, count - i)));
     }
   }
 }
 
 template <class T>
-void add_to_pixels(const Problem& p, const PixelRun& run, int64_t count, int64_t grad_at,
+void add_to_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t count, int64_t grad_at,
                    const Target<Compute<T>>& target) {
   const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
   if (!lanes_are_points(p)) {
-    each_inside(run, count, [&](int64_t i, int64_t offset) STN_LAMBDA {
+    for (int64_t i = 0; i < count; ++i) {
+      if (!run.inside[i]) continue;
       over_channels<T>(target.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
-        Compute<T>* pixel = target.origin + offset + c;
+        Compute<T>* pixel = target.origin + run.offset[i] + c;
         lanes.store(pixel, lanes.load(pixel) + lanes.load(grad + i * p.grad_output.column + c));
       });
-    });
+    }
     return;
   }
   for (int64_t c = 0; c < target.channels; ++c, grad += p.grad_output.channel) {
     Compute<T>* plane = target.origin + c * target.plane_stride;
-    each_inside(run, count, [&](int64_t i, int64_t offset) STN_LAMBDA {
-      plane[offset] += load_one(grad + i * p.grad_output.column);
-    });
+    for (int64_t i = 0; i < count; ++i) {
+      if (run.inside[i]) plane[run.offset[i]] += load_one(grad + i * p.grad_output.column);
+    }
   }
 }
 
@@ -113,7 +117,7 @@ void nearest_forward(const Problem& p, int64_t begin, int64_t end) {
   const PixelKernels<A> kernels(p.dtype);
   over_points<NearestSampler<A>>(
       p, begin, end, Region(p, p.input), false, Nothing{},
-      [&](const Row& row, const PixelRun& run, int64_t u, int, int count, int64_t channel, int64_t channels)
+      [&](const Row& row, const PixelRun<A>& run, int64_t u, int, int count, int64_t channel, int64_t channels)
           STN_LAMBDA {
             kernels.copy(p, run, count, row.item.image * p.input.batch + channel * p.input.channel,
                          row.at(p.output, u) + channel * p.output.channel, channels);
@@ -125,7 +129,7 @@ void nearest_grad_input(const Problem& p, int64_t begin, int64_t end) {
   const PixelKernels<A> kernels(p.dtype);
   scatter_tasks<A, NearestSampler<A>>(
       p, begin, end, false, TapKernels<A>::of(p.dtype),
-      [&](const Row&, const PixelRun& run, int64_t, int, int count, int64_t grad_at, const Target<A>& target)
+      [&](const Row&, const PixelRun<A>& run, int64_t, int, int count, int64_t grad_at, const Target<A>& target)
           STN_LAMBDA { kernels.add(p, run, count, grad_at, target); });
 }
 

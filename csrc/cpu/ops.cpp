@@ -136,24 +136,35 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   const bool empty_call = grad.numel() == 0;
   const auto& kernels = stn::kernels();
 
-  Tensor grad_input = need_input ? empty_images(input, shape_of(input), channels_last, size_t(n)) : empty(input, {0});
-  if (need_input && empty_call) {
-    torch::stable::zero_(grad_input);
-  } else if (need_input) {
-    p.grad_input = images<void*>(grad_input, n);
-    const auto work = p.mode == stn::Mode::linearized ? kernels.multi_grad_input : kernels.grad_input;
-    execute(work(p), std::max(grad_input.numel(), grad.numel()));
-  }
-
   const Tensor& values = parameters.values;
+  Tensor grad_input = need_input ? empty_images(input, shape_of(input), channels_last, size_t(n)) : empty(input, {0});
   Tensor grad_parameters = empty(values, need_parameters ? shape_of(values) : Shape{0});
-  if (need_parameters && (empty_call || p.mode == stn::Mode::nearest)) {  // nearest is a step function of coordinates
+  const int64_t points = std::max(grad_input.numel(), grad.numel());
+  const bool at_grid = p.transform == stn::Transform::grid;
+  if (empty_call) {
+    if (need_input) torch::stable::zero_(grad_input);
+    if (need_parameters) torch::stable::zero_(grad_parameters);
+    need_input = need_parameters = false;
+  } else if (need_parameters && p.mode == stn::Mode::nearest) {  // a step function of coordinates
     torch::stable::zero_(grad_parameters);
-  } else if (need_parameters && p.transform == stn::Transform::grid) {
-    p.grad_grid = grad_parameters.mutable_data_ptr();
-    execute(kernels.grad_parameters(p), grad.numel());
-  } else if (need_parameters) {
-    sum_parameters(kernels.grad_parameters(p), grad.numel(), grad_parameters);
+    need_parameters = false;
+  }
+  if (need_input) p.grad_input = images<void*>(grad_input, n);
+  if (need_parameters && at_grid) p.grad_grid = grad_parameters.mutable_data_ptr();
+  if (need_input && need_parameters && at_grid) {
+    const stn::Work both = kernels.gradients(p);
+    if (both.run) {
+      execute(both, points);
+      need_input = need_parameters = false;
+    }
+  }
+  if (need_input) {
+    const auto work = p.mode == stn::Mode::linearized ? kernels.multi_grad_input : kernels.grad_input;
+    execute(work(p), points);
+  }
+  if (need_parameters) {
+    const stn::Work work = kernels.grad_parameters(p);
+    at_grid ? execute(work, grad.numel()) : sum_parameters(work, grad.numel(), grad_parameters);
   }
   return {grad_input, dtype == values.scalar_type() ? grad_parameters : torch::stable::to(grad_parameters, dtype)};
 }

@@ -107,17 +107,17 @@ void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_beg
     rows(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
 }
 
+// Takes them to the gradient of a grid of type G.
+template <class A, class G>
+void put_grad_grid(void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) {
+  G* grid = static_cast<G*>(to) + 2 * (of.item * of.p.item_points() + v * of.p.out_width + u);
+  const A scale_x = A(of.x.scale), scale_y = A(of.y.scale);
+  for (int64_t i = 0; i < count; ++i) grid[2 * i] = G(grad_x[i] * scale_x), grid[2 * i + 1] = G(grad_y[i] * scale_y);
+}
+
 template <class T, class G>
 void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end) {
-  using A = Compute<T>;
-  const auto take = [](void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x,
-                       const A* grad_y) {
-    G* grid = static_cast<G*>(to) + 2 * (of.item * of.p.item_points() + v * of.p.out_width + u);
-    for (int64_t i = 0; i < count; ++i) {
-      grid[2 * i] = G(grad_x[i] * of.x.scale), grid[2 * i + 1] = G(grad_y[i] * of.y.scale);
-    }
-  };
-  rows_grad_points<T>(p, source, row_begin, row_end, 0, p.channels, take, p.grad_grid);
+  rows_grad_points<T>(p, source, row_begin, row_end, 0, p.channels, put_grad_grid<Compute<T>, G>, p.grad_grid);
 }
 
 // The points [begin, end) of output row v whose taps may lie in rows [first, last): exact to a point for an affine map,
@@ -138,30 +138,6 @@ STN_INLINE void points_near(const Source& s, int64_t v, int64_t first, int64_t l
   }
   begin = a > 0 ? int64_t(a) : 0;
   end = b < limit - 1 ? int64_t(b) + 1 : end;
-}
-
-// Adds the gradients of the output rows [row_begin, row_end) of an item to rows [first_row, last_row) of its image's:
-// planes (channels, rows, W), or pixels (rows, W, C) of channels_last images, in the compute type.
-template <class T>
-void scatter_rows(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, int64_t first_channel,
-                  int64_t channels, int64_t first_row, int64_t last_row, Compute<T>* sums, int64_t plane_stride) {
-  using A = Compute<T>;
-  const Locate<A> place = locator<A>(p);
-  const bool channels_last = p.channels_last;
-  const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
-                         first_channel * p.grad_output.channel;
-  for (int64_t v = row_begin; v < row_end; ++v) {
-    int64_t begin, end;
-    points_near(source, v, first_row, last_row, begin, end);
-    over_runs<A>(source, place, v, begin, end, [&](const Run<A>& run, int64_t u) STN_LAMBDA {
-      const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
-      if (channels_last) {
-        channels_last_scatter<T>(run, p, grad, sums, first_row, last_row - first_row);
-      } else {
-        planar_scatter<T>(run, p, grad, channels, sums, plane_stride, first_row, last_row - first_row);
-      }
-    });
-  }
 }
 
 }  // namespace stn::STN_LEVEL

@@ -13,6 +13,7 @@ namespace stn::STN_LEVEL {
 STN_INLINE bool windowed(const Problem& p) {
   const bool near = p.transform != Transform::grid && p.padding != Padding::reflection;
   const bool worthwhile = near || p.channels >= 8;  // else placing row by row and regrouping takes longer than it saves
+  if (p.mode == Mode::nearest && p.channels < 8) return false;  // a pixel a point: placing tiles takes longer
   const bool placed =
       placed_in_float(p) || (p.mode == Mode::bilinear && p.transform != Transform::affine && worthwhile);
   return kHasTiles && p.dimensions == 2 && placed && p.dtype != DType::float64 && !p.channels_last &&

@@ -65,16 +65,17 @@ def distorted_mnist(
     return within_budget(build, budget)
 
 
-def addition(network: str, budget: int = 400_000, side: int = 42) -> nn.Module:
-    """MNIST addition: "FCN", "CNN", "ST-FCN" or "2xST-FCN" on two channels, 42x42 in the paper (supplement 1.1).
+def addition(network: str, budget: int = 400_000, shrink: int = 1) -> nn.Sequential:
+    """MNIST addition (supplement 1.1): "FCN", "CNN", "ST-FCN", "2xST-FCN" on two channels of 42x42, pooled by `shrink`.
 
-    The transformers' output is pooled as on RTS: without, two of them leave the classifier of 400k parameters 24 units
-    a layer, where the supplement has 128 to 256.
+    Unless the digits are shrunk the transformers' output is pooled as on RTS: without, two of them leave the classifier
+    of 400k parameters 24 units a layer, where the supplement has 128 to 256.
     """
-    count = 2 if network.startswith("2x") else 1
-    return distorted_mnist(
-        network.removeprefix("2x"), shape=(2, side, side), classes=19, count=count, halved=side > 21, budget=budget
+    count, side = 2 if network.startswith("2x") else 1, 42 // shrink
+    layers = distorted_mnist(
+        network.removeprefix("2x"), shape=(2, side, side), classes=19, count=count, halved=shrink == 1, budget=budget
     )
+    return nn.Sequential(nn.AvgPool2d(shrink), *layers)
 
 
 class Colocalisation(nn.Module):

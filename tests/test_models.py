@@ -233,14 +233,15 @@ class TestDDTN:
 
 class TestJaderberg:
     @pytest.mark.parametrize("network", ["FCN", "CNN", "ST-FCN", "2xST-FCN"])
-    def test_addition_budget(self, network):
-        built = jaderberg.addition(network)
+    @pytest.mark.parametrize("shrink", [1, 2])
+    def test_addition_budget(self, network, shrink):
+        built = jaderberg.addition(network, shrink=shrink)
         assert abs(parameter_count(built) - 400_000) < 4000
         assert built(torch.rand(2, 2, 42, 42)).shape == (2, 19)
 
     def test_parallel_transformers_warp_all_channels(self):
         network, image = jaderberg.addition("2xST-FCN", 20_000), torch.rand(2, 2, 42, 42)
-        torch.testing.assert_close(network[0](image), image.repeat(1, 2, 1, 1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(network[1](image), image.repeat(1, 2, 1, 1), atol=1e-5, rtol=0)
 
     def test_overlap(self):
         boxes = torch.tensor([[0.5, 0, 0], [0.5, 0.5, 0], [0.25, 0, 0], [0.1, 0.9, 0.9]])

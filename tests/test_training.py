@@ -276,7 +276,8 @@ class TestTorchSampling:
 def smaller(experiment, network):
     """The quick preset with a few examples a step and hardly any pretraining."""
     preset = experiment.presets["quick"]
-    more = tuple((k, 2 if k == "pretraining" else min(v, 20_000) if k == "budget" else v) for k, v in preset.more)
+    most = {"pretraining": 2, "budget": 20_000, "FCN": 20_000, "CNN": 20_000}
+    more = tuple((name, min(value, most.get(name, value))) for name, value in preset.more)
     train, test = (min(n, 21) for n in (preset.train, preset.test))
     preset = dataclasses.replace(preset, steps=2, batch=4, train=train, test=test, more=more)
     clone = type(experiment).__new__(type(experiment))
@@ -307,6 +308,16 @@ def test_every_experiment_takes_steps(name):
     with torch.no_grad():
         images, seen = run.experiment.show(state.network.eval(), state.split, "cpu")
     assert seen is None or len(seen) == len(images)
+
+
+def test_localization_has_a_rate_of_its_own():
+    run = smaller(EXPERIMENTS["addition"], "2xST-FCN")
+    state = training.start(run)
+    rest, slow = state.optimizer.param_groups
+    transformers = {id(p) for p in state.network[1].parameters()}
+    assert {id(p) for p in slow["params"]} == transformers
+    assert {id(p) for p in rest["params"]} == {id(p) for p in state.network.parameters()} - transformers
+    assert (rest["lr"], slow["lr"]) == (run.preset.rate, 0.1 * run.preset.rate)
 
 
 def test_annealing():

@@ -121,6 +121,13 @@ class PlainSGD(Experiment):
         return make(network.parameters(), preset.rate)
 
 
+def slower_localization(network, slow, rate: float, multiplier: float, make=torch.optim.SGD, **options):
+    """An optimizer whose rate is multiplied for `slow`, the parameters of the localization networks."""
+    known = {id(p) for p in slow}
+    groups = [{"params": [p for p in network.parameters() if id(p) not in known]}]
+    return make(groups + [{"params": slow, "lr": rate * multiplier}] * bool(slow), rate, **options)
+
+
 def log_probabilities(network, images: torch.Tensor, device, size: int = 500) -> torch.Tensor:
     parts = [network(part.to(device)).log_softmax(-1).cpu() for part in images.split(size)]
     return torch.cat(parts)

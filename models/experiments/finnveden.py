@@ -9,18 +9,9 @@ from stn_kernels import affine_sample, params
 from .. import data, distortions
 from ..data import Examples
 from ..finnveden import MNIST_NETWORKS, final_pose, mnist, plankton, svhn
-from .base import Claim, Experiment, PlainSGD, Preset, Split, classification
+from .base import Claim, Experiment, PlainSGD, Preset, Split, classification, slower_localization
 
 PAPER = "Finnveden et al. 2020"
-
-
-def slower_localization(network, rate: float, multiplier: float, **options) -> torch.optim.Optimizer:
-    """SGD with a rate of its own for the localization networks."""
-    slow = network.localization_parameters()
-    known = {id(p) for p in slow}
-    rest = [p for p in network.parameters() if id(p) not in known]
-    groups = [{"params": rest, "lr": rate}]
-    return torch.optim.SGD(groups + [{"params": slow, "lr": rate * multiplier}] * bool(slow), **options)
 
 
 STNS_HELP = Claim(
@@ -230,7 +221,8 @@ class HouseNumbers(Experiment):
         return torch.nn.functional.cross_entropy(network(batch.inputs).flatten(0, 1), batch.labels.flatten())
 
     def optimizer(self, network, preset):
-        return slower_localization(network, preset.rate, network.multiplier, weight_decay=2e-4)
+        slow = network.localization_parameters()
+        return slower_localization(network, slow, preset.rate, network.multiplier, weight_decay=2e-4)
 
 
 class Plankton(Experiment):
@@ -271,7 +263,8 @@ class Plankton(Experiment):
 
     def optimizer(self, network, preset):
         more = {"momentum": 0.8, "nesterov": True, "weight_decay": 2e-4}
-        return slower_localization(network, preset.rate, network.multiplier, **more)
+        slow = network.localization_parameters()
+        return slower_localization(network, slow, preset.rate, network.multiplier, **more)
 
 
 EXPERIMENTS = (RotatedDigits(), TranslatedDigits(), ScaledDigits(), HouseNumbers(), Plankton())

@@ -50,7 +50,7 @@ struct GradientBand {
         target(static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
                first * p.grad_input.row),
         scratch(buffer_size()) {
-    if (sums == Sums::quads) quads.emplace(p, rows);
+    if (sums == Sums::quads) quads.emplace(p, rows, true);
     if (!kStored || sums != Sums::image) return;
     for (int64_t c = 0; c < planes(); ++c)
       __builtin_memset(target + c * p.grad_input.channel, 0, size_t(plane_size()) * sizeof(T));
@@ -72,7 +72,7 @@ struct GradientBand {
                    [&](const Run<A>& run, int64_t u) STN_LAMBDA { add_run(source.item, v, u, run); });
     }
   }
-  void add_run(int64_t item, int64_t v, int64_t u, const Run<A>& run) {
+  STN_SHARED void add_run(int64_t item, int64_t v, int64_t u, const Run<A>& run) {
     const T* grad = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch +
                     channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
     if (sums == Sums::quads) {
@@ -93,7 +93,7 @@ struct GradientBand {
       planar_scatter<T>(run, p, grad, channels, to, plane, first, rows);
     }
   }
-  void finish() {
+  STN_SHARED void finish() {
     if (sums == Sums::quads) return quads->write(target);
     if (sums == Sums::pixels) {
       for (int64_t y = 0; y < rows; ++y)

@@ -183,20 +183,27 @@ struct QuadPasses {
     asm volatile("" : "+m"(*(A(*)[4 * N]) pixels));
   }
 
-  // Quads, zero before, of an image's rows: planes of the compute type.
+  // Quads of an image's rows: planes of the compute type, with zeros behind.
   STN_SHARED void set_row(const A* planes, int64_t plane, int64_t y, A* quads) const {
+    clear_margin(-QuadLattice::kMargin, y, quads);
     for (int64_t x = 0; x < lattice.width; x += N) {
       V parts[4] = {};
       for (int c = 0; c < channels; ++c) parts[c] = load<V>(planes + c * plane + x);
       interleave<4, N>(parts, quads + lattice.at(x, y));
     }
+    clear_margin(lattice.width, y, quads);
+  }
+  STN_INLINE void clear_margin(int64_t x, int64_t y, A* quads) const {
+    for (int64_t i = 0; i < QuadLattice::kMargin; ++i) store(quads + lattice.at(x + i, y), Quad<A>{});
   }
   // Of a single channel: the cells between two of its rows, both with zeros around.
   STN_SHARED void set_cells(const A* upper, const A* lower, int64_t y, A* quads) const {
+    clear_margin(-QuadLattice::kMargin, y, quads);
     for (int64_t x = -1; x < lattice.width; x += N) {
       const V parts[] = {load<V>(upper + x), load<V>(upper + x + 1), load<V>(lower + x), load<V>(lower + x + 1)};
       interleave<4, N>(parts, quads + lattice.at(x, y));
     }
+    clear_margin(lattice.width, y, quads);
   }
   // The other way round: planes of a row of sums.
   STN_SHARED void add_row(const A* quads, int64_t y, A* planes, int64_t plane) const {
@@ -269,16 +276,21 @@ struct QuadImage {
   const int64_t plane;
   Scratch<A> quads, rows;  // rows: of planes, at hand for a while, as what was just stored is loaded otherwise then
 
-  STN_INLINE QuadImage(const Problem& problem, int64_t row_count)
+  // sums: zeros before; else to be read.
+  STN_INLINE QuadImage(const Problem& problem, int64_t row_count, bool sums)
       : p(problem),
         passes{QuadLattice(problem.width, row_count), problem.channels},
         plane(problem.width + 2 * kLead),
-        quads(passes.lattice.size),
+        quads(sums ? Scratch<A>(passes.lattice.size) : Scratch<A>(passes.lattice.size, uninitialized)),
         rows(2 * kQuadChannels * plane) {}
   STN_INLINE A* row(int64_t i) const { return rows.data + i * plane + kLead; }
 
   void read(const T* image) {
-    const int64_t count = passes.lattice.rows;
+    const int64_t count = passes.lattice.rows, margin = QuadLattice::kMargin;
+    A *first = quads.data + passes.lattice.at(-margin, p.channels == 1 ? -1 : 0),
+      *last = quads.data + passes.lattice.at(-margin, count);
+    __builtin_memset(quads.data, 0, size_t(first - quads.data) * sizeof(A));
+    __builtin_memset(last, 0, size_t(quads.data + passes.lattice.size - last) * sizeof(A));
     const auto load = [&](int64_t y, A* to) STN_LAMBDA {
       if (y < count) return load_planes<T>(p, image + y * p.input.row, p.input.channel, p.width, to, plane);
       __builtin_memset(to, 0, size_t(p.width) * sizeof(A));
@@ -356,7 +368,7 @@ void quads_forward(const Problem& p, int64_t begin, int64_t end) {
   RunPlanes<A> values;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / tasks.bands, band = task % tasks.bands;
-    QuadImage<T> image(p, p.height);
+    QuadImage<T> image(p, p.height, false);
     image.read(static_cast<const T*>(p.input.data) + b * p.input.batch);
     over_image_points<A>(p, b, tasks.rows * band / tasks.bands, tasks.rows * (band + 1) / tasks.bands,
                          [&](const Source& source, int64_t v, int64_t u, const Run<A>& run) STN_LAMBDA {
@@ -382,7 +394,7 @@ void quads_backward(const Problem& p, int64_t begin, int64_t end) {
     const int64_t b = task / tasks.bands, band = task % tasks.bands;
     const int64_t first = p.height * band / tasks.bands, last = p.height * (band + 1) / tasks.bands;
     const int64_t top = tasks.rows * band / tasks.bands, bottom = tasks.rows * (band + 1) / tasks.bands;
-    QuadImage<T> image(p, p.grad_grid ? p.height : 0), sums(p, p.grad_input.data ? last - first : 0);
+    QuadImage<T> image(p, p.grad_grid ? p.height : 0, false), sums(p, p.grad_input.data ? last - first : 0, true);
     if (p.grad_grid) image.read(static_cast<const T*>(p.input.data) + b * p.input.batch);
     over_image_points<A>(
         p, b, p.grad_input.data ? 0 : top, p.grad_input.data ? tasks.rows : bottom,

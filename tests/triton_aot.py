@@ -134,20 +134,24 @@ class Case:
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 
-# Every kernel with every constant at least once, and every dtype, layout and padding of the kernels that depend on it.
+# The first operator, both ways, with every dtype in either layout: what the architectures' accesses depend on.
 EVERYWHERE = (
-    *(Case("affine_sample", channels=c) for c in (1, 3, 19, 64)),
-    *(Case("affine_sample", dtype=d) for d in (F64, F16, BF16)),
+    *(Case(op, dtype=d) for op in ("affine_sample", "_affine_sample_backward") for d in (F32, F64, F16, BF16)),
     *(Case("affine_sample", dtype=d, channels=64, channels_last=True) for d in (F32, F64, F16, BF16)),
+    *(Case("_affine_sample_backward", dtype=d, channels=64, channels_last=True) for d in (F32, F16)),
+    Case("cpab_transform"),
+)
+
+# Every kernel with every constant at least once, each for one architecture, in turn.
+IN_TURN = (
+    *(Case("affine_sample", channels=c) for c in (1, 19, 64)),
     Case("affine_sample", channels=19, channels_last=True),
     Case("affine_sample", padding="border"),
     Case("affine_sample", padding="reflection", align=True),
     Case("affine_sample", params_dtype=F64),
     Case("grid_sample", padding="reflection"),
     Case("grid_sample", dtype=BF16, channels=64, channels_last=True),
-    *(Case("_affine_sample_backward", dtype=d) for d in (F32, F64, BF16)),
     *(Case("_affine_sample_backward", channels=c, align=True) for c in (1, 19)),
-    *(Case("_affine_sample_backward", dtype=d, channels=64, channels_last=True) for d in (F32, F16)),
     *(Case("_affine_sample_backward", dtype=d, padding="reflection") for d in (F32, F64, BF16)),
     Case("_affine_sample_backward", channels=64, channels_last=True, padding="border"),
     Case("_affine_sample_backward", padding="border", deterministic=True),
@@ -162,11 +166,6 @@ EVERYWHERE = (
     *(Case(op, dtype=d) for op in ("affine_grid", "_affine_grid_backward") for d in (F32, F64)),
     Case("_grid_sample_double_backward"),
     *(Case(op) for op in ("homography_sample", "_tps_sample_backward", "homography_grid", "_tps_grid_backward")),
-    *(Case(op) for op in ("cpab_transform", "_cpab_transform_backward", "cpab_sample")),
-)
-
-# Each for one architecture, in turn.
-IN_TURN = (
     # Samplers in every dimension.
     *(Case(op, n=n) for n in (1, 3) for op in ("affine_grid", "_affine_grid_backward", "affine_sample")),
     *(Case("_affine_sample_backward", n=n, dtype=d) for n, d in ((1, F32), (3, F32), (3, F64))),
@@ -197,9 +196,9 @@ IN_TURN = (
     Case("_tps_sample_backward", mode="linearized", padding="reflection", deterministic=True),
     # CPAB.
     *(Case(op, n=n) for n in (1, 3) for op in ("_cpab_transform_backward", "cpab_sample")),
-    Case("_cpab_transform_backward", dtype=F64),
+    *(Case("_cpab_transform_backward", dtype=d) for d in (F32, F64)),
     *(Case(op, n=n, steps=50) for n in (2, 3) for op in ("cpab_transform", "_cpab_transform_backward")),
-    Case("cpab_jacobian"),
+    *(Case(op) for op in ("cpab_sample", "cpab_jacobian")),
 )
 CASES = EVERYWHERE + tuple(replace(case, architectures=(ARCHITECTURES[i % 3],)) for i, case in enumerate(IN_TURN))
 

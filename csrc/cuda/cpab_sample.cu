@@ -120,8 +120,10 @@ std::tuple<Tensor, Tensor, Tensor> cpab_sample_backward(const CpabSampling& give
   template std::tuple<Tensor, Tensor, Tensor> cpab_sample_backward<I>(const CpabSampling&, const Tensor&, Needs, bool);
 STN_INSTANTIATE(float)
 STN_INSTANTIATE(double)
-STN_INSTANTIATE(c10::Half)
 STN_INSTANTIATE(c10::BFloat16)
+#ifndef STN_WITHOUT_FLOAT16
+STN_INSTANTIATE(c10::Half)
+#endif
 #undef STN_INSTANTIATE
 
 }  // namespace stn

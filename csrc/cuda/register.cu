@@ -32,8 +32,10 @@ void with_image_type(const Tensor& input, F&& f) {
       return f(float{});
     case ScalarType::Double:
       return f(double{});
+#ifndef STN_WITHOUT_FLOAT16
     case ScalarType::Half:
       return f(c10::Half{});
+#endif
     case ScalarType::BFloat16:
       return f(c10::BFloat16{});
     default:

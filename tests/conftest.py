@@ -158,7 +158,7 @@ def pytest_collection_modifyitems(config, items):
         if mark and not alone and (verify.is_slow(name) or thin):
             key = name, item.parent.nodeid, item.originalname
             seen[key] += 1
-            more = 6 if verify.is_slow(name) and thin else 0  # 5 becomes 11, 7 becomes 13, 11 becomes 17
+            more = 6 if verify.is_slow(name) and thin else 0  # 5 becomes 11, 7 becomes 13, 17 becomes 23
             if (seen[key] - 1) % (mark.args[0] + more):
                 config.left_out[name] += 1
                 dropped.append(item)

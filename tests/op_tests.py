@@ -81,7 +81,7 @@ class OpTests:
         sample = Sample(dtype=dtype, padding_mode=padding, align_corners=align, layout=layout, samples=samples)
         assert_like_reference(backend, self.case, self.case.draw(sample), layout)
 
-    @pytest.mark.thinned(11)
+    @pytest.mark.thinned(17)
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("align", FLAGS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -129,15 +129,19 @@ class OpTests:
     @pytest.mark.parametrize("samples", [None, 2])
     @pytest.mark.parametrize("align", FLAGS)
     def test_gradcheck(self, backend, padding, align, samples):
-        call, tensors = self._function(backend, small(padding_mode=padding, align_corners=align, samples=samples))
+        batch = 1 if backend.slow else 2
+        sample = small(padding_mode=padding, align_corners=align, samples=samples, batch=batch)
+        call, tensors = self._function(backend, sample)
         fast = backend.slow or self.thin_everywhere
         assert torch.autograd.gradcheck(call, tensors, fast_mode=fast, nondet_tol=backend.nondeterminism)
 
-    @pytest.mark.thinned(5)
+    @pytest.mark.thinned(7)
     @pytest.mark.parametrize("samples", [None, 2])
     @pytest.mark.parametrize("align", FLAGS)
     def test_gradgradcheck(self, backend, padding, align, samples):
-        call, tensors = self._function(backend, small(padding_mode=padding, align_corners=align, samples=samples))
+        batch = 1 if backend.slow else 2
+        sample = small(padding_mode=padding, align_corners=align, samples=samples, batch=batch)
+        call, tensors = self._function(backend, sample)
         fast = backend.slow or self.thin_everywhere
         assert torch.autograd.gradgradcheck(call, tensors, fast_mode=fast, nondet_tol=backend.nondeterminism)
 
@@ -164,7 +168,8 @@ class OpTests:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_opcheck(self, backend, layout, samples):
         padding = "reflection" if "reflection" in self.case.paddings else "zeros"
-        for operator, args, _ in self._recorded(backend, small(padding_mode=padding, layout=layout, samples=samples)):
+        sample = small(padding_mode=padding, layout=layout, samples=samples, batch=1 if backend.slow else 2)
+        for operator, args, _ in self._recorded(backend, sample):
             leaves = [a.detach().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args]
             torch.library.opcheck(operator, tuple(leaves))
 
@@ -182,8 +187,8 @@ class OpTests:
         assert_compiles(backend, self.case, small(padding_mode=padding, samples=2), dynamic)
 
     def test_deterministic_runs_are_equal(self, backend, padding):
-        sample = Sample(padding_mode=padding, channels=4, samples=3, size=(20, 21), out_size=(24, 19))
-        inputs = self.case.draw(sample)
+        counts = {"batch": 1, "channels": 2, "samples": 2} if backend.slow else {"channels": 4, "samples": 3}
+        inputs = self.case.draw(Sample(padding_mode=padding, size=(20, 21), out_size=(24, 19), **counts))
 
         def gradients():
             leaves = inputs.to(device=backend.device).requires_grad()
@@ -337,11 +342,11 @@ class SamplingTests(OpTests):
     @pytest.mark.thinned(2)
     @pytest.mark.parametrize("part", range(4))
     def test_random_shapes_and_strides(self, backend, part):
-        examples = 3 if backend.slow else 25
+        examples = 2 if backend.slow else 25
 
         @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
         @hypothesis.seed(part)
-        @hypothesis.given(sample=random_samples())
+        @hypothesis.given(sample=random_samples(most=12 if backend.slow else 21))
         def check(sample):
             inputs = self.case.draw(sample)
             assert_like_reference(backend, self.case, inputs, sample.layout)
@@ -350,8 +355,8 @@ class SamplingTests(OpTests):
 
 
 @st.composite
-def random_samples(draw) -> Sample:
-    extents = st.integers(1, 21)
+def random_samples(draw, most: int) -> Sample:
+    extents = st.integers(1, most)
     return Sample(
         dtype=draw(st.sampled_from(DTYPES)),
         padding_mode=draw(st.sampled_from(("zeros", "border", "reflection"))),

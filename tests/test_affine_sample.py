@@ -64,7 +64,7 @@ class TestAffineSample(SamplingTests):
         grid = F.affine_grid(theta, (*image.shape[:2], *inputs.options["size"]), align)
         return F.grid_sample(image, grid, inputs.options["mode"], inputs.options["padding_mode"], align)
 
-    @pytest.mark.thinned(7)
+    @pytest.mark.thinned(13)
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("align", FLAGS)

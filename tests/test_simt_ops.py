@@ -307,14 +307,13 @@ def test_more_images_than_a_grid_holds(namespace):
 
 
 @pytest.mark.parametrize("variant", ["asan", "race"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_sanitizers_find_nothing(variant, seed):
+def test_sanitizers_find_nothing(variant):
     build.build(variant)
     environment = {
         **os.environ,
         **build.sanitizer_environment(variant),
         "PYTHONPATH": str(ROOT),
-        "SIMT_SEED": str(seed),
+        "SIMT_SEED": "1",
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "tests.simt.sweep", variant]

@@ -136,10 +136,10 @@ F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat1
 
 # The first operator, both ways, with every dtype in either layout: what the architectures' accesses depend on.
 EVERYWHERE = (
-    *(Case(op, dtype=d) for op in ("affine_sample", "_affine_sample_backward") for d in (F32, F64, F16, BF16)),
+    *(Case("affine_sample", dtype=d) for d in (F32, F64, F16, BF16)),
     *(Case("affine_sample", dtype=d, channels=64, channels_last=True) for d in (F32, F64, F16, BF16)),
+    *(Case("_affine_sample_backward", dtype=d) for d in (F64, BF16)),
     *(Case("_affine_sample_backward", dtype=d, channels=64, channels_last=True) for d in (F32, F16)),
-    Case("cpab_transform"),
 )
 
 # Every kernel with every constant at least once, each for one architecture, in turn.
@@ -151,6 +151,7 @@ IN_TURN = (
     Case("affine_sample", params_dtype=F64),
     Case("grid_sample", padding="reflection"),
     Case("grid_sample", dtype=BF16, channels=64, channels_last=True),
+    Case("_affine_sample_backward"),
     *(Case("_affine_sample_backward", channels=c, align=True) for c in (1, 19)),
     *(Case("_affine_sample_backward", dtype=d, padding="reflection") for d in (F32, F64, BF16)),
     Case("_affine_sample_backward", channels=64, channels_last=True, padding="border"),
@@ -198,7 +199,7 @@ IN_TURN = (
     *(Case(op, n=n) for n in (1, 3) for op in ("_cpab_transform_backward", "cpab_sample")),
     *(Case("_cpab_transform_backward", dtype=d) for d in (F32, F64)),
     *(Case(op, n=n, steps=50) for n in (2, 3) for op in ("cpab_transform", "_cpab_transform_backward")),
-    *(Case(op) for op in ("cpab_sample", "cpab_jacobian")),
+    *(Case(op) for op in ("cpab_transform", "cpab_sample", "cpab_jacobian")),
 )
 CASES = EVERYWHERE + tuple(replace(case, architectures=(ARCHITECTURES[i % 3],)) for i, case in enumerate(IN_TURN))
 

@@ -477,7 +477,7 @@ struct ChannelPlanes {
   STN_INLINE void run(const SampleKernels<A, n>& kernels, const Item& item, const SampledPoints<A, n>& points, int from,
                       int to, int64_t out_at, A* slopes) {
     const Problem& p = item.p;
-    TapList<A> list;
+    TapList<A> list{};  // for the compiler, which does not see that its rest is not read
     FittedPlane<A, n> planes[TapList<A>::N];
     for (int i = from; i < to; ++i) planes[i] = points.run.template plane<A>(points.i + i);
     for (int64_t k = 0; k < points.run.count; ++k) {

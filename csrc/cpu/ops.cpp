@@ -254,7 +254,7 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& gra
     return gradient;
   };
   const auto& kernels = stn::kernels();
-  Tensor of_output = result(need_output, true, grad, [&](Tensor& t) {
+  Tensor of_output = result(need_output, p.grad_grad_input || moves, grad, [&](Tensor& t) {
     p.output = images<void*>(t, n);
     execute(kernels.second_grad_output(p), t.numel());
   });

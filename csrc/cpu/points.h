@@ -65,7 +65,7 @@ struct Item {
   }
 };
 
-// Places points [u0, u0 + count) of a row, and repeats the last one up to a multiple of kVectorBytes / 4.
+// Places points [u0, u0 + count) of a row, and others up to a multiple of kVectorBytes / 4.
 template <class T>
 using LocatePoints = void (*)(const Item&, int64_t row, int64_t u0, int64_t count, Points<T>&);
 
@@ -200,36 +200,41 @@ void locate_grid(const Item& item, int64_t row, int64_t u0, int64_t count, Point
 
 template <Mode kMode, Padding kPadding, int n>
 void locate_affine(const Item& item, int64_t row, int64_t u0, int64_t count, Points<float>& points) {
-  constexpr int W = kVectorBytes < 32 ? 4 : 8;
+  constexpr int W = kVectorBytes < 32 ? 4 : 8, kStarts = kRun / W;
   using V = Vec<float, W>;
   using I = Vec<int32_t, W>;
   double base[n];
   bool near = true;
   for (int a = 0; a < n; ++a) {
     base[a] = item.row_base<n>(a, row);
-    near &= absolute(base[a]) + absolute(item.map[a][0]) * double(item.p.out_width) < 0x1p22;
+    near &= absolute(base[a]) + absolute(item.map[a][0]) * double(item.p.out_width + kRun) < 0x1p22;
   }
   if (!near) return locate_in_double<float>(item, row, u0, count, points);
   V lane;
   for (int i = 0; i < W; ++i) lane[i] = float(i);
   for (int a = 0; a < n; ++a) {
+    // Every W points start at a pixel, even for the halves of nearest, and so far from it.
+    int32_t origin[kStarts];
+    float from_origin[kStarts];
+    for (int i = 0; i < kStarts; i += kDoubles) {
+      const Doubles point = indices_from(i) * double(W) + (double(u0) - item.lattice[0].centre);
+      const Doubles start = base[a] + item.map[a][0] * point, low = 2 * floor_of(0.5 * start);
+      store(origin + i, __builtin_convertvector(low, Vec<int32_t, kDoubles>));
+      store(from_origin + i, __builtin_convertvector(start - low, Vec<float, kDoubles>));
+    }
     const float step = float(item.map[a][0]);
     const auto limits = bounds<kMode, kPadding>(item.p.extent(a));
-    for (int64_t i = 0; i < (count + 15) / 16 * 16; i += W) {
-      const int64_t at_most = i < count ? i : count - 1;
-      const double start = base[a] + item.map[a][0] * (double(u0 + at_most) - item.lattice[0].centre);
-      const double origin = 2 * __builtin_floor(0.5 * start);  // even, for the halves of nearest
-      const V x = minimum(lane, splat<V>(float(count - 1 - at_most))) * step + float(start - origin);
-      const V first = splat<V>(limits.first - float(origin)), last = splat<V>(limits.step - float(origin));
-      const V at = minimum(maximum(first, x), last);
-      if constexpr (kMode == Mode::nearest) {
-        store(points.index[a] + i, __builtin_convertvector(nearest_of(at), I) + int32_t(origin));
-      } else {
-        const V low = floor_of(at);
-        store(points.index[a] + i, __builtin_convertvector(low, I) + int32_t(origin));
-        store(points.fraction[a] + i, at - low);
-        store(points.slope[a] + i, masked(splat<V>(1.f), (x > first) & (x < last)));
+    for (int64_t i = 0; i < count; i += W) {
+      const int32_t pixel = origin[i / W];
+      V x = lane * step + from_origin[i / W], slope = splat<V>(1.f);
+      if constexpr (kPadding == Padding::border) {
+        const V first = splat<V>(limits.first - float(pixel)), last = splat<V>(limits.step - float(pixel));
+        slope = masked(slope, (x > first) & (x < last));
+        x = minimum(maximum(first, x), last);
       }
+      const V low = kMode == Mode::nearest ? nearest_of(x) : floor_of(x);
+      store(points.index[a] + i, __builtin_convertvector(low, I) + pixel);
+      if constexpr (kMode != Mode::nearest) store(points.fraction[a] + i, x - low), store(points.slope[a] + i, slope);
     }
   }
 }

@@ -48,7 +48,11 @@ void add_grad_input(const Problem& p, int64_t first, int64_t last) {
 }
 
 Work second_grad_output(const Problem& call) {
-  const Problem p = call.in_lines();
+  Problem p = call.in_lines();
+  if (p.mode == Mode::nearest) {  // linear in the image, and indifferent to the grid
+    p.input.data = p.grad_grad_input;
+    return sampler_forward(p);
+  }
   return with_compute(p.dtype,
                       [&](auto a) STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_second_output<decltype(a)>}; });
 }

@@ -16,7 +16,8 @@ Work multi_grad_grid(const Problem&);
 bool in_windows(const Problem&);
 Work window_forward(const Problem&);
 Work window_grad_parameters(const Problem&);
-// The second backward at a grid, bilinear or nearest: the gradients to grad_output (into p.output), input and grid.
+// The second backward at a grid: the gradients to grad_output (into p.output), bilinear or nearest; to input and grid,
+// bilinear.
 Work second_grad_output(const Problem&);
 Work second_grad_input(const Problem&);
 Work second_grad_grid(const Problem&);

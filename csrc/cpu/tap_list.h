@@ -19,31 +19,47 @@ struct Region {
     for (int a = 0; a < p.dimensions; ++a) reach += p.extent(a) * (stride[a] < 0 ? -stride[a] : stride[a]);
     small = reach < INT32_MAX;
   }
+  // Pixels along an axis.
+  template <int n>
+  STN_INLINE int64_t low(int a) const {
+    return a == n - 1 ? first : 0;
+  }
+  template <int n>
+  STN_INLINE int64_t size(int a, const Problem& p) const {
+    return a == n - 1 ? last - first : p.extent(a);
+  }
 };
 
+// Where taps lie: `step` from `offset` if those are the same for all points, that is in the interior and, of two taps
+// an axis, everywhere, as one outside moves in; else at row_offset + column_offset, of pixels moved inside.
 template <class T>
 struct TapList {
   static constexpr int N = kLanes<T>, kMost = 64, kMostRows = 16;
   using V = Vec<T, N>;
   using I = Vec<IndexOf<T>, N>;
   using Offsets = Vec<int64_t, N>;
-  int taps, rows, row;     // K^n, K^(n - 1), K
-  bool interior, outside;  // all taps of all points are inside, none is
+  int taps, row, log2_row;  // K^n, K
+  bool interior, outside;   // all taps of all points are inside, none is
   V weight[kMost];
   V axis_weight[3][4], axis_slope[3][4];
-  // In the interior: the offset of the first tap, and the steps from there to each.
   alignas(64) int64_t offset[N];
   int64_t step[kMost];
-  // Elsewhere, of pixels moved inside: the offset of a row and of a tap in its row, and which are inside.
   Offsets row_offset[kMostRows], column_offset[4];
-  I row_inside[kMostRows], column_inside[4];
-  // With two taps a row: their pair moved inside, whose second pixel is tap 0 behind the end and first is tap 1 before
-  // the start.
-  Offsets pair_offset;
-  I behind, before;
+  I row_inside[kMostRows], column_inside[4];  // but in the interior
 
-  STN_INLINE Offsets offsets(int t) const { return row_offset[t / row] + column_offset[t % row]; }
-  STN_INLINE I inside(int t) const { return row_inside[t / row] & column_inside[t % row]; }
+  STN_INLINE bool stepped() const { return interior || row == 2; }
+  STN_INLINE int row_of(int t) const { return t >> log2_row; }
+  STN_INLINE int column_of(int t) const { return t & (row - 1); }
+  STN_INLINE Offsets offsets(int t) const { return row_offset[row_of(t)] + column_offset[column_of(t)]; }
+  STN_INLINE int64_t offset_of(int t, int64_t i) const {
+    return stepped() ? offset[i] + step[t] : row_offset[row_of(t)][i] + column_offset[column_of(t)][i];
+  }
+  STN_INLINE bool is_inside(int t, int64_t i) const {
+    return interior || (row_inside[row_of(t)][i] & column_inside[column_of(t)][i]);
+  }
+  STN_INLINE V inside_only(V value, int t) const {  // 0 elsewhere
+    return (V)((I)value & row_inside[row_of(t)] & column_inside[column_of(t)]);
+  }
 };
 
 // The pixel that a cubic tap reads.
@@ -63,32 +79,39 @@ I padded_tap(I tap, const Problem& p, int64_t size) {
 template <class T>
 using BuildTaps = void (*)(const Problem&, const Points<T>& points, int64_t i, const Region&, bool slopes, TapList<T>&);
 
-template <Mode kMode, int n, class T>
-void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Region& w, bool slopes, TapList<T>& list) {
+// first: each axis' first tap, of which K follow one another.
+template <Mode kMode, int n, bool kInterior, class T>
+STN_INLINE void fill_taps(const Problem& p, const Points<T>& points, int64_t i, const Region& w, bool slopes,
+                          typename TapList<T>::I (&first)[n], TapList<T>& list) {
   using List = TapList<T>;
   using V = typename List::V;
   using I = typename List::I;
   using Offsets = typename List::Offsets;
-  constexpr int K = kTaps<kMode>, kRows = n == 1 ? 1 : n == 2 ? K : K * K, kZ = n > 2 ? K : 1, kY = n > 1 ? K : 1;
+  constexpr int K = kTaps<kMode>, kZ = n > 2 ? K : 1, kY = n > 1 ? K : 1;
   constexpr int y = n > 1 ? 1 : 0, z = n > 2 ? 2 : 0;
-  list.taps = kRows * K, list.rows = kRows, list.row = K;
+  constexpr bool kMoves = kMode == Mode::bilinear && !kInterior;
   V weight[n][K];
-  I first[n];
-  auto within = I{} == I{};
+  I inside[n][K];
+  int64_t step[3] = {w.stride[0], w.stride[1], w.stride[2]};
   for (int a = 0; a < n; ++a) {
-    first[a] = load<I>(points.index[a] + i) + IndexOf<T>(kFirstTap<kMode>);
-    if constexpr (kMode == Mode::nearest) {
-      weight[a][0] = splat<V>(T(1));
+    const V fraction = load<V>(points.fraction[a] + i);
+    if constexpr (kMoves) {
+      const IndexOf<T> low = IndexOf<T>(w.low<n>(a));
+      const AxisTaps<T, List::N> pair(first[a] - low, fraction, load<V>(points.slope[a] + i), w.size<n>(a, p));
+      first[a] = pair.base + low;
+      weight[a][0] = pair.first, weight[a][1] = pair.second;
+      inside[a][0] = pair.first_inside, inside[a][1] = pair.second_inside;
+      if (w.size<n>(a, p) == 1) step[a] = 0;
+      if (slopes) list.axis_slope[a][0] = pair.first_slope, list.axis_slope[a][1] = pair.second_slope;
     } else {
       V slope[K];
-      tap_weights<kMode>(load<V>(points.fraction[a] + i), weight[a], slope);
+      tap_weights<kMode>(fraction, weight[a], slope);
       if (slopes) {
         const V along = load<V>(points.slope[a] + i);
-        for (int k = 0; k < K; ++k) list.axis_weight[a][k] = weight[a][k], list.axis_slope[a][k] = slope[k] * along;
+        for (int k = 0; k < K; ++k) list.axis_slope[a][k] = slope[k] * along;
       }
     }
-    const int64_t low = a == n - 1 ? w.first : 0, high = a == n - 1 ? w.last : p.extent(a);
-    within &= (first[a] >= splat<I>(IndexOf<T>(low))) & (first[a] <= splat<I>(IndexOf<T>(high - K)));
+    for (int k = 0; slopes && k < K; ++k) list.axis_weight[a][k] = weight[a][k];
   }
   for (int c = 0; c < kZ; ++c) {
     for (int b = 0; b < kY; ++b) {
@@ -99,12 +122,11 @@ void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Regi
       }
     }
   }
-  list.interior = all(within), list.outside = false;
   const auto times = [&](I index, int a) STN_LAMBDA {
     if (w.small) return __builtin_convertvector(index * IndexOf<T>(w.stride[a]), Offsets);
     return __builtin_convertvector(index, Offsets) * w.stride[a];
   };
-  if (list.interior) {
+  if constexpr (kInterior || kMoves) {
     if (w.small) {
       I offset = first[0] * IndexOf<T>(w.stride[0]);
       for (int a = 1; a < n; ++a) offset += first[a] * IndexOf<T>(w.stride[a]);
@@ -116,53 +138,68 @@ void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Regi
     }
     for (int c = 0; c < kZ; ++c) {
       for (int b = 0; b < kY; ++b) {
-        for (int a = 0; a < K; ++a)
-          list.step[(c * kY + b) * K + a] = a * w.stride[0] + b * w.stride[1] + c * w.stride[2];
+        for (int a = 0; a < K; ++a) list.step[(c * kY + b) * K + a] = a * step[0] + b * step[1] + c * step[2];
       }
     }
-    return;
-  }
-  I inside[n][K];
-  Offsets offset[n][K];
-  for (int a = 0; a < n; ++a) {
-    const I low = splat<I>(IndexOf<T>(a == n - 1 ? w.first : 0)),
-            high = splat<I>(IndexOf<T>((a == n - 1 ? w.last : p.extent(a)) - 1));
-    for (int k = 0; k < K; ++k) {
-      I tap = first[a] + IndexOf<T>(k);
-      if constexpr (kMode == Mode::bicubic) tap = padded_tap(tap, p, p.extent(a));
-      inside[a][k] = (tap >= low) & (tap <= high);
-      offset[a][k] = times(inside[a][k] ? tap : low, a);
+  } else {
+    Offsets offset[n][K];
+    for (int a = 0; a < n; ++a) {
+      const I low = splat<I>(IndexOf<T>(w.low<n>(a))), high = low + IndexOf<T>(w.size<n>(a, p) - 1);
+      for (int k = 0; k < K; ++k) {
+        const I tap = padded_tap(first[a] + IndexOf<T>(k), p, p.extent(a));
+        inside[a][k] = (tap >= low) & (tap <= high);
+        offset[a][k] = times(inside[a][k] ? tap : low, a);
+      }
     }
-  }
-  I some_row{}, some{};
-  for (int c = 0; c < kZ; ++c) {
-    for (int b = 0; b < kY; ++b) {
-      I in = ~I{};
-      Offsets at{};
-      if constexpr (n > 1) in &= inside[y][b], at += offset[y][b];
-      if constexpr (n > 2) in &= inside[z][c], at += offset[z][c];
-      list.row_inside[c * kY + b] = in, list.row_offset[c * kY + b] = at;
-      some_row |= in;
+    for (int c = 0; c < kZ; ++c) {
+      for (int b = 0; b < kY; ++b) {
+        Offsets at{};
+        if constexpr (n > 1) at += offset[y][b];
+        if constexpr (n > 2) at += offset[z][c];
+        list.row_offset[c * kY + b] = at;
+      }
     }
+    for (int k = 0; k < K; ++k) list.column_offset[k] = offset[0][k];
   }
-  for (int k = 0; k < K; ++k) {
-    list.column_inside[k] = inside[0][k], list.column_offset[k] = offset[0][k];
-    some |= inside[0][k];
-  }
-  list.outside = all((some & some_row) == I{});
-  if constexpr (kMode == Mode::bilinear) {
-    const I low = splat<I>(IndexOf<T>(n == 1 ? w.first : 0)),
-            high = splat<I>(IndexOf<T>((n == 1 ? w.last : p.extent(0)) - 2));
-    I pair = first[0] < low ? low : first[0];
-    pair = pair > high ? high : pair;
-    list.pair_offset = times(pair, 0), list.behind = first[0] > pair, list.before = first[0] < pair;
+  if constexpr (!kInterior) {
+    I some_row{}, some{};
+    for (int c = 0; c < kZ; ++c) {
+      for (int b = 0; b < kY; ++b) {
+        I in = ~I{};
+        if constexpr (n > 1) in &= inside[y][b];
+        if constexpr (n > 2) in &= inside[z][c];
+        list.row_inside[c * kY + b] = in;
+        some_row |= in;
+      }
+    }
+    for (int k = 0; k < K; ++k) list.column_inside[k] = inside[0][k], some |= inside[0][k];
+    list.outside = all((some & some_row) == I{});
   }
 }
 
+template <Mode kMode, int n, class T>
+void build_taps(const Problem& p, const Points<T>& points, int64_t i, const Region& w, bool slopes, TapList<T>& list) {
+  using I = typename TapList<T>::I;
+  constexpr int K = kTaps<kMode>;
+  static_assert(K == 2 || K == 4);
+  I first[n];
+  auto within = I{} == I{};
+  for (int a = 0; a < n; ++a) {
+    const int64_t low = w.low<n>(a), end = low + w.size<n>(a, p);
+    first[a] = load<I>(points.index[a] + i) + IndexOf<T>(kFirstTap<kMode>);
+    within &= (first[a] >= splat<I>(IndexOf<T>(low))) & (first[a] <= splat<I>(IndexOf<T>(end - K)));
+  }
+  list.taps = n == 1 ? K : n == 2 ? K * K : K * K * K, list.row = K, list.log2_row = K / 2;
+  list.interior = all(within), list.outside = false;
+  list.interior ? fill_taps<kMode, n, true>(p, points, i, w, slopes, first, list)
+                : fill_taps<kMode, n, false>(p, points, i, w, slopes, first, list);
+}
+
+// Of nearest sampling, whose points read one pixel, there are no lists: nearest.h.
 template <class T>
 STN_INLINE BuildTaps<T> builder(const Problem& p) {
-  return with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA {
-    return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA -> BuildTaps<T> { return build_taps<kMode, n, T>; });
+  return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA -> BuildTaps<T> {
+    return p.mode == Mode::bicubic ? build_taps<Mode::bicubic, n, T> : build_taps<Mode::bilinear, n, T>;
   });
 }
 

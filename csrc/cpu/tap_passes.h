@@ -115,7 +115,7 @@ void taps_forward(const Problem& p, int64_t begin, int64_t end) {
               return;
             }
             typename TapList<A>::V sums[kPlanes] = {};
-            kernels.add_values(p, list, region, p.input.data, at, list.weight, channels, sums);
+            if (!list.outside) kernels.add_values(p, list, region, p.input.data, at, list.weight, channels, sums);
             kernels.store_values(p, out_at, channels, count, sums);
           });
 }
@@ -270,6 +270,7 @@ STN_INLINE void scatter_image(const S& sampler, const Problem& p, int64_t b, int
         if (list.outside) return;
         scatter(row, list, u, from, to, channel * p.grad_output.channel + row.at(p.grad_output, u), target);
       });
+      if constexpr (requires { scatter.end_row(target); }) scatter.end_row(target);
     }
   }
 }
@@ -310,17 +311,26 @@ template <class A>
 struct ScatterTaps {
   const Problem& p;
   const TapKernels<A> kernels;
-  template <class List>
-  STN_INLINE void operator()(const Row&, const List& list, int64_t, int from, int to, int64_t grad_at,
+  PairRun<A>* run;  // null if lists are scattered one by one
+  // What is put off does not depend on the region, so that a pixel's sum has one order.
+  STN_INLINE void operator()(const Row&, const TapList<A>& list, int64_t u, int from, int to, int64_t grad_at,
                              const Target<A>& target) const {
+    if (run && u / kRun != run->number) end_row(target), run->number = u / kRun;
+    if (run && to - from == TapList<A>::N) return kernels.put_off(p, list, grad_at, target.channels, *run);
+    if (run) end_row(target);
     kernels.scatter(p, list, list.weight, grad_at, target, from, to);
+  }
+  STN_INLINE void end_row(const Target<A>& target) const {
+    if (run && run->lists > 0) run->add_to(target);
   }
 };
 
 template <class A>
 void taps_grad_input(const Problem& p, int64_t begin, int64_t end) {
   const auto kernels = TapKernels<A>::of(p.dtype);
-  scatter_tasks<A, Sampler<A>>(p, begin, end, false, kernels, ScatterTaps<A>{p, kernels});
+  PairRun<A> run;
+  scatter_tasks<A, Sampler<A>>(p, begin, end, false, kernels,
+                               ScatterTaps<A>{p, kernels, run.possible(p) ? &run : nullptr});
 }
 
 // Adds what the outputs of the only image give to slices [first, last) of grad_input, which is of the compute type.
@@ -329,11 +339,13 @@ void taps_add_grad_input(const Problem& p, int64_t first, int64_t last) {
   Region region(p, p.grad_input);
   region.first = first, region.last = last;
   const Sampler<A> sampler(p, false);
+  PairRun<A> run;
   const int64_t block = Bands(p).block, plane_stride = p.channels_last ? 1 : p.grad_input.channel;
   for (int64_t c = 0; c < p.channels; c += block) {
     A* sums = static_cast<A*>(p.grad_input.data) + c * p.grad_input.channel + first * region.stride[p.dimensions - 1];
     const Target<A> target{sums, plane_stride, minimum(block, p.channels - c)};
-    scatter_image<A>(sampler, p, 0, c, region, target, ScatterTaps<A>{p, TapKernels<A>::of(p.dtype)});
+    scatter_image<A>(sampler, p, 0, c, region, target,
+                     ScatterTaps<A>{p, TapKernels<A>::of(p.dtype), run.possible(p) ? &run : nullptr});
   }
 }
 

@@ -18,52 +18,59 @@ STN_INLINE Vec<Compute<T>, N> gather(const T* plane, const int64_t* offset) {
   }(std::make_index_sequence<size_t(N)>{});
 }
 
-// How taps are read: two by two as neighbours in memory, all inside or with the pairs moved inside; else one by one.
-enum class Reads { pairs, moved_pairs, single };
+// How taps are read: two by two as neighbours in memory, of which all are inside or not; else one by one.
+enum class Reads { pairs, masked_pairs, single };
 
 template <class T>
 STN_INLINE Reads reads_of(const TapList<Compute<T>>& list, const Region& w, int64_t width) {
-  if (sizeof(T) == 8 || list.row == 1 || w.stride[0] != 1) return Reads::single;
-  if (list.interior) return Reads::pairs;
-  return list.row == 2 && width > 1 ? Reads::moved_pairs : Reads::single;
+  if (sizeof(T) == 8 || !list.stepped() || w.stride[0] != 1 || width == 1) return Reads::single;
+  return list.interior ? Reads::pairs : Reads::masked_pairs;
 }
 
 // The taps t and t + 1 of N points in one plane; 0 where they are outside.
 template <Reads kReads, class T>
 STN_INLINE void read_two(const TapList<Compute<T>>& list, const T* plane, int t, typename TapList<Compute<T>>::V& a,
                          typename TapList<Compute<T>>::V& b) {
-  using List = TapList<Compute<T>>;
-  using V = typename List::V;
-  constexpr int N = List::N;
-  alignas(64) int64_t offset[N];
-  if constexpr (kReads == Reads::pairs) {
-    load_pairs<T, N>(plane + list.step[t], list.offset, a, b);
-  } else if constexpr (kReads == Reads::moved_pairs) {
-    const int r = t / 2;
-    store(offset, list.row_offset[r] + list.pair_offset);
-    asm volatile("" : "+m"(offset));
-    V first, second;
-    load_pairs<T, N>(plane, offset, first, second);
-    a = masked(list.behind ? second : first, list.row_inside[r] & list.column_inside[0]);
-    b = masked(list.before ? first : second, list.row_inside[r] & list.column_inside[1]);
-  } else {
+  constexpr int N = TapList<Compute<T>>::N;
+  if constexpr (kReads == Reads::single) {
     const auto one = [&](int k) STN_LAMBDA {
       if (list.interior) return gather<N>(plane + list.step[k], list.offset);
+      alignas(64) int64_t offset[N];
+      if (list.stepped()) return list.inside_only(gather<N>(plane + list.step[k], list.offset), k);
       store(offset, list.offsets(k));
       asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
-      return masked(gather<N>(plane, offset), list.inside(k));
+      return list.inside_only(gather<N>(plane, offset), k);
     };
     a = one(t);
-    b = t + 1 < list.taps ? one(t + 1) : V{};
+    b = one(t + 1);
+  } else {
+    load_pairs<T, N>(plane + list.step[t], list.offset, a, b);
+    if constexpr (kReads == Reads::masked_pairs) a = list.inside_only(a, t), b = list.inside_only(b, t + 1);
   }
 }
 
-// Calls f(how taps are read as an integral constant).
+// Calls f(how taps are read, their number) with integral constants; 0 for a number that is not.
 template <class F>
-STN_INLINE void with_reads(Reads reads, F f) {
-  if (reads == Reads::pairs) return f(std::integral_constant<Reads, Reads::pairs>{});
-  if (reads == Reads::moved_pairs) return f(std::integral_constant<Reads, Reads::moved_pairs>{});
-  f(std::integral_constant<Reads, Reads::single>{});
+STN_INLINE void with_reads(Reads reads, int taps, F f) {
+  const auto with = [&]<Reads kReads, int kCount>() STN_LAMBDA {
+    f(std::integral_constant<Reads, kReads>{}, std::integral_constant<int, kCount>{});
+  };
+  if (reads == Reads::pairs)
+    return taps == 8 ? with.template operator()<Reads::pairs, 8>() : with.template operator()<Reads::pairs, 0>();
+  if (reads == Reads::masked_pairs)
+    return taps == 8 ? with.template operator()<Reads::masked_pairs, 8>()
+                     : with.template operator()<Reads::masked_pairs, 0>();
+  with.template operator()<Reads::single, 0>();
+}
+// Calls f(t) for every second tap.
+template <int kCount, class F>
+STN_INLINE void every_second(int taps, F f) {
+  if constexpr (kCount > 0) {
+    [&]<size_t... t>(std::index_sequence<t...>)
+        STN_LAMBDA { (f(int(2 * t)), ...); }(std::make_index_sequence<kCount / 2>{});
+  } else {
+    for (int t = 0; t < taps; t += 2) f(t);
+  }
 }
 
 // target[t] += weight[t] grad of points [begin, end), in one plane in the compute type. Pixels that are not read get 0.
@@ -84,11 +91,12 @@ STN_INLINE void scatter_plane(const TapList<A>& list, A* plane, typename TapList
   };
   for (int column = 0; column < list.row; ++column) {
     for (int t = column; t < list.taps; t += list.row) {
-      if (list.interior) {
-        store(lanes, weight[t] * grad);
+      const auto value = weight[t] * grad;
+      store(lanes, list.interior ? value : list.inside_only(value, t));
+      if (list.stepped()) {
         add(plane + list.step[t], list.offset);
       } else {
-        store(lanes, masked(weight[t] * grad, list.inside(t))), store(offset, list.offsets(t));
+        store(offset, list.offsets(t));
         asm volatile("" : "+m"(offset));
         add(plane, offset);
       }
@@ -106,9 +114,8 @@ struct PointTaps {
 
   STN_INLINE PointTaps(const TapList<A>& list, const typename TapList<A>::V* weights, int64_t i) {
     for (int t = 0; t < list.taps; ++t) {
-      const int r = t / list.row, k = t % list.row;
-      if (!list.interior && !(list.row_inside[r][i] & list.column_inside[k][i])) continue;
-      offset[count] = list.interior ? list.offset[i] + list.step[t] : list.row_offset[r][i] + list.column_offset[k][i];
+      if (!list.is_inside(t, i)) continue;
+      offset[count] = list.offset_of(t, i);
       weight[count] = weights[t][i], tap[count++] = t;
     }
   }
@@ -201,6 +208,38 @@ struct Target {
   int64_t plane_stride, channels;
 };
 
+// What the points of a run add to planes, two neighbours at a time. An addition must not wait for one that it overlaps:
+// so the first points of all lists come first, then the second ones.
+template <class A>
+struct PairRun {
+  static constexpr int N = TapList<A>::N, kLists = kRun / N;
+  using Pair = Vec<A, 2>;
+  int64_t number = 0;  // of the run
+  int lists = 0, rows = 0;
+  int64_t step[4];
+  alignas(64) int64_t offset[kRun];
+  alignas(64) A value[kPlanes][4][2 * kRun];
+
+  static STN_INLINE bool possible(const Problem& p) {
+    return sizeof(A) == 4 && p.mode != Mode::bicubic && lanes_are_points(p) && p.grad_input.column == 1 && p.width > 1;
+  }
+  STN_INLINE void add_to(const Target<A>& target) {
+    for (int64_t c = 0; c < target.channels; ++c) {
+      for (int i = 0; i < N; ++i) {
+        for (int r = 0; r < rows; ++r) {
+          A* plane = target.origin + c * target.plane_stride + step[r];
+          const A* values = value[c][r] + 2 * i;
+          for (int list = 0; list < lists; ++list) {
+            A* pair = plane + offset[N * list + i];
+            store(pair, load<Pair>(pair) + load<Pair>(values + 2 * N * list));
+          }
+        }
+      }
+    }
+    lists = 0;
+  }
+};
+
 // What of the passes depends on the storage type, compiled once a level: in samplers.cpp. Images lie as the input does,
 // cotangents as the output's gradient; at, grad_at, out_at: elements from their beginning.
 template <class T>
@@ -214,15 +253,14 @@ struct TapSums {
   static void add_values(const Problem& p, const List& list, const Region& region, const void* images, int64_t at,
                          const V* weight, int64_t channels, V* sums) {
     const T* image = static_cast<const T*>(images) + at;
-    with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
+    with_reads(reads_of<T>(list, region, p.width), list.taps, [&](auto reads, auto count) STN_LAMBDA {
       for (int64_t c = 0; c < channels; ++c, image += p.input.channel) {
         V first{}, second{};
-        for (int t = 0; t < list.taps; t += 2) {
+        every_second<count>(list.taps, [&](int t) STN_LAMBDA {
           V a, b;
           read_two<reads, T>(list, image, t, a, b);
-          first += weight[t] * a;
-          if (reads != Reads::single || t + 1 < list.taps) second += weight[t + 1] * b;
-        }
+          first += weight[t] * a, second += weight[t + 1] * b;
+        });
         sums[c] += first + second;
       }
     });
@@ -259,7 +297,9 @@ struct TapSums {
                        int64_t grad_at, int count, int64_t channels, V* dots) {
     const T* image = static_cast<const T*>(images) + at;
     const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
-    for (int t = 0; t < list.taps; ++t) dots[t] = V{};
+    if (list.outside || !lanes_are_points(p)) {
+      for (int t = 0; t < list.taps; ++t) dots[t] = V{};
+    }
     if (list.outside) return;
     if (!lanes_are_points(p)) {
       for (int i = 0; i < count; ++i, grad += p.grad_output.column) {
@@ -271,17 +311,16 @@ struct TapSums {
     for (int64_t c = 0; c < channels; ++c) {
       g[c] = load_points_of<N>(grad + c * p.grad_output.channel, p.grad_output.column, count);
     }
-    with_reads(reads_of<T>(list, region, p.width), [&](auto reads) STN_LAMBDA {
-      for (int t = 0; t < list.taps; t += 2) {
+    with_reads(reads_of<T>(list, region, p.width), list.taps, [&](auto reads, auto count) STN_LAMBDA {
+      every_second<count>(list.taps, [&](int t) STN_LAMBDA {
         V first{}, second{};
         for (int64_t c = 0; c < channels; ++c) {
           V a, b;
           read_two<reads, T>(list, image + c * p.input.channel, t, a, b);
           first += g[c] * a, second += g[c] * b;
         }
-        dots[t] += first;
-        if (t + 1 < list.taps) dots[t + 1] += second;
-      }
+        dots[t] = first, dots[t + 1] = second;
+      });
     });
   }
 
@@ -299,6 +338,22 @@ struct TapSums {
     A* plane = target.origin;
     for (int64_t c = 0; c < target.channels; ++c, grad += p.grad_output.channel, plane += target.plane_stride) {
       scatter_plane<A>(list, plane, load_points_of<N>(grad, p.grad_output.column, end), weight, begin, end);
+    }
+  }
+  // Leaves them to a run.
+  static void put_off(const Problem& p, const List& list, int64_t grad_at, int64_t channels, PairRun<A>& run) {
+    const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
+    const int64_t first = N * run.lists++;
+    store(run.offset + first, load<typename List::Offsets>(list.offset));
+    run.rows = list.taps / 2;
+    for (int r = 0; r < run.rows; ++r) run.step[r] = list.step[2 * r];
+    for (int64_t c = 0; c < channels; ++c, grad += p.grad_output.channel) {
+      const V g = load_points_of<N>(grad, p.grad_output.column, N);
+      for (int r = 0; r < run.rows; ++r) {
+        V pair[2] = {list.weight[2 * r] * g, list.weight[2 * r + 1] * g};
+        if (!list.interior) pair[0] = list.inside_only(pair[0], 2 * r), pair[1] = list.inside_only(pair[1], 2 * r + 1);
+        interleave<2, N>(pair, run.value[c][r] + 2 * first);
+      }
     }
   }
   // Rounds sums to consecutive elements of an image.
@@ -321,14 +376,15 @@ struct TapKernels {
   decltype(&TapSums<A>::store_channels) store_channels;
   decltype(&TapSums<A>::set_dots) set_dots;
   decltype(&TapSums<A>::scatter) scatter;
+  decltype(&TapSums<A>::put_off) put_off;
   decltype(&TapSums<A>::store_all) store_all;
   bool direct;  // the storage type is the compute type
 
   template <class T>
   static constexpr TapKernels of(T) {
     using S = TapSums<T>;
-    return {S::add_values, S::store_values, S::sum_channels, S::store_channels,
-            S::set_dots,   S::scatter,      S::store_all,    sizeof(T) == sizeof(A)};
+    return {S::add_values, S::store_values, S::sum_channels, S::store_channels,     S::set_dots,
+            S::scatter,    S::put_off,      S::store_all,    sizeof(T) == sizeof(A)};
   }
   STN_INLINE static TapKernels of(DType dtype) {
     if constexpr (sizeof(A) == sizeof(float)) {

@@ -6,6 +6,7 @@ import torch
 
 from .. import _library
 from .._library import MODE_NAMES, PADDING_NAMES
+from ..reference.sampling import compute_dtype
 
 
 def by_autograd(backward, tensors, grads, needed):
@@ -36,6 +37,48 @@ def double_backward_at_grid(namespace, gg_input, gg_grid, grad_output, input, gr
     name = "_grid_sample_double_backward"
     deterministic = torch.are_deterministic_algorithms_enabled()
     return _library.call_in(namespace, name, *cotangents, grad_output, input, grid, *options, *needs, deterministic)
+
+
+def double_backward_at_transform(transform, reference_backward):
+    """The same for `{transform}_sample`, at the grid of its parameters: (..., parameters, *constants, options, needs).
+
+    Args:
+        reference_backward: (gradient of the grid, parameters, *constants, align_corners) -> that of the parameters;
+            None if the transform is linear in them.
+    """
+
+    def double_backward(namespace, gg_input, gg_values, grad_output, input, values, *rest):
+        *constants, options, needs = rest
+        size, align_corners = grad_output.shape[values.dim() - 1 :], options[-1]
+        wide = values.to(compute_dtype(input, values))
+
+        def grid_of(parameters):
+            return _library.call_in(namespace, f"{transform}_grid", parameters, *constants, size, align_corners)
+
+        grid, gg_grid, curvature = grid_of(wide), None, None
+        if gg_values is not None and reference_backward is None:
+            gg_grid = grid_of(gg_values.to(wide.dtype))
+        elif gg_values is not None:
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            arguments = (grad_output, input, grid, *options, False, True, deterministic)
+            _, grad_grid = _library.call_in(namespace, "_grid_sample_backward", *arguments)
+            gg_grid, curvature = by_autograd(
+                lambda grad, parameters: (reference_backward(grad, parameters, *constants, align_corners),),
+                (grad_grid, wide),
+                [gg_values.to(wide.dtype)],
+                [True],
+            )
+        of_output, of_input, of_grid = double_backward_at_grid(
+            namespace, gg_input, gg_grid, grad_output, input, grid, options, needs
+        )
+        if needs[2]:
+            parameters = () if transform == "affine" else (wide,)
+            name = f"_{transform}_grid_backward"
+            of_values = _library.call_in(namespace, name, of_grid, *parameters, *constants, align_corners)
+            of_grid = (of_values if curvature is None else of_values + curvature).to(values.dtype)
+        return of_output, of_input, of_grid
+
+    return double_backward
 
 
 def reference_double_backward(reference_backward, constants=0, kernel=None):

@@ -3,10 +3,9 @@
 from .. import _checks, _library
 from .._library import MODE_NAMES
 from ..reference import affine as reference
-from ..reference.sampling import compute_dtype
 from . import linearized
 from ._broadcast import over_batch
-from ._double_backward import double_backward_at_grid
+from ._double_backward import double_backward_at_transform
 from ._warp import declare_sample
 
 
@@ -55,26 +54,10 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
     return over_batch(run, input, theta, 2)
 
 
-def _double_backward(namespace, gg_input, gg_theta, grad_output, input, theta, options, needs):
-    """At the grid of theta: the transform is linear, so that a cotangent of theta's gradient is transformed alike."""
-    size, dtype = grad_output.shape[theta.dim() - 1 :], compute_dtype(input, theta)
-
-    def grid_of(matrix):
-        return _library.call_in(namespace, "affine_grid", matrix.to(dtype), size, options[-1])
-
-    gg_grid = None if gg_theta is None else grid_of(gg_theta)
-    of_output, of_input, of_grid = double_backward_at_grid(
-        namespace, gg_input, gg_grid, grad_output, input, grid_of(theta), options, needs
-    )
-    if needs[2]:
-        of_grid = _library.call_in(namespace, "_affine_grid_backward", of_grid, options[-1]).to(theta.dtype)
-    return of_output, of_input, of_grid
-
-
 declare_sample(
     "affine_sample",
     "theta",
     reference.affine_sample,
     reference.affine_sample_backward,
-    double_backward=_double_backward,
+    double_backward=double_backward_at_transform("affine", None),
 )

@@ -5,6 +5,7 @@ from .._library import MODE_NAMES
 from ..reference import homography as reference
 from . import linearized
 from ._broadcast import over_batch
+from ._double_backward import double_backward_at_transform
 from ._warp import declare_sample
 
 
@@ -28,7 +29,7 @@ def homography_sample(input, matrix, size, mode="bilinear", padding_mode="zeros"
 
     Returns:
         (B, C, Ho, Wo), or (B, S, C, Ho, Wo) if matrix has a sample dimension; the dtype of input; channels_last if
-        input is. Differentiable in input and matrix, twice (the second backward runs on the reference).
+        input is. Differentiable in input and matrix, twice.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
@@ -50,4 +51,10 @@ def homography_sample(input, matrix, size, mode="bilinear", padding_mode="zeros"
     return over_batch(run, input, matrix, 2)
 
 
-declare_sample("homography_sample", "matrix", reference.homography_sample, reference.homography_sample_backward)
+declare_sample(
+    "homography_sample",
+    "matrix",
+    reference.homography_sample,
+    reference.homography_sample_backward,
+    double_backward=double_backward_at_transform("homography", reference.homography_grid_backward),
+)

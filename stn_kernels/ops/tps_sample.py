@@ -5,6 +5,7 @@ from .._library import MODE_NAMES
 from ..reference import tps as reference
 from . import _tps_system, linearized
 from ._broadcast import over_batch
+from ._double_backward import double_backward_at_transform
 from ._warp import declare_sample
 
 
@@ -44,7 +45,7 @@ def tps_sample(
 
     Returns:
         (B, C, Ho, Wo), or (B, S, C, Ho, Wo) if points have a sample dimension; the dtype of input; channels_last if
-        input is. Differentiable in input, points and affine, twice (the second backward runs on the reference).
+        input is. Differentiable in input, points and affine, twice.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
@@ -69,4 +70,11 @@ def tps_sample(
     return over_batch(run, input, values, 2)
 
 
-declare_sample("tps_sample", "coefficients", reference.tps_sample, reference.tps_sample_backward, ("control_points",))
+declare_sample(
+    "tps_sample",
+    "coefficients",
+    reference.tps_sample,
+    reference.tps_sample_backward,
+    ("control_points",),
+    double_backward=double_backward_at_transform("tps", None),
+)

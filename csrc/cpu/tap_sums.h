@@ -74,12 +74,27 @@ STN_INLINE void every_second(int taps, F f) {
 }
 
 // target[t] += weight[t] grad of points [begin, end), in one plane in the compute type. Pixels that are not read get 0.
-// Column by column of the taps: points share pixels with their neighbours, and a sum in memory waits for the one
-// before.
+// Points share pixels with their neighbours, and a sum in memory waits for the one before: so every other point comes
+// first, or column by column of the taps. Which tap a pixel is to a point that moved inside depends on the region; the
+// order of the sums must not.
 template <class A>
 STN_INLINE void scatter_plane(const TapList<A>& list, A* plane, typename TapList<A>::V grad,
                               const typename TapList<A>::V* weight, int begin, int end) {
   constexpr int N = TapList<A>::N;
+  const auto value = [&](int t) STN_LAMBDA {
+    const auto product = weight[t] * grad;
+    return list.interior ? product : list.inside_only(product, t);
+  };
+  if (list.row == 2) {
+    alignas(64) A lanes[8][N];
+    for (int t = 0; t < list.taps; ++t) store(lanes[t], value(t));
+    for (int parity = 0; parity < 2; ++parity) {
+      for (int i = begin + parity; i < end; i += 2) {
+        for (int t = 0; t < list.taps; ++t) plane[list.offset[i] + list.step[t]] += lanes[t][i];
+      }
+    }
+    return;
+  }
   alignas(64) A lanes[N];
   alignas(64) int64_t offset[N];
   const auto add = [&](A* target, const int64_t* offset) STN_LAMBDA {
@@ -91,9 +106,8 @@ STN_INLINE void scatter_plane(const TapList<A>& list, A* plane, typename TapList
   };
   for (int column = 0; column < list.row; ++column) {
     for (int t = column; t < list.taps; t += list.row) {
-      const auto value = weight[t] * grad;
-      store(lanes, list.interior ? value : list.inside_only(value, t));
-      if (list.stepped()) {
+      store(lanes, value(t));
+      if (list.interior) {
         add(plane + list.step[t], list.offset);
       } else {
         store(offset, list.offsets(t));
@@ -225,13 +239,13 @@ struct PairRun {
   }
   STN_INLINE void add_to(const Target<A>& target) {
     for (int64_t c = 0; c < target.channels; ++c) {
+      A* plane = target.origin + c * target.plane_stride;
       for (int i = 0; i < N; ++i) {
-        for (int r = 0; r < rows; ++r) {
-          A* plane = target.origin + c * target.plane_stride + step[r];
-          const A* values = value[c][r] + 2 * i;
-          for (int list = 0; list < lists; ++list) {
-            A* pair = plane + offset[N * list + i];
-            store(pair, load<Pair>(pair) + load<Pair>(values + 2 * N * list));
+        for (int list = 0; list < lists; ++list) {
+          A* point = plane + offset[N * list + i];
+          for (int r = 0; r < rows; ++r) {
+            A* pair = point + step[r];
+            store(pair, load<Pair>(pair) + load<Pair>(value[c][r] + 2 * (N * list + i)));
           }
         }
       }

@@ -334,7 +334,8 @@ def main() -> None:
         check_linearized(*arguments)
     for (shape, steps, own_points), dtype in zip(CPAB, itertools.cycle(DTYPES[:2]), strict=False):
         check_cpab(shape, dtype, steps, own_points)
-    for (n, mode), dtype in zip(itertools.product((1, 2, 3), (0, 1, 2)), itertools.cycle((*SWEPT, torch.float32)), strict=False):
+    turns = itertools.cycle((*SWEPT, torch.float32))
+    for (n, mode), dtype in zip(itertools.product((1, 2, 3), (0, 1, 2)), turns, strict=False):
         check_cpab_sample(n, dtype, mode, 0)
         if mode == 0:
             check_cpab_sample(n, torch.float64, mode, 3)

@@ -125,12 +125,20 @@ void nearest_forward(const Problem& p, int64_t begin, int64_t end) {
 }
 
 template <class A>
+STN_INLINE auto adding_to_pixels(const Problem& p) {
+  return [&p, kernels = PixelKernels<A>(p.dtype)](const Row&, const PixelRun<A>& run, int64_t, int, int count,
+                                                  int64_t grad_at, const Target<A>& target)
+             STN_LAMBDA { kernels.add(p, run, count, grad_at, target); };
+}
+
+template <class A>
 void nearest_grad_input(const Problem& p, int64_t begin, int64_t end) {
-  const PixelKernels<A> kernels(p.dtype);
-  scatter_tasks<A, NearestSampler<A>>(
-      p, begin, end, false, TapKernels<A>::of(p.dtype),
-      [&](const Row&, const PixelRun<A>& run, int64_t, int, int count, int64_t grad_at, const Target<A>& target)
-          STN_LAMBDA { kernels.add(p, run, count, grad_at, target); });
+  scatter_tasks<A, NearestSampler<A>>(p, begin, end, false, TapKernels<A>::of(p.dtype), adding_to_pixels<A>(p));
+}
+
+template <class A>
+void nearest_add_grad_input(const Problem& p, int64_t first, int64_t last) {
+  add_to_slices<A, NearestSampler<A>>(p, first, last, adding_to_pixels<A>(p));
 }
 
 }  // namespace stn::STN_LEVEL

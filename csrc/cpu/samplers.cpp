@@ -42,7 +42,8 @@ Work sampler_grad_parameters(const Problem& p) {
 
 void add_grad_input(const Problem& p, int64_t first, int64_t last) {
   with_compute(p.dtype, [&](auto a) STN_LAMBDA {
-    taps_add_grad_input<decltype(a)>(p, first, last);
+    using A = decltype(a);
+    p.mode == Mode::nearest ? nearest_add_grad_input<A>(p, first, last) : taps_add_grad_input<A>(p, first, last);
     return Work{};
   });
 }

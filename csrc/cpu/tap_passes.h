@@ -334,19 +334,24 @@ void taps_grad_input(const Problem& p, int64_t begin, int64_t end) {
 }
 
 // Adds what the outputs of the only image give to slices [first, last) of grad_input, which is of the compute type.
-template <class A>
-void taps_add_grad_input(const Problem& p, int64_t first, int64_t last) {
+template <class A, class S, class Scatter>
+STN_INLINE void add_to_slices(const Problem& p, int64_t first, int64_t last, const Scatter& scatter) {
   Region region(p, p.grad_input);
   region.first = first, region.last = last;
-  const Sampler<A> sampler(p, false);
-  PairRun<A> run;
+  const S sampler(p, false);
   const int64_t block = Bands(p).block, plane_stride = p.channels_last ? 1 : p.grad_input.channel;
   for (int64_t c = 0; c < p.channels; c += block) {
     A* sums = static_cast<A*>(p.grad_input.data) + c * p.grad_input.channel + first * region.stride[p.dimensions - 1];
     const Target<A> target{sums, plane_stride, minimum(block, p.channels - c)};
-    scatter_image<A>(sampler, p, 0, c, region, target,
-                     ScatterTaps<A>{p, TapKernels<A>::of(p.dtype), run.possible(p) ? &run : nullptr});
+    scatter_image<A>(sampler, p, 0, c, region, target, scatter);
   }
+}
+
+template <class A>
+void taps_add_grad_input(const Problem& p, int64_t first, int64_t last) {
+  PairRun<A> run;
+  add_to_slices<A, Sampler<A>>(p, first, last,
+                               ScatterTaps<A>{p, TapKernels<A>::of(p.dtype), run.possible(p) ? &run : nullptr});
 }
 
 }  // namespace stn::STN_LEVEL

@@ -24,7 +24,7 @@ VARIANTS = {
     "plain": (f"-O1 {FUSED}", "", "-Wl,-z,defs"),
     "asan": (
         f"-O0 -g1 -DSTN_WITHOUT_FLOAT16 -fsanitize={CHECKS} -fsanitize-undefined-trap-on-error"
-        " -fno-sanitize-address-use-after-scope --param asan-instrumentation-with-call-threshold=0",
+        " --param asan-instrumentation-with-call-threshold=0",
         "",
         "",
     ),

@@ -169,9 +169,12 @@ class OpTests:
     def test_opcheck(self, backend, layout, samples):
         padding = "reflection" if "reflection" in self.case.paddings else "zeros"
         sample = small(padding_mode=padding, layout=layout, samples=samples, batch=1 if backend.slow else 2)
+        # Compilation takes a hundred times longer than the other checks, and of layouts sees only the fake's.
+        compiled = (layout, samples) in (("contiguous", None), ("channels_last", 2))
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
         for operator, args, _ in self._recorded(backend, sample):
-            leaves = [a.detach().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args]
-            torch.library.opcheck(operator, tuple(leaves))
+            leaves = tuple(a.detach().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args)
+            torch.library.opcheck(operator, leaves, test_utils=(*checks, *["test_aot_dispatch_dynamic"] * compiled))
 
     def test_gradients_not_needed_are_not_computed(self, backend, padding):
         gradients = list(self.case.quantities)

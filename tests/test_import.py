@@ -1,5 +1,6 @@
 """Importing the package is cheap and pulls in nothing optional."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 OPTIONAL = ("triton", "matplotlib", "kornia", "click", "rich", "skimage", "scipy", "pytest", "hypothesis")
 
 
+@functools.cache
 def loaded_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)

@@ -22,7 +22,7 @@ OPS = ("affine_sample", "grid_sample")
 
 @pytest.fixture(scope="module", autouse=True)
 def namespace():
-    name = build.load("plain")
+    name = build.load()
     if "simt" not in _library.NAMESPACES:
         _library.register_backend("simt", name)
     return getattr(torch.ops, name)

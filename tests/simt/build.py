@@ -1,5 +1,6 @@
 """Builds csrc/cuda with g++ for the runner on the CPU, and loads it as the namespace `stn_kernels_simt`."""
 
+import fcntl
 import functools
 import pathlib
 import subprocess
@@ -17,22 +18,18 @@ NAMESPACE = "stn_kernels_simt"
 CPU_FLAGS = pathlib.Path("/proc/cpuinfo")
 FUSED = "-mfma -ffp-contract=fast" if CPU_FLAGS.exists() and " fma " in CPU_FLAGS.read_text() else ""
 
-# variant -> (flags for everything, flags for the kernels alone, linker flags), chosen by what compiles fast: the checks
-# of memory as calls, undefined behaviour as a trap (SIGILL), and bfloat16 for both half types, whose code is the same.
+# variant -> (flags for everything, flags for the kernels alone, linker flags), chosen by what compiles fast.
 CHECKS = "address,alignment,bounds,float-cast-overflow,integer-divide-by-zero,shift,signed-integer-overflow"
 VARIANTS = {
-    "plain": (f"-O1 {FUSED}", "", "-Wl,-z,defs"),
+    # libtsan is not linked: the compiler's calls to it go to races.cpp, which looks for races if SIMT_RACES=1.
+    "race": (f"-O1 -g1 {FUSED}", "-fsanitize=thread --param tsan-instrument-func-entry-exit=0", "-Wl,-z,defs"),
+    # The checks of memory as calls, undefined behaviour as a trap (SIGILL), bfloat16 for both half types, whose code is
+    # the same.
     "asan": (
         f"-O0 -g1 -DSTN_WITHOUT_FLOAT16 -fsanitize={CHECKS} -fsanitize-undefined-trap-on-error"
         " --param asan-instrumentation-with-call-threshold=0",
         "",
         "",
-    ),
-    # libtsan is not linked: the compiler's calls to it go to races.cpp.
-    "race": (
-        "-O0 -g1 -DSTN_WITHOUT_FLOAT16 -DSIMT_RACE",
-        "-fsanitize=thread --param tsan-instrument-func-entry-exit=0",
-        "-Wl,-z,defs",
     ),
 }
 LIBRARIES = {"stn_kernels_simt": sorted((_build.SOURCES / "cuda").glob("*.cu")), "planted": [HERE / "planted.cu"]}
@@ -40,7 +37,7 @@ LIBRARIES = {"stn_kernels_simt": sorted((_build.SOURCES / "cuda").glob("*.cu")),
 
 @functools.cache
 def build(variant: str, library: str = "stn_kernels_simt") -> pathlib.Path:
-    """One variant ("plain", "asan", "race") of the kernels or of the planted faults, built if its sources changed."""
+    """One variant ("race", "asan") of the kernels or of the planted faults, built if its sources changed."""
     flags, kernel_flags, link_flags = VARIANTS[variant]
     includes, links = _build.torch_flags()
     command = (
@@ -55,11 +52,14 @@ def build(variant: str, library: str = "stn_kernels_simt") -> pathlib.Path:
         objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {kernel_flags} {includes} -x c++"))
     target = graph.folder / f"lib{library}.so"
     graph.link(target, objects, f"{_build.compiler()} {flags}", f"{links} {link_flags}")
-    graph.run()
+    graph.folder.mkdir(parents=True, exist_ok=True)
+    with open(graph.folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of pytest-xdist build the same files
+        graph.run()
     return target
 
 
-def load(variant: str = "plain") -> str:
+def load(variant: str = "race") -> str:
     """Builds and loads a variant, declares its operators; returns the namespace. One variant a process."""
     _load(variant)
     return NAMESPACE
@@ -81,9 +81,9 @@ def _load(variant: str) -> None:
 
 
 def sanitizer_environment(variant: str) -> dict[str, str]:
-    """What a process needs in its environment before it can load a variant."""
-    if variant != "asan":
-        return {}
+    """What a process needs in its environment to be checked by a variant."""
+    if variant == "race":
+        return {"SIMT_RACES": "1"}
     libraries = [
         subprocess.run(
             [_build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True

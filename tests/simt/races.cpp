@@ -1,18 +1,19 @@
 // The race detector: kernels are compiled with -fsanitize=thread but linked without libtsan, so that the compiler's
 // __tsan_* calls land here. Two accesses to a byte by different threads, one of them a write, not both atomic, must
 // have between them a __syncthreads of their block or a full __syncwarp of their warp.
-#include "scheduler.h"
-
-#ifndef SIMT_RACE
-void simt::touch_atomic(const void*, size_t, const void*) {}
-#else
+// SIMT_RACES=1 turns it on.
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <unordered_map>
+
+#include "scheduler.h"
 
 namespace simt {
 namespace {
+
+const bool watching = std::getenv("SIMT_RACES") != nullptr;
 
 enum Kind : uint8_t { kRead = 0, kWrite = 1, kAtomic = 2 };
 const char* const kKindNames[] = {"read", "write", "atomic"};
@@ -48,8 +49,7 @@ bool ordered(const Now& a, const Now& b) {
   fail(text);
 }
 
-void touch(const void* address, size_t size, Kind kind, const void* pc) {
-  if (!in_kernel() || is_stack(address)) return;
+void record(const void* address, size_t size, Kind kind, const void* pc) {
   const uintptr_t begin = uintptr_t(address), end = begin + size;
   const bool shared = is_shared(address);
   for (uintptr_t index = begin >> 3; index <= (end - 1) >> 3; ++index) {
@@ -70,6 +70,10 @@ void touch(const void* address, size_t size, Kind kind, const void* pc) {
     }
     *(place ? place : &word.last[word.next++ % 4]) = access;
   }
+}
+
+inline void touch(const void* address, size_t size, Kind kind, const void* pc) {
+  if (watching && in_kernel() && !is_stack(address)) record(address, size, kind, pc);
 }
 
 }  // namespace
@@ -100,4 +104,3 @@ extern "C" __attribute__((visibility("hidden"))) int __tsan_atomic32_fetch_add(v
 }
 
 }  // namespace simt
-#endif

@@ -19,12 +19,13 @@ def floating_tensor(name: str, value) -> None:
 def image(value, dimensions: tuple[int, ...] = (2,)) -> int:
     """input: (B, C, *in) with a non-empty spatial size of as many dimensions as allowed; returns how many."""
     floating_tensor("input", value)
-    n = value.dim() - 2
+    shape = value.shape
+    n = len(shape) - 2
     if n not in dimensions:
         wanted = " or ".join(("(B, C, W)", "(B, C, H, W)", "(B, C, D, H, W)")[d - 1] for d in dimensions)
-        raise ValueError(f"input must be {wanted}, got shape {tuple(value.shape)}")
-    if 0 in value.shape[2:]:
-        raise ValueError(f"input must have a non-empty spatial size, got shape {tuple(value.shape)}")
+        raise ValueError(f"input must be {wanted}, got shape {tuple(shape)}")
+    if 0 in shape[2:]:
+        raise ValueError(f"input must have a non-empty spatial size, got shape {tuple(shape)}")
     return n
 
 
@@ -67,9 +68,10 @@ def affine(value) -> int:
 def grid(value, n: int = 2) -> None:
     """grid: (B, *out, n) or (B, S, *out, n)."""
     floating_tensor("grid", value)
-    if value.dim() not in (n + 2, n + 3) or value.shape[-1] != n:
+    shape = value.shape
+    if len(shape) - n not in (2, 3) or shape[-1] != n:
         size = ", ".join(("Do", "Ho", "Wo")[3 - n :])
-        raise ValueError(f"grid must be (B, {size}, {n}) or (B, S, {size}, {n}), got shape {tuple(value.shape)}")
+        raise ValueError(f"grid must be (B, {size}, {n}) or (B, S, {size}, {n}), got shape {tuple(shape)}")
 
 
 def same_batch_and_device(name: str, value, input, broadcast: bool = False) -> None:

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
 MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
@@ -48,7 +50,13 @@ DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 LACKING: dict[str, set[str]] = {}
 
 _DEFAULT_BACKEND = os.environ.get("STN_KERNELS_BACKEND") or None
-_forced = threading.local()  # .backend: what `use_backend` asks for in this thread
+
+
+class _Forced(threading.local):
+    backend: str | None = None  # what `use_backend` asks for in this thread
+
+
+_forced = _Forced()
 _libraries: list[torch.library.Library] = []
 _load_errors: dict[str, str] = {}
 
@@ -67,9 +75,9 @@ class Op:
 
 
 _ops: list[Op] = []
-_entries: dict[
-    tuple[str, str], tuple[Callable, type | None]
-] = {}  # (namespace, name) -> operator, its autograd.Function
+# (namespace, name) -> operator, the same below Python's overrides, recorded for autograd in eager mode, and how many
+# tensors come first
+_entries: dict[tuple[str, str], tuple[Callable, Callable, Callable | None, int]] = {}
 _transformable: dict[tuple[str, str], type] = {}  # the same as a function that functorch transforms
 
 
@@ -102,32 +110,41 @@ def _define(namespace: str, op: Op, implementation: Callable | None) -> None:
     torch.library.register_fake(qualified, op.fake, lib=library)
     if op.vmap is not None:
         torch.library.register_vmap(qualified, op.vmap(namespace), lib=library)
-    function = None
+    recorded = None
     handle = getattr(getattr(torch.ops, namespace), op.name).default
+    # What the handle does after a look for __torch_function__ and other overrides, which costs more than a small call.
+    direct = functools.partial(torch._C._dispatch_call_boxed, handle._handle)
     if op.backward is not None:
         torch.library.register_autograd(qualified, op.backward(namespace), setup_context=op.setup_context, lib=library)
-        function = _eager_function(handle, op.setup_context, op.backward(namespace))
+        recorded = _eager_function(direct, op.setup_context, op.backward(namespace))
         if op.vmap is not None:
             _transformable[namespace, op.name] = _transformable_function(handle, op, namespace)
-    _entries[namespace, op.name] = handle, function
+    _entries[namespace, op.name] = handle, direct, recorded, _leading_tensors(handle)
 
 
-def _eager_function(handle, setup_context, formula):
-    """The operator and its registered formula as a plain autograd.Function: the same gradients at half the overhead."""
+def _leading_tensors(handle) -> int:
+    """How many arguments of an operator come before the first that is no tensor."""
+    kinds = ["Tensor" in str(argument.type) for argument in handle._schema.arguments]
+    return (*kinds, False).index(False)
+
+
+def _eager_function(direct, setup_context, formula):
+    """The operator and its registered formula as a plain autograd.Function: the same gradients at half the overhead.
+
+    Not its `apply`, but what that comes to once `call_in` has looked for torch.func's transforms.
+    """
 
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *args):
             with torch._C._AutoDispatchBelowAutograd():
-                output = handle(*args)
+                output = direct(*args)
             setup_context(ctx, args, output)
             return output
 
-        @staticmethod
-        def backward(ctx, *grads):
-            return formula(ctx, *grads)
+        backward = staticmethod(formula)
 
-    return Eager
+    return super(torch.autograd.Function, Eager).apply
 
 
 def _transformable_function(handle, op: Op, namespace: str):
@@ -257,17 +274,12 @@ def use_backend(backend: str | None):
         ValueError: the name is unknown. An operator raises RuntimeError if the backend cannot run on its tensors.
     """
     _check_name(backend)
-    previous = getattr(_forced, "backend", None)
+    previous = _forced.backend
     _forced.backend = backend
     try:
         yield
     finally:
         _forced.backend = previous
-
-
-def requested(backend: str | None) -> str | None:
-    """The backend asked for: by argument, by `use_backend` or by the environment; None if none is."""
-    return backend or getattr(_forced, "backend", None) or _DEFAULT_BACKEND
 
 
 def _check_name(backend: str | None) -> None:
@@ -280,19 +292,19 @@ def _check_name(backend: str | None) -> None:
 CUDA_PREFERENCE = {"any other": ("cuda", "triton", "reference")}
 
 
-def _automatic(device_type: str, sampler: tuple | None, op: str) -> str:
-    if device_type != "cuda":
+def _automatic(on_cuda: bool, sampler: tuple | None, op: str) -> str:
+    if not on_cuda:
         return "stn_kernels" if sampler is None or sampler in SAMPLERS["cpu"] else "stn_kernels_reference"
     preference = CUDA_PREFERENCE.get(op, CUDA_PREFERENCE["any other"])
     return NAMESPACES[next(b for b in preference if not why_not(b, "cuda", sampler, op))]
 
 
-def _namespace(backend: str | None, device_type: str, sampler: tuple | None, op: str) -> str:
-    backend = requested(backend)
+def _namespace(backend: str | None, tensor: torch.Tensor, sampler: tuple | None, op: str) -> str:
+    backend = backend or _forced.backend or _DEFAULT_BACKEND
     if backend is None:
-        return _automatic(device_type, sampler, op)
+        return _automatic(tensor.is_cuda, sampler, op)
     _check_name(backend)
-    if reason := why_not(backend, device_type, sampler, op):
+    if reason := why_not(backend, tensor.device.type, sampler, op):
         raise RuntimeError(f"backend {backend!r} cannot be used here: {reason}")
     return NAMESPACES[backend]
 
@@ -302,26 +314,27 @@ def call(name: str, backend: str | None, *args, sampler: tuple | None = None):
 
     sampler: the entry of SAMPLERS that a backend must have; None if every backend has the operator.
     """
-    return call_in(_namespace(backend, args[0].device.type, sampler, name), name, *args)
+    return call_in(_namespace(backend, args[0], sampler, name), name, *args)
 
 
 def call_in(namespace: str, name: str, *args):
     """Runs the operator `name` of a namespace.
 
     In plain eager mode it goes around the dispatcher's autograd key, whose Python kernel costs more than a small call;
-    under torch.compile the registered operator is called as it is.
+    under torch.compile, forward mode and overrides of __torch_function__ the registered operator is called as it is.
     """
-    handle, function = _entries[namespace, name]
+    handle, direct, recorded, tensors = _entries[namespace, name]
     if torch.compiler.is_compiling():
         return handle(*args)
     if torch._C._are_functorch_transforms_active():
         transformable = _transformable.get((namespace, name))
         return handle(*args) if transformable is None else transformable.apply(*args)
-    if forward_ad._current_level >= 0:
+    leading = args[:tensors]
+    if forward_ad._current_level >= 0 or has_torch_function(leading):
         return handle(*args)
-    if function is not None and torch.is_grad_enabled():
-        for arg in args:
-            if isinstance(arg, torch.Tensor) and arg.requires_grad:
-                return function.apply(*args)
+    if recorded is not None and torch.is_grad_enabled():
+        for arg in leading:
+            if arg is not None and arg.requires_grad:
+                return recorded(*unwrap_dead_wrappers(leading), *args[tensors:])
     with torch._C._AutoDispatchBelowAutograd():
-        return handle(*args)
+        return direct(*args)

@@ -105,7 +105,7 @@ def test_absent_backend_raises_its_reason(name):
 
 
 def choice(op, sampler=("bilinear", 2)):
-    return _library._automatic("cuda", sampler, op)
+    return _library._automatic(True, sampler, op)
 
 
 def test_choice_on_cuda_tensors(monkeypatch):

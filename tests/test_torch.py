@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from benchmarks.harness import peak_bytes
-from stn_kernels import use_backend
+from stn_kernels import affine_sample, use_backend
 from stn_kernels.op_cases import OP_CASES, Inputs, Sample
 
 from .op_tests import RecordOperators, small
@@ -174,3 +174,29 @@ def test_allocates_results_alone(name, layout):
         assert peak_bytes(backward(False, True), "cpu") <= little
         assert whole <= peak_bytes(backward(True, False), "cpu") <= whole + little
         assert peak_bytes(backward(True, True), "cpu") <= whole + little
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_torch_function_sees_the_operator(needs_grad):
+    seen = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    image = torch.rand(1, 2, 5, 6).as_subclass(Watched).requires_grad_(needs_grad)
+    output = affine_sample(image, torch.eye(2, 3).unsqueeze(0), (4, 4))
+    assert type(output) is Watched
+    assert output.requires_grad == needs_grad
+    assert torch.ops.stn_kernels.affine_sample.default in seen
+
+
+def test_a_tensor_leaked_from_a_transform_is_a_constant():
+    leaked = []
+    torch.func.grad(lambda image: (leaked.append(image * 1), image.sum())[1])(torch.rand(1, 2, 5, 6))
+    theta = torch.eye(2, 3).unsqueeze(0)
+    assert not affine_sample(leaked[0], theta, (4, 4)).requires_grad
+    affine_sample(leaked[0], theta.requires_grad_(), (4, 4)).sum().backward()
+    assert theta.grad.isfinite().all()

@@ -14,9 +14,9 @@ def over_batch(run: Callable, input: torch.Tensor, coords: torch.Tensor, dims: i
         coords: what the operator samples at, with `dims` dimensions after (B[, S]).
         others: further tensors (B[, S], ...), or None.
     """
-    given = coords, *others
     if coords.shape[0] == input.shape[0]:
-        return run(*given)
+        return run(coords, *others)
+    given = coords, *others
     if coords.dim() == dims + 1:
         return run(*(t if t is None else t.unsqueeze(0) for t in given)).squeeze(0)
     flat = (t if t is None else t.flatten(0, 1).unsqueeze(0) for t in given)

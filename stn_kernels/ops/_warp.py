@@ -32,6 +32,7 @@ def declare_sample(name, parameters, reference, reference_backward, constants=()
     schema = f"({tensors}, {'SymInt[] size, ' if sized else ''}{options}) -> Tensor"
     needs = f"bool need_input, bool need_{parameters}, bool deterministic"
     backward_schema = f"(Tensor grad_output, {tensors}, {options}, {needs}) -> (Tensor, Tensor)"
+    backward_name, constant_gradients = f"_{name}_backward", (None,) * (count + sized + 3)
 
     def fake(input, values, *rest):
         n = input.dim() - 2
@@ -68,15 +69,15 @@ def declare_sample(name, parameters, reference, reference_backward, constants=()
             need_input, need_values = ctx.needs_input_grad[:2]
             deterministic = torch.are_deterministic_algorithms_enabled()
             arguments = (*ctx.saved_tensors, *ctx.options, need_input, need_values, deterministic)
-            grad_input, grad_values = _library.call_in(namespace, f"_{name}_backward", grad_output, *arguments)
+            grad_input, grad_values = _library.call_in(namespace, backward_name, grad_output, *arguments)
             given = grad_input if need_input else None, grad_values if need_values else None
-            return (*given, *[None] * (count + sized + 3))
+            return given + constant_gradients
 
         return gradient
 
     second = reference_double_backward(reference_backward, count, double_backward)
-    vmap = sampling(f"_{name}_backward", 1, count, sized, backward=True)
-    _library.declare(_library.Op(f"_{name}_backward", backward_schema, fake_backward, backward, *second, vmap))
+    vmap = sampling(backward_name, 1, count, sized, backward=True)
+    _library.declare(_library.Op(backward_name, backward_schema, fake_backward, backward, *second, vmap))
     vmap = sampling(name, 1, count, sized)
     _library.declare(_library.Op(name, schema, fake, forward, setup_context, formula, vmap))
 

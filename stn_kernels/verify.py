@@ -74,8 +74,10 @@ def evaluate(case: OpCase, inputs: Inputs, backend: str | None, layout: str) -> 
 def expected(case: OpCase, inputs: Inputs, layout: str, oracle: str = "reference") -> dict[str, torch.Tensor]:
     """What the float64 reference, or another backend, gives, for the cotangent that a call on `inputs` gets."""
     wide = inputs.to(device="cpu", dtype=torch.float64).requires_grad()
-    value = case.call(wide, oracle)
-    cotangent = grad_output(case.call(inputs.to(device="cpu"), oracle), layout).double()
+    value, image = case.call(wide, oracle), inputs.tensors.get("input")
+    # Samples have their image's type.
+    narrow = case.call(inputs.to(device="cpu"), oracle) if image is None else value.detach().to(image.dtype)
+    cotangent = grad_output(narrow, layout).double()
     return results_of(case, wide, value, cotangent)
 
 

@@ -115,10 +115,9 @@ def test_fixed_steps_are_libcpabs(backend, number):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_like_reference(backend, n, dtype, samples):
+    sizes = {"size": (2,) * n, "out_size": (3, 7, 2)[:n], "batch": 1 if backend.slow else 2}
     for seed, layout in enumerate(("contiguous", "channels_last", "rows", "contiguous")):
-        sample = Sample(
-            dtype=dtype, layout=layout, samples=samples, size=(2,) * n, out_size=(3, 7, 2)[:n], batch=2, seed=seed
-        )
+        sample = Sample(dtype=dtype, layout=layout, samples=samples, seed=seed, **sizes)
         assert_like_reference(backend, CASE, CASE.draw(sample), layout)
 
 
@@ -200,7 +199,7 @@ def test_lattices_on_edges_and_vertices(backend, shape, zero_boundary, dtype, sc
 def test_far_outside(backend, shape):
     """Paths that go round the domain, e^30 times as far away: float32 finds the way of float64."""
     tessellation = Tessellation(shape, False)
-    theta = 30 * tessellation.sample(4 if backend.slow else 16).to(backend.device)
+    theta = 30 * tessellation.sample(1 if backend.slow else 16).to(backend.device)
     points = lattice(shape, 2, 0.25).float().to(backend.device)
     value = backend.op(OP)(points, theta, tessellation)
     expected = backend.op(OP)(points.double(), theta.double(), tessellation)
@@ -235,7 +234,11 @@ def test_special_fields(backend, name, dtype):
     vertices = tessellation._complex.vertices / 4
     theta = nodal_field(tessellation, (vertices - centre) @ M.T + b)
     points = lattice((4, 4))
-    value, *grads = evaluate(backend, points.to(dtype), theta.to(dtype), tessellation)
+    points_and_theta = points.to(dtype), theta.to(dtype)
+    if backend.name == "reference" and dtype == torch.float64:  # a thousand segments, from cell to cell on one edge
+        value, grads = backend.op(OP)(*points_and_theta, tessellation), ()
+    else:
+        value, *grads = evaluate(backend, *points_and_theta, tessellation)
     expected = centre + (points - centre) @ torch.from_numpy(linalg.expm(M.numpy())).T + b
     assert (value[0] - expected).abs().max() < (1e-12 if dtype == torch.float64 else 3e-6)
     assert all(g.isfinite().all() for g in grads)

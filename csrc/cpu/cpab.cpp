@@ -216,7 +216,10 @@ STN_INLINE auto with_type(const CpabProblem& p, F f) {
     if (p.dimensions == 1) return f(t, integral_constant<int, 1>{});
     return p.dimensions == 2 ? f(t, integral_constant<int, 2>{}) : f(t, integral_constant<int, 3>{});
   };
-  return p.is_double ? with_n(double{}) : with_n(float{});
+  if constexpr (kHasFloat64) {
+    if (p.is_double) return with_n(double{});
+  }
+  return with_n(float{});
 }
 // Calls f(type tag, dimensions, a null pointer to the method).
 template <class F>

@@ -24,7 +24,7 @@ using stn::Shape;
 using stn::shape_of;
 using stn::Tensor;
 
-const stn::CpabKernels& kernels() { return *stn::kernels().cpab; }
+const stn::CpabKernels& kernels(const CpabProblem& p) { return *stn::kernels(p.is_double).cpab; }
 
 // The arguments of an operator, and what they point into.
 struct Call {
@@ -65,9 +65,9 @@ struct Call {
   void run(CpabWork (*kernel)(const CpabProblem&), int64_t together = 1) {
     if (p.items() * p.points == 0) return;
     if (p.steps == 0 && p.at && !p.own_points) {
-      starts = empty(points, {kernels().start_bytes(p) / (p.is_double ? 8 : 4)});
+      starts = empty(points, {kernels(p).start_bytes(p) / (p.is_double ? 8 : 4)});
       p.starts = starts.mutable_data_ptr();
-      launch(kernels().locate(p), p.points, 1);
+      launch(kernels(p).locate(p), p.points, 1);
     }
     launch(kernel(p), p.items() * p.points, together);
     if (unfinished) {
@@ -96,7 +96,7 @@ Tensor cpab_transform(const Tensor& points, const Tensor& velocities, const Tens
   size.insert(size.end(), {call.p.points, call.p.dimensions});
   Tensor output = empty(call.points, size);
   call.p.output = output.mutable_data_ptr();
-  call.run(kernels().forward);
+  call.run(kernels(call.p).forward);
   return output;
 }
 
@@ -109,7 +109,7 @@ Tensor cpab_jacobian(const Tensor& points, const Tensor& velocities, const Tenso
   size.insert(size.end(), {call.p.points, n, call.p.vertices, n});
   Tensor output = empty(call.points, size);
   call.p.output = output.mutable_data_ptr();
-  call.run(kernels().jacobian);
+  call.run(kernels(call.p).jacobian);
   return output;
 }
 
@@ -146,7 +146,7 @@ std::tuple<Tensor, Tensor> cpab_transform_backward(const Tensor& grad_output, co
   }
   std::vector<double> sums(need_velocities ? size_t(items * p.blocks() * count) : 0);
   p.sums = need_velocities ? sums.data() : nullptr;
-  call.run(kernels().backward);
+  call.run(kernels(call.p).backward);
   const auto finish = [&](auto type) {
     using T = decltype(type);
     if (need_points && shared != 1) {
@@ -190,8 +190,8 @@ struct SampleCall : Call {
   void transpose_bands(int64_t threads) {
     const int64_t rows = sampling.last_row, each = std::max<int64_t>(1, (threads + p.batch - 1) / p.batch);
     const int64_t bands = std::min(rows, each);
-    p.at_points = kernels().transpose;
-    const CpabWork work = kernels().forward(p);
+    p.at_points = kernels(p).transpose;
+    const CpabWork work = kernels(p).forward(p);
     const int64_t tasks = work.tasks / p.batch;
     torch::stable::parallel_for(0, p.batch * bands, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -225,7 +225,7 @@ Tensor cpab_sample(const Tensor& input, const Tensor& velocities, std::optional<
   Tensor output = stn::empty_images(input, out, q.channels_last, size.size());
   if (output.numel() == 0) return output;
   q.output = images<void*>(output, int(size.size()));
-  call.run(kernels().forward, kernels().read);
+  call.run(kernels(call.p).forward, kernels(call.p).read);
   return output;
 }
 
@@ -263,9 +263,9 @@ std::tuple<Tensor, Tensor, Tensor> cpab_sample_backward(const Tensor& grad_outpu
   call.sampling.affine_sums = affine_by_task.empty() ? nullptr : affine_by_task.data();
   if (together) q.grad_input = images<void*>(sums, n);
   if (need_points) {
-    call.run(p.sums ? kernels().backward : kernels().forward, kernels().pull, together ? of_image : 1);
+    call.run(p.sums ? kernels(p).backward : kernels(p).forward, kernels(p).pull, together ? of_image : 1);
   } else if (together && !empty_call) {
-    call.run(kernels().forward, kernels().transpose, of_image);
+    call.run(kernels(p).forward, kernels(p).transpose, of_image);
   }
   if (need_input && !together && !empty_call) {
     q.grad_input = images<void*>(sums, n);

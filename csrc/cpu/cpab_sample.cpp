@@ -72,23 +72,24 @@ template <class T, int n>
 void read_run(const CpabSampling& s, const CpabRun& run) {
   T moved[kCpabRun * n];
   const Problem p = at_run(s, run, source_of<T, n>(s, run, moved));
-  const Work work = kernels().forward(p);
+  const Work work = kernels(p).forward(p);
   work.run(work.problem, 0, work.tasks);
 }
 
 template <class T, int n>
 void transpose_run(const CpabSampling& s, const CpabRun& run) {
   T moved[kCpabRun * n];
-  kernels().add_grad_input(at_run(s, run, source_of<T, n>(s, run, moved)), s.first_row, s.last_row);
+  const Problem p = at_run(s, run, source_of<T, n>(s, run, moved));
+  kernels(p).add_grad_input(p, s.first_row, s.last_row);
 }
 
 template <class T, int n>
 void pull_run(const CpabSampling& s, const CpabRun& run) {
   T moved[kCpabRun * n], grad[kCpabRun * n];
   Problem p = at_run(s, run, source_of<T, n>(s, run, moved));
-  if (p.grad_input.data) kernels().add_grad_input(p, s.first_row, s.last_row);
+  if (p.grad_input.data) kernels(p).add_grad_input(p, s.first_row, s.last_row);
   p.grad_grid = grad;
-  const Work work = kernels().grad_parameters(p);
+  const Work work = kernels(p).grad_parameters(p);
   work.run(work.problem, 0, work.tasks);
   T* points = static_cast<T*>(run.coordinates);
   if (!s.affine) {

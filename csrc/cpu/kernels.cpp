@@ -150,7 +150,12 @@ void run_affine_grid_sums(const Problem& p, int64_t begin, int64_t end) {
 // Calls f(type tag of the grid, number of dimensions).
 template <class F>
 STN_INLINE auto with_lattice(const Problem& p, F f) {
-  const auto of = [&](auto n) STN_LAMBDA { return p.double_grid ? f(double{}, n) : f(float{}, n); };
+  const auto of = [&](auto n) STN_LAMBDA {
+    if constexpr (kHasFloat64) {
+      if (p.double_grid) return f(double{}, n);
+    }
+    return f(float{}, n);
+  };
   return p.dimensions == 1 ? of(Count<1>{}) : p.dimensions == 2 ? of(Count<2>{}) : of(Count<3>{});
 }
 
@@ -250,6 +255,7 @@ Work grad_input(const Problem& call) {
 
 extern const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL);
 const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL),
+                                                          stn::STN_LEVEL::kHasFloat64,
                                                           stn::STN_LEVEL::forward,
                                                           stn::STN_LEVEL::grad_input,
                                                           stn::STN_LEVEL::grad_parameters,

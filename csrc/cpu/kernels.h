@@ -52,6 +52,7 @@ struct Problem {
   int64_t threads;
 
   int64_t items() const { return batch * samples; }
+  bool is_float64() const { return dtype == DType::float64 || double_grid; }
   int64_t parameter_count() const {  // of an item, but for a grid
     if (transform == Transform::homography) return 9;
     return transform == Transform::tps ? (controls + 3) * 2 : dimensions * (dimensions + 1);
@@ -96,6 +97,7 @@ struct CpabKernels;
 
 struct Kernels {
   const char* level;
+  bool has_float64;
   Work (*forward)(const Problem&);
   Work (*grad_input)(const Problem&);
   Work (*grad_parameters)(const Problem&);  // sums or grad_grid

@@ -20,29 +20,35 @@ bool supported(const char* level) {
   return level != nullptr;
 }
 
-const Kernels& choose() {
+struct Choice {
+  const Kernels *best, *float64;
+};
+
+Choice choose() {
 #define STN_ADDRESS(level) &stn_kernels_##level,
   const Kernels* const all[] = {STN_LEVELS(STN_ADDRESS)};  // in rising order
   const char* wanted = std::getenv("STN_KERNELS_CPU_LEVEL");
-  const Kernels* best = nullptr;
+  Choice choice{};
+  const Kernels* float64 = nullptr;
   std::string names;
   for (const Kernels* k : all) {
     if (!supported(k->level)) continue;
     names += std::string(names.empty() ? "" : ", ") + k->level;
-    if (!wanted || !*wanted || !std::strcmp(wanted, k->level)) best = k;
+    if (k->has_float64) float64 = k;
+    if (!wanted || !*wanted || !std::strcmp(wanted, k->level)) choice = {k, float64};
   }
-  if (!best) {
+  if (!choice.best) {
     throw std::runtime_error("STN_KERNELS_CPU_LEVEL must be one of " + names + " on this processor, got " +
                              std::string(wanted));
   }
-  return *best;
+  return choice;
 }
 
 }  // namespace
 
-const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  return chosen;
+const Kernels& kernels(bool float64) {
+  static const Choice chosen = choose();
+  return float64 ? *chosen.float64 : *chosen.best;
 }
 
 }  // namespace stn

@@ -119,7 +119,7 @@ Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& o
       empty_images(input, output_shape(p, parameters, out_size, p.channels), p.channels_last, out_size.size());
   if (output.numel() == 0) return output;
   p.input = images<const void*>(input, p.dimensions), p.output = images<void*>(output, p.dimensions);
-  execute(stn::kernels().forward(p), output.numel());
+  execute(stn::kernels(p).forward(p), output.numel());
   return output;
 }
 
@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   p.input = images<const void*>(input, n), p.grad_output = images<const void*>(grad, n);
   p.multi = multi;
   const bool empty_call = grad.numel() == 0;
-  const auto& kernels = stn::kernels();
+  const auto& kernels = stn::kernels(p);
 
   const Tensor& values = parameters.values;
   Tensor grad_input = need_input ? empty_images(input, shape_of(input), channels_last, size_t(n)) : empty(input, {0});
@@ -253,7 +253,7 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& gra
     work(gradient);
     return gradient;
   };
-  const auto& kernels = stn::kernels();
+  const auto& kernels = stn::kernels(p);
   Tensor of_output = result(need_output, p.grad_grad_input || moves, grad, [&](Tensor& t) {
     p.output = images<void*>(t, n);
     execute(kernels.second_grad_output(p), t.numel());
@@ -294,7 +294,7 @@ Tensor lattice(const Parameters& parameters, ScalarType dtype, const Shape& size
   if (grid.numel() == 0) return grid;
   Problem p = lattice_problem(parameters, size, align_corners, wide);
   p.grid = grid.mutable_data_ptr();
-  execute(stn::kernels().grid(p), grid.numel());
+  execute(stn::kernels(p).grid(p), grid.numel());
   return grid;
 }
 
@@ -306,7 +306,7 @@ Tensor lattice_backward(const Tensor& grad_output, const Parameters& parameters,
   const Shape size(grad.sizes().end() - n - 1, grad.sizes().end() - 1);
   Problem p = lattice_problem(parameters, size, align_corners, grad.scalar_type() == ScalarType::Double);
   p.grad_grid = grad.mutable_data_ptr();
-  sum_parameters(stn::kernels().grid_sums(p), grad.numel(), result);
+  sum_parameters(stn::kernels(p).grid_sums(p), grad.numel(), result);
   return result;
 }
 
@@ -356,7 +356,7 @@ Tensor slopes_backward(const Tensor& grad_output, const Tensor& slopes, const Te
   p.transform = stn::Transform::grid;  // its points are those of the output
   p.grad_output = images<const void*>(grad, n), p.slopes = images<void*>(planes, n);
   p.grad_grid = grad_grid.mutable_data_ptr();
-  execute(stn::kernels().multi_grad_grid(p), grad.numel());
+  execute(stn::kernels(p).multi_grad_grid(p), grad.numel());
   return grad_grid;
 }
 
@@ -418,10 +418,10 @@ std::tuple<Tensor, Tensor> linearized_sample(const Tensor& input, const Tensor& 
   if (output.numel() == 0) return {output, slopes};
   p.input = images<const void*>(input, p.dimensions), p.output = images<void*>(output, p.dimensions);
   if (need_slopes) p.slopes = images<void*>(slopes, p.dimensions);
-  if (need_slopes || !fixed_bias) execute(stn::kernels().multi_forward(p), output.numel());
+  if (need_slopes || !fixed_bias) execute(stn::kernels(p).multi_forward(p), output.numel());
   if (fixed_bias) {
     p.mode = stn::Mode::bilinear;
-    execute(stn::kernels().forward(p), output.numel());
+    execute(stn::kernels(p).forward(p), output.numel());
   }
   return {output, slopes};
 }

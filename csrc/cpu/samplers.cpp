@@ -9,7 +9,9 @@
 namespace stn::STN_LEVEL {
 
 template struct TapSums<float>;
+#ifndef __AVX512F__
 template struct TapSums<double>;
+#endif
 template struct TapSums<BFloat16>;
 template struct TapSums<Float16>;
 

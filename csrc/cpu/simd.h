@@ -18,6 +18,9 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// In float64 wider vectors gain little over 256 bits: the kernels of the level below run, and these build in less time.
+constexpr bool kHasFloat64 = kVectorBytes < 64;
+
 template <class T, int N>
 struct VectorType {
   typedef T type __attribute__((vector_size(sizeof(T) * N)));

@@ -11,9 +11,10 @@ namespace stn::STN_LEVEL {
 // Calls f(type tag of the storage type).
 template <class F>
 STN_INLINE Work with_storage(DType dtype, F f) {
+  if constexpr (kHasFloat64) {
+    if (dtype == DType::float64) return f(double{});
+  }
   switch (dtype) {
-    case DType::float64:
-      return f(double{});
     case DType::bfloat16:
       return f(BFloat16{});
     case DType::float16:
@@ -26,7 +27,10 @@ STN_INLINE Work with_storage(DType dtype, F f) {
 // Calls f(type tag of the compute type).
 template <class F>
 STN_INLINE Work with_compute(DType dtype, F f) {
-  return dtype == DType::float64 ? f(double{}) : f(float{});
+  if constexpr (kHasFloat64) {
+    if (dtype == DType::float64) return f(double{});
+  }
+  return f(float{});
 }
 
 struct Uninitialized {};

@@ -12,11 +12,11 @@ struct Channels {
   using V = Vec<Compute<T>, kWidth>;
   static constexpr int kLanes = kWidth;
 
-  template <class S>
-  static STN_INLINE V load(const S* p) {
+  template <class P>
+  static STN_INLINE V load(P p) {
     if constexpr (kCount == kWidth) return load_as<kWidth>(p);
     V v{};
-    constexpr int kPair = sizeof(S) == 4 && kCount > 1 ? 2 : 0;
+    constexpr int kPair = sizeof(p[0]) == 4 && kCount > 1 ? 2 : 0;
     if constexpr (kPair > 0) {
       const auto pair = STN_LEVEL::load<Vec<float, 2>>(p);
       v[0] = pair[0], v[1] = pair[1];
@@ -25,18 +25,18 @@ struct Channels {
     return v;
   }
   // The same as one load, of a pixel that has a neighbour right (left) of it in memory; other lanes hold its channels.
-  template <bool kLeft, class S>
-  static STN_INLINE V load_beside(const S* p) {
+  template <bool kLeft, class P>
+  static STN_INLINE V load_beside(P p) {
     if constexpr (kCount == kWidth || kLeft) {
       return load_as<kWidth>(p);
     } else {
       return shifted(load_as<kWidth>(p - (kWidth - kCount)), std::make_integer_sequence<int, kWidth>{});
     }
   }
-  template <class S>
-  static STN_INLINE void store(S* p, V v) {
+  template <class P>
+  static STN_INLINE void store(P p, V v) {
     if constexpr (kCount == kWidth) return store_as<kWidth>(p, v);
-    constexpr int kPair = sizeof(S) == 4 && kCount > 1 ? 2 : 0;
+    constexpr int kPair = sizeof(p[0]) == 4 && kCount > 1 ? 2 : 0;
     if constexpr (kPair > 0) STN_LEVEL::store(p, Vec<float, 2>{v[0], v[1]});
     for (int i = kPair; i < kCount; ++i) store_one(p + i, v[i]);
   }

@@ -36,21 +36,22 @@ struct PixelTaps {
 };
 
 // Channels of tap k, of which an interior point has a neighbour in memory.
-template <bool kInterior, class Lanes, int k, class T>
-STN_INLINE typename Lanes::V load_tap(Lanes lanes, Tap<k>, const T* p, int64_t channels) {
+template <bool kInterior, class Lanes, int k, class Pixel>
+STN_INLINE typename Lanes::V load_tap(Lanes lanes, Tap<k>, Pixel p, int64_t channels) {
   if (kInterior && channels > 1) return lanes.template load_beside<k % 2 == 0>(p);
   return lanes.load(p);
 }
 
 template <class T>
-STN_INLINE void channels_last_forward(const Run<Compute<T>>& run, const Problem& p, const T* image, T* output) {
+STN_INLINE void channels_last_forward(const Run<Compute<T>>& run, const Problem& p, Elements<const T> image,
+                                      Elements<T> output) {
   using A = Compute<T>;
   constexpr int N = kLanes<A>;
   const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
   const bool small = plane.small();
   for (int64_t i = 0; i < run.count; i += N) {
     const int64_t count = minimum<int64_t>(N, run.count - i);
-    T* out = output + i * p.output.column;
+    Elements<T> out = output + i * p.output.column;
     const bool some =
         with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<A, N, kInterior>& t) STN_LAMBDA {
           const PixelTaps<A, N, kInterior> points(t);
@@ -66,13 +67,13 @@ STN_INLINE void channels_last_forward(const Run<Compute<T>>& run, const Problem&
         });
     if (some) continue;
     for (int64_t l = 0; l < count; ++l, out += p.output.column)
-      __builtin_memset(out, 0, size_t(p.channels) * sizeof(T));
+      __builtin_memset(address(out), 0, size_t(p.channels) * sizeof(T));
   }
 }
 
 template <class T>
-STN_INLINE void channels_last_grad_points(const Run<Compute<T>>& run, const Problem& p, const T* image,
-                                          const T* grad_output, Compute<T>* grad_x, Compute<T>* grad_y) {
+STN_INLINE void channels_last_grad_points(const Run<Compute<T>>& run, const Problem& p, Elements<const T> image,
+                                          Elements<const T> grad_output, Compute<T>* grad_x, Compute<T>* grad_y) {
   using A = Compute<T>;
   constexpr int N = kLanes<A>;
   using V = Vec<A, N>;
@@ -83,7 +84,7 @@ STN_INLINE void channels_last_grad_points(const Run<Compute<T>>& run, const Prob
     V gx{}, gy{};
     with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<A, N, kInterior>& t) STN_LAMBDA {
       const PixelTaps<A, N, kInterior> points(t);
-      const T* grad = grad_output + i * p.grad_output.column;
+      Elements<const T> grad = grad_output + i * p.grad_output.column;
       for (int64_t l = 0; l < count; ++l, grad += p.grad_output.column) {
         ChannelSum<T> sum[4];  // of the output's gradient times each tap
         over_channels<T>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
@@ -106,7 +107,7 @@ STN_INLINE void channels_last_grad_points(const Run<Compute<T>>& run, const Prob
 // Adds a run's gradients, of which one point's channels follow another's after `column` elements, to rows [first_row,
 // first_row + rows) of pixels of `channels`, `row` elements apart, in the compute type.
 template <class T>
-STN_INLINE void channels_last_scatter(const Run<Compute<T>>& run, const T* grad_output, int64_t column,
+STN_INLINE void channels_last_scatter(const Run<Compute<T>>& run, Elements<const T> grad_output, int64_t column,
                                       Compute<T>* pixels, int64_t channels, int64_t width, int64_t row,
                                       int64_t first_row, int64_t rows) {
   using A = Compute<T>;
@@ -118,7 +119,7 @@ STN_INLINE void channels_last_scatter(const Run<Compute<T>>& run, const T* grad_
     const int64_t count = minimum<int64_t>(N, run.count - i);
     with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<A, N, kInterior>& t) STN_LAMBDA {
       const PixelTaps<A, N, kInterior> points(t);
-      const T* grad = grad_output + i * column;
+      Elements<const T> grad = grad_output + i * column;
       for (int64_t l = 0; l < count; ++l, grad += column) {
         over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
           const auto g = lanes.load(grad + c);

@@ -67,87 +67,61 @@ STN_INLINE void over_columns(int64_t width, F f) {
   for (int64_t x = 0; x < width; x += kVectorPixels) f(minimum(x, width - kVectorPixels), std::true_type{});
 }
 
-// One element as another type; and vectors of it, those of a storage type as bits.
 template <class T>
 using StoredBits = std::conditional_t<sizeof(T) == 2, uint16_t, T>;
-template <class To, class From>
-STN_INLINE To converted(From value) {
-  To result;
-  if constexpr (std::is_same_v<From, To>) {
-    result = value;
-  } else if constexpr (sizeof(To) < sizeof(From)) {
-    store_one(&result, value);
-  } else {
-    result = load_one(&value);
-  }
-  return result;
-}
-template <class T, int W, class To>
-STN_INLINE void store_converted(To* to, Vec<StoredBits<T>, W> bits) {
-  if constexpr (sizeof(To) == sizeof(T)) {
-    store(to, bits);
-  } else {
-    store(to, widen<W>(T{}, bits));
-  }
-}
-template <class T, int W, class From>
-STN_INLINE Vec<StoredBits<T>, W> load_converted(const From* from) {
-  if constexpr (sizeof(From) == sizeof(T)) {
-    return load<Vec<StoredBits<T>, W>>(from);
-  } else {
-    return narrow<W>(T{}, load<Vec<From, W>>(from));
-  }
-}
 
-// The channels of the pixels of a row, one beside another, in planes; and back.
-template <int C, class T, class To>
-STN_INLINE void row_to_planes(const T* pixels, int64_t width, To* planes, int64_t plane) {
+// The channels of the pixels of a row, one beside another, in planes of the compute type; and back.
+template <int C, class T>
+STN_INLINE void row_to_planes(Elements<const T> pixels, int64_t width, Compute<T>* planes, int64_t plane) {
   over_columns(width, [&](int64_t x, auto whole) STN_LAMBDA {
+    const auto from = pixels + x * C;
     if constexpr (!whole) {
-      for (int c = 0; c < C; ++c) planes[c * plane + x] = converted<To>(pixels[x * C + c]);
+      for (int c = 0; c < C; ++c) planes[c * plane + x] = load_one(from + c);
     } else {
       Vec<StoredBits<T>, kVectorPixels> of[C];
-      deinterleave<C, kVectorPixels>(reinterpret_cast<const StoredBits<T>*>(pixels + x * C), of);
-      for (int c = 0; c < C; ++c) store_converted<T, kVectorPixels>(planes + c * plane + x, of[c]);
+      deinterleave<C, kVectorPixels>(stored(from), of);
+      for (int c = 0; c < C; ++c) store(planes + c * plane + x, widened<kVectorPixels>(from, of[c]));
     }
   });
 }
-template <int C, class From, class T>
-STN_INLINE void row_from_planes(const From* planes, int64_t plane, int64_t width, T* pixels) {
+template <int C, class T>
+STN_INLINE void row_from_planes(const Compute<T>* planes, int64_t plane, int64_t width, Elements<T> pixels) {
+  using V = Vec<Compute<T>, kVectorPixels>;
   over_columns(width, [&](int64_t x, auto whole) STN_LAMBDA {
+    const auto to = pixels + x * C;
     if constexpr (!whole) {
-      for (int c = 0; c < C; ++c) pixels[x * C + c] = converted<T>(planes[c * plane + x]);
+      for (int c = 0; c < C; ++c) store_one(to + c, planes[c * plane + x]);
     } else {
       Vec<StoredBits<T>, kVectorPixels> of[C];
-      for (int c = 0; c < C; ++c) of[c] = load_converted<T, kVectorPixels>(planes + c * plane + x);
-      interleave<C, kVectorPixels>(of, reinterpret_cast<StoredBits<T>*>(pixels + x * C));
+      for (int c = 0; c < C; ++c) of[c] = narrowed<kVectorPixels>(to, load<V>(planes + c * plane + x));
+      interleave<C, kVectorPixels>(of, stored(to));
     }
   });
 }
 
-// A rectangle of an image's pixels, its channels in planes of type To; and back.
-template <class T, class To>
-STN_INLINE void to_planes(const Images<const void*>& images, int64_t offset, const Rectangle& r, int64_t channels,
-                          To* planes) {
-  const T* pixels = static_cast<const T*>(images.data) + offset + r.y * images.row + r.x * images.column;
-  with_few_channels(channels, [&](auto count) STN_LAMBDA {
+// A rectangle of an image's pixels, its channels in planes; and back.
+template <class T>
+STN_INLINE void to_planes(const Problem& p, const Images<const void*>& images, int64_t offset, const Rectangle& r,
+                          float* planes) {
+  auto pixels = elements<const T>(p, images.data) + (offset + r.y * images.row + r.x * images.column);
+  with_few_channels(p.channels, [&](auto count) STN_LAMBDA {
     for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
-      row_to_planes<decltype(count)::value>(pixels, r.width, planes, r.area());
+      row_to_planes<count, T>(pixels, r.width, planes, r.area());
   });
 }
-template <class From, class T>
-STN_INLINE void from_planes(const From* planes, const Rectangle& r, int64_t channels, const Images<void*>& images,
+template <class T>
+STN_INLINE void from_planes(const Problem& p, const float* planes, const Rectangle& r, const Images<void*>& images,
                             int64_t offset) {
-  T* pixels = static_cast<T*>(images.data) + offset + r.y * images.row + r.x * images.column;
-  with_few_channels(channels, [&](auto count) STN_LAMBDA {
+  auto pixels = elements<T>(p, images.data) + (offset + r.y * images.row + r.x * images.column);
+  with_few_channels(p.channels, [&](auto count) STN_LAMBDA {
     for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
-      row_from_planes<decltype(count)::value>(planes, r.area(), r.width, pixels);
+      row_from_planes<count, T>(planes, r.area(), r.width, pixels);
   });
 }
 
 // Planes of one image as a batch.
-template <class Pointer, class T>
-STN_INLINE Images<Pointer> planes_of(T* data, const Rectangle& r) {
+template <class Pointer>
+STN_INLINE Images<Pointer> planes_of(float* data, const Rectangle& r) {
   return {data, 0, r.area(), r.width, 1};
 }
 
@@ -179,8 +153,8 @@ STN_INLINE void over_sampled_blocks(const Problem& p, int64_t item, const PixelM
                                     int64_t last, Body body) {
   over_blocks(p.out_width, first, last, [&](const Rectangle& block) STN_LAMBDA {
     const Rectangle source = touched(m, block, 0, 0, p.height, p.width);
-    const Scratch<T> planes(source.area() * p.channels, uninitialized);
-    to_planes<T>(p.input, item / p.samples * p.input.batch, source, p.channels, planes.data);
+    const Scratch<float> planes(source.area() * p.channels, uninitialized);
+    to_planes<T>(p, p.input, item / p.samples * p.input.batch, source, planes.data);
     Problem q = p;
     q.batch = q.samples = 1, q.channels_last = false;
     q.width = source.width, q.height = source.height, q.out_width = block.width, q.out_height = block.height;
@@ -193,10 +167,10 @@ template <class T>
 void few_channels_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first, int64_t last) {
   over_sampled_blocks<T>(
       p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Rectangle& block) STN_LAMBDA {
-        const Scratch<T> planes(block.area() * p.channels, uninitialized);
+        const Scratch<float> planes(block.area() * p.channels, uninitialized);
         q.output = planes_of<void*>(planes.data, block);
-        with_tiles(q, map, [&](auto shape) { tile_forward<decltype(shape), T>(q, 0, map, 0, block.height); });
-        from_planes<T, T>(planes.data, block, p.channels, p.output, item * p.output.batch);
+        with_tiles(q, map, [&](auto shape) { tile_forward<decltype(shape), float>(q, 0, map, 0, block.height); });
+        from_planes<T>(p, planes.data, block, p.output, item * p.output.batch);
       });
 }
 
@@ -206,12 +180,12 @@ void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<d
   for (int k = 0; k < 6; ++k) moments[k] = 0;
   over_sampled_blocks<T>(
       p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Rectangle& block) STN_LAMBDA {
-        const Scratch<T> planes(block.area() * p.channels, uninitialized);
-        to_planes<T>(p.grad_output, item * p.grad_output.batch, block, p.channels, planes.data);
+        const Scratch<float> planes(block.area() * p.channels, uninitialized);
+        to_planes<T>(p, p.grad_output, item * p.grad_output.batch, block, planes.data);
         q.grad_output = planes_of<const void*>(planes.data, block);
         double local[6];
         with_tiles(q, map,
-                   [&](auto shape) { tile_theta_moments<decltype(shape), T>(q, 0, map, 0, block.height, local); });
+                   [&](auto shape) { tile_theta_moments<decltype(shape), float>(q, 0, map, 0, block.height, local); });
         for (int k = 0; k < 6; k += 3) {
           moments[k] += local[k];
           moments[k + 1] += local[k + 1] + double(block.x) * local[k];
@@ -233,7 +207,7 @@ void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, 
       const Rectangle source =
           touched(inverse.map, block, inverse.radius_u, inverse.radius_v, p.out_height, p.out_width);
       const Scratch<float> planes(source.area() * p.channels, uninitialized);
-      to_planes<T>(p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, p.channels, planes.data);
+      to_planes<T>(p, p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, planes.data);
       Problem q = p;
       q.batch = q.samples = 1, q.channels_last = false;
       q.width = block.width, q.height = block.height, q.out_width = source.width, q.out_height = source.height;
@@ -242,7 +216,7 @@ void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, 
       if (tile_gather<float>(q, 0, map, 0, block.height, target, s > 0, care) || care) continue;
       care = true, s = -1;  // from the first on, with care
     }
-    from_planes<float, T>(sums.data, block, p.channels, p.grad_input, b * p.grad_input.batch);
+    from_planes<T>(p, sums.data, block, p.grad_input, b * p.grad_input.batch);
   });
 }
 

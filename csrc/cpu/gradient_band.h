@@ -34,7 +34,7 @@ struct GradientBand {
   const Sums sums;
   const int64_t channel, channels, first, rows;
   const PixelBlock<A> block;
-  T* const target;
+  Elements<T> const target;
   std::optional<QuadImage<T>> quads;
   Scratch<A> scratch;
 
@@ -47,13 +47,13 @@ struct GradientBand {
         first(first_row),
         rows(last_row - first_row),
         block(problem.width, channel_count),
-        target(static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
+        target(elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
                first * p.grad_input.row),
         scratch(buffer_size()) {
     if (sums == Sums::quads) quads.emplace(p, rows, true);
     if (!kStored || sums != Sums::image) return;
     for (int64_t c = 0; c < planes(); ++c)
-      __builtin_memset(target + c * p.grad_input.channel, 0, size_t(plane_size()) * sizeof(T));
+      __builtin_memset(address(target + c * p.grad_input.channel), 0, size_t(plane_size()) * sizeof(T));
   }
   STN_INLINE int64_t buffer_size() const {
     if (sums == Sums::pixels) return rows * block.row;
@@ -73,8 +73,8 @@ struct GradientBand {
     }
   }
   STN_SHARED void add_run(int64_t item, int64_t v, int64_t u, const Run<A>& run) {
-    const T* grad = static_cast<const T*>(p.grad_output.data) + item * p.grad_output.batch +
-                    channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
+    Elements<const T> grad = elements<const T>(p, p.grad_output.data) + item * p.grad_output.batch +
+                             channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
     if (sums == Sums::quads) {
       RunPlanes<A> values;
       QuadTaps<A> taps;

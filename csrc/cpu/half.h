@@ -1,15 +1,59 @@
 // Images in their storage type: half precision is computed in float32 and rounded once, to nearest even, at the store.
 #pragma once
+#include <type_traits>
+
+#include "kernels.h"
 #include "simd.h"
 
 namespace stn::STN_LEVEL {
 
-struct BFloat16 {
+// An element of 16 bits, bfloat16 or float16: kernels are compiled once for both, and where the elements are says
+// which.
+struct Half {
   uint16_t bits;
 };
-struct Float16 {
-  uint16_t bits;
+template <class H>  // Half or const Half
+struct HalfElements {
+  H* data;
+  bool is_bfloat16;
+  STN_INLINE HalfElements operator+(int64_t i) const { return {data + i, is_bfloat16}; }
+  STN_INLINE HalfElements operator-(int64_t i) const { return {data - i, is_bfloat16}; }
+  STN_INLINE HalfElements& operator+=(int64_t i) { return data += i, *this; }
+  STN_INLINE H& operator[](int64_t i) const { return data[i]; }
+  STN_INLINE operator HalfElements<const Half>() const { return {data, is_bfloat16}; }
 };
+template <class T>
+struct ElementsOf {
+  using type = T*;
+};
+template <>
+struct ElementsOf<Half> {
+  using type = HalfElements<Half>;
+};
+template <>
+struct ElementsOf<const Half> {
+  using type = HalfElements<const Half>;
+};
+template <class T>  // of storage type T, perhaps const
+using Elements = typename ElementsOf<T>::type;
+
+template <class T, class Void>
+STN_INLINE Elements<T> elements(const Problem& p, Void* data) {
+  if constexpr (sizeof(T) == 2) {
+    return {static_cast<T*>(data), p.dtype == DType::bfloat16};
+  } else {
+    return static_cast<T*>(data);
+  }
+}
+template <class T>
+STN_INLINE T* address(T* p) {
+  return p;
+}
+template <class H>
+STN_INLINE H* address(HalfElements<H> p) {
+  return p.data;
+}
+
 template <class T>
 struct ComputeOf {
   using type = float;
@@ -46,111 +90,173 @@ STN_INLINE Halves<N> truncated(Vec<uint32_t, N> words) {
 }
 
 template <int N>
-STN_INLINE Vec<float, N> widen(BFloat16, Halves<N> bits) {
+STN_INLINE Vec<float, N> widen_bfloat16(Halves<N> bits) {
   return (Vec<float, N>)(extended<N>(bits) << 16);
 }
 template <int N>
-STN_INLINE Halves<N> narrow(BFloat16, Vec<float, N> value) {
+STN_INLINE Halves<N> narrow_bfloat16(Vec<float, N> value) {
   const auto bits = (Vec<uint32_t, N>)value;
   const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   return truncated<N>(value == value ? rounded : (bits >> 16) | 0x40u);
 }
 
+// The processor's conversions have a width: narrower vectors are filled up to it, wider ones cut in two.
+template <class To, class From>
+STN_INLINE To refitted(From v) {  // the first elements of v; what is beyond them is 0
+  To to{};
+  __builtin_memcpy(&to, &v, sizeof(to) < sizeof(v) ? sizeof(to) : sizeof(v));
+  return to;
+}
 template <int N>
-STN_INLINE Vec<float, N> widen(Float16, Halves<N> bits) {
+STN_INLINE Vec<float, N> widen_float16(Halves<N> bits) {
 #if defined(__AVX512F__)
-  if constexpr (N == 16) {
+  if constexpr (N == 16)
     return __builtin_ia32_vcvtph2ps512_mask((Vec<short, 16>)bits, Vec<float, 16>{}, 0xffff, 4 /* current rounding */);
-  }
 #endif
 #if defined(__F16C__)
-  if constexpr (N == 8) return __builtin_ia32_vcvtph2ps256((Vec<short, 8>)bits);
-#endif
+  if constexpr (N == 8) {
+    return __builtin_ia32_vcvtph2ps256((Vec<short, 8>)bits);
+  } else if constexpr (N < 8) {
+    return refitted<Vec<float, N>>(widen_float16<8>(refitted<Halves<8>>(bits)));
+  } else {
+    constexpr int kHalf = N / 2;
+    Halves<kHalf> part[2];
+    __builtin_memcpy(part, &bits, sizeof bits);
+    const Vec<float, kHalf> wide[] = {widen_float16<kHalf>(part[0]), widen_float16<kHalf>(part[1])};
+    return load<Vec<float, N>>(wide);
+  }
+#else
   const Vec<uint32_t, N> word = extended<N>(bits);
   const auto magnitude = (Vec<float, N>)((word & 0x7fffu) << 13) * 0x1p112f;  // exact, subnormals too
   const auto special = (word & 0x7c00u) == 0x7c00u;                           // Inf and NaN
   return (Vec<float, N>)((Vec<uint32_t, N>)magnitude | ((word & 0x8000u) << 16) |
                          ((Vec<uint32_t, N>)special & 0x7f800000u));
+#endif
 }
 template <int N>
-STN_INLINE Halves<N> narrow(Float16, Vec<float, N> value) {
+STN_INLINE Halves<N> narrow_float16(Vec<float, N> value) {
 #if defined(__AVX512F__)
   if constexpr (N == 16) return (Halves<16>)__builtin_ia32_vcvtps2ph512_mask(value, 0, Vec<short, 16>{}, 0xffff);
 #endif
 #if defined(__F16C__)
-  if constexpr (N == 8) return (Halves<8>)__builtin_ia32_vcvtps2ph256(value, 0 /* to nearest even */);
-#endif
+  if constexpr (N == 8) {
+    return (Halves<8>)__builtin_ia32_vcvtps2ph256(value, 0 /* to nearest even */);
+  } else if constexpr (N < 8) {
+    return refitted<Halves<N>>(narrow_float16<8>(refitted<Vec<float, 8>>(value)));
+  } else {
+    constexpr int kHalf = N / 2;
+    Vec<float, kHalf> part[2];
+    __builtin_memcpy(part, &value, sizeof value);
+    const Halves<kHalf> halves[] = {narrow_float16<kHalf>(part[0]), narrow_float16<kHalf>(part[1])};
+    return load<Halves<N>>(halves);
+  }
+#else
   using U = Vec<uint32_t, N>;
   const U bits = (U)value, sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
   const U normal = (magnitude + 0xc8000fffu + ((magnitude >> 13) & 1u)) >> 13;
   const U subnormal = (U)((Vec<float, N>)magnitude + 0.5f) - 0x3f000000u;
   const U large = value == value ? splat<U>(0x7c00u) : splat<U>(0x7e00u);
   return truncated<N>(sign | (magnitude >= 0x47800000u ? large : magnitude < 0x38800000u ? subnormal : normal));
+#endif
 }
 
-// The first or second of pairs of neighbours, each pair in a word.
 template <int N>
-STN_INLINE Vec<float, N> widen_first(BFloat16, Vec<uint32_t, N> pairs) {
-  return (Vec<float, N>)(pairs << 16);
+STN_INLINE Vec<float, N> widen(bool is_bfloat16, Halves<N> bits) {
+  if (is_bfloat16) return widen_bfloat16<N>(bits);
+  return widen_float16<N>(bits);
 }
 template <int N>
-STN_INLINE Vec<float, N> widen_second(BFloat16, Vec<uint32_t, N> pairs) {
-  return (Vec<float, N>)(pairs & 0xffff0000u);
+STN_INLINE Halves<N> narrow(bool is_bfloat16, Vec<float, N> value) {
+  if (is_bfloat16) return narrow_bfloat16<N>(value);
+  return narrow_float16<N>(value);
 }
+// Pairs of neighbours, each pair in a word, apart.
 template <int N>
-STN_INLINE Vec<float, N> widen_first(Float16, Vec<uint32_t, N> pairs) {
-  return widen<N>(Float16{}, truncated<N>(pairs & 0xffffu));
-}
-template <int N>
-STN_INLINE Vec<float, N> widen_second(Float16, Vec<uint32_t, N> pairs) {
-  return widen<N>(Float16{}, truncated<N>(pairs >> 16));
+STN_INLINE void widen_pairs(bool is_bfloat16, Vec<uint32_t, N> pairs, Vec<float, N>& first, Vec<float, N>& second) {
+  if (is_bfloat16) {
+    first = (Vec<float, N>)(pairs << 16), second = (Vec<float, N>)(pairs & 0xffff0000u);
+  } else {
+    first = widen_float16<N>(truncated<N>(pairs & 0xffffu)), second = widen_float16<N>(truncated<N>(pairs >> 16));
+  }
 }
 
-// N consecutive elements of storage type T, widened.
+// Elements as they lie in memory, and vectors of them widened and narrowed.
+template <class T>
+STN_INLINE T* stored(T* p) {
+  return p;
+}
+STN_INLINE const uint16_t* stored(HalfElements<const Half> p) { return &p.data->bits; }
+STN_INLINE uint16_t* stored(HalfElements<Half> p) { return &p.data->bits; }
 template <int N, class T>
-STN_INLINE Vec<Compute<T>, N> load_as(const T* p) {
-  if constexpr (sizeof(T) == 2) {
-    return widen<N>(T{}, load<Halves<N>>(p));
-  } else {
-    return load<Vec<T, N>>(p);
-  }
+STN_INLINE Vec<T, N> widened(const T*, Vec<T, N> v) {
+  return v;
+}
+template <int N>
+STN_INLINE Vec<float, N> widened(HalfElements<const Half> p, Halves<N> v) {
+  return widen<N>(p.is_bfloat16, v);
 }
 template <int N, class T>
-STN_INLINE void store_as(T* p, Vec<Compute<T>, N> v) {
-  if constexpr (sizeof(T) == 2) {
-    store(p, narrow<N>(T{}, v));
-  } else {
-    store(p, v);
-  }
+STN_INLINE Vec<T, N> narrowed(T*, Vec<T, N> v) {
+  return v;
 }
-// The first n < N of them; nothing beyond is touched.
+template <int N>
+STN_INLINE Halves<N> narrowed(HalfElements<Half> p, Vec<float, N> v) {
+  return narrow<N>(p.is_bfloat16, v);
+}
+
+// N consecutive elements, widened.
 template <int N, class T>
-STN_INLINE Vec<Compute<T>, N> load_part(const T* p, int64_t n) {
-  T buffer[N] = {};
-  for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
-  return load_as<N>(buffer);
+STN_INLINE Vec<T, N> load_as(const T* p) {
+  return load<Vec<T, N>>(p);
+}
+template <int N, class H>
+STN_INLINE Vec<float, N> load_as(HalfElements<H> p) {
+  return widen<N>(p.is_bfloat16, load<Halves<N>>(p.data));
 }
 template <int N, class T>
-STN_INLINE void store_part(T* p, Vec<Compute<T>, N> v, int64_t n) {
-  T buffer[N];
-  store_as<N>(buffer, v);
-  for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
+STN_INLINE void store_as(T* p, Vec<T, N> v) {
+  store(p, v);
+}
+template <int N>
+STN_INLINE void store_as(HalfElements<Half> p, Vec<float, N> v) {
+  store(p.data, narrow<N>(p.is_bfloat16, v));
+}
+// Elements in a buffer of their own, of the format of others.
+template <class T>
+STN_INLINE T* like(const T*, T* buffer) {
+  return buffer;
+}
+template <class H>
+STN_INLINE HalfElements<Half> like(HalfElements<H> p, Half* buffer) {
+  return {buffer, p.is_bfloat16};
+}
+// The first n < N of them, `step` apart; nothing beyond is touched.
+template <int N, class P>
+STN_INLINE auto load_part(P p, int64_t n, int64_t step = 1) {
+  std::remove_cvref_t<decltype(p[0])> buffer[N] = {};
+  for (int64_t i = 0; i < n; ++i) buffer[i] = p[i * step];
+  return load_as<N>(like(p, buffer));
+}
+template <int N, class P, class V>
+STN_INLINE void store_part(P p, V v, int64_t n, int64_t step = 1) {
+  std::remove_cvref_t<decltype(p[0])> buffer[N];
+  store_as<N>(like(p, buffer), v);
+  for (int64_t i = 0; i < n; ++i) p[i * step] = buffer[i];
 }
 template <class T>
-STN_INLINE Compute<T> load_one(const T* p) {
-  if constexpr (sizeof(T) == 2) {
-    return widen<8>(T{}, Halves<8>{p->bits})[0];
-  } else {
-    return *p;
-  }
+STN_INLINE T load_one(const T* p) {
+  return *p;
+}
+template <class H>
+STN_INLINE float load_one(HalfElements<H> p) {
+  return widen<8>(p.is_bfloat16, Halves<8>{p.data->bits})[0];
 }
 template <class T>
-STN_INLINE void store_one(T* p, Compute<T> v) {
-  if constexpr (sizeof(T) == 2) {
-    *p = T{narrow<8>(T{}, Vec<float, 8>{v})[0]};
-  } else {
-    *p = v;
-  }
+STN_INLINE void store_one(T* p, T v) {
+  *p = v;
+}
+STN_INLINE void store_one(HalfElements<Half> p, float v) {
+  p.data->bits = narrow<8>(p.is_bfloat16, Vec<float, 8>{v})[0];
 }
 
 }  // namespace stn::STN_LEVEL

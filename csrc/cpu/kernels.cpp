@@ -95,8 +95,9 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
     if (!gathered(p, map(s), Inverse(map(s)))) return false;
   }
   if (few) return few_channels_gather<T>(p, b, map, first, last), true;
-  const Images<T*> target{static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row, 0,
-                          p.grad_input.channel, p.grad_input.row, 1};
+  const Images<Elements<T>> target{
+      elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row, 0, p.grad_input.channel,
+      p.grad_input.row, 1};
   bool care = false;
   for (int64_t s = 0; s < p.samples; ++s) {
     if (tile_gather<T>(p, b * p.samples + s, map(s), first, last, target, s > 0, care) || care) continue;

@@ -356,11 +356,11 @@ struct PairedTaps {
     }
   }
   template <class T, bool kInterior>
-  STN_INLINE V value(const T* plane) const {
+  STN_INLINE V value(Elements<const T> plane) const {
     V sums[2] = {};
     for (int r = 0; r < kRows; ++r) {
       V pair[2];
-      load_pairs<T, N>(plane + step[r], offset, pair[0], pair[1]);
+      load_pairs<N>(plane + step[r], offset, pair[0], pair[1]);
       for (int k = 0; k < 2; ++k) sums[k] += weight[r][k] * (kInterior ? pair[k] : masked(pair[k], inside[r][k]));
     }
     return sums[0] + sums[1];
@@ -390,7 +390,7 @@ STN_INLINE void centre_offset(const FittedPlane<V, n>& plane, V weight, V (&offs
 template <class T, int n>
 void paired_values(const Problem& p, const PairedTaps<Compute<T>, n>& taps, int64_t at, int64_t channels,
                    Vec<Compute<T>, TapList<Compute<T>>::N>* values) {
-  const T* image = static_cast<const T*>(p.input.data) + at;
+  Elements<const T> image = elements<const T>(p, p.input.data) + at;
   const auto read = [&]<bool kInterior>() STN_LAMBDA {
     for (int64_t c = 0; c < channels; ++c) values[c] = taps.template value<T, kInterior>(image + c * p.input.channel);
   };
@@ -404,8 +404,7 @@ struct SampleKernels : TapKernels<A> {
   STN_INLINE explicit SampleKernels(DType dtype)
       : TapKernels<A>(TapKernels<A>::of(dtype)), paired(paired_values<A, n>) {
     if constexpr (sizeof(A) == sizeof(float)) {
-      if (dtype == DType::bfloat16) paired = paired_values<BFloat16, n>;
-      if (dtype == DType::float16) paired = paired_values<Float16, n>;
+      if (dtype != DType::float32) paired = paired_values<Half, n>;
     }
   }
 };
@@ -486,7 +485,7 @@ struct ChannelPlanes {
         A offset[n];
         const A weight = points.weight(k, i, offset);
         centre_offset(planes[i], weight, offset);
-        kernels.sum_channels(PointTaps<A>(list, list.weight, i), p.input.data, item.image * p.input.batch, channels,
+        kernels.sum_channels(p, PointTaps<A>(list, list.weight, i), p.input.data, item.image * p.input.batch, channels,
                              values.data);
         for (int64_t v = 0; v < vectors; ++v) {
           Sums& sum = sums.data[i * vectors + v];
@@ -501,7 +500,7 @@ struct ChannelPlanes {
     for (int i = from; i < to; ++i) {
       const auto store_each = [&](void* to, int64_t at, auto store_all, auto number) STN_LAMBDA {
         for (int64_t v = 0; v < vectors; ++v) store(values.data + v * W, number(sums.data[i * vectors + v]));
-        store_all(values.data, channels, to, at);
+        store_all(p, values.data, channels, to, at);
       };
       for (int64_t v = 0; v < vectors; ++v) {
         Sums& sum = sums.data[i * vectors + v];
@@ -571,7 +570,7 @@ void slopes_grad_grid(const Problem& p, int64_t begin, int64_t end) {
     for (int64_t line = first; line < last; ++line) {
       const Row row(item, line / lines.per_row);
       const int64_t u = line % lines.per_row * Lines::kLine, end_u = minimum(u + Lines::kLine, p.row_width(row.row));
-      const T* grad = static_cast<const T*>(p.grad_output.data) + row.at(p.grad_output, u);
+      Elements<const T> grad = elements<const T>(p, p.grad_output.data) + row.at(p.grad_output, u);
       const A* slopes = static_cast<const A*>(p.slopes.data) + row.at(p.slopes, u);
       A* to = static_cast<A*>(p.grad_grid) + (number * p.item_points() + row.row * p.out_width + u) * n;
       if (p.channels_last) {

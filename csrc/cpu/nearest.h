@@ -59,12 +59,12 @@ template <class T>
 void copy_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t count, int64_t at, int64_t out_at,
                  int64_t channels) {
   constexpr int N = kLanes<Compute<T>>;
-  const T* image = static_cast<const T*>(p.input.data) + at;
-  T* out = static_cast<T*>(p.output.data) + out_at;
+  Elements<const T> image = elements<const T>(p, p.input.data) + at;
+  Elements<T> out = elements<T>(p, p.output.data) + out_at;
   if (!lanes_are_points(p)) {
     for (int64_t i = 0; i < count; ++i, out += p.output.column) {
-      run.inside[i] ? __builtin_memcpy(out, image + run.offset[i], size_t(channels) * sizeof(T))
-                    : __builtin_memset(out, 0, size_t(channels) * sizeof(T));
+      run.inside[i] ? __builtin_memcpy(address(out), address(image + run.offset[i]), size_t(channels) * sizeof(T))
+                    : __builtin_memset(address(out), 0, size_t(channels) * sizeof(T));
     }
     return;
   }
@@ -80,7 +80,7 @@ void copy_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t coun
 template <class T>
 void add_to_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t count, int64_t grad_at,
                    const Target<Compute<T>>& target) {
-  const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
+  Elements<const T> grad = elements<const T>(p, p.grad_output.data) + grad_at;
   if (!lanes_are_points(p)) {
     for (int64_t i = 0; i < count; ++i) {
       if (!run.inside[i]) continue;
@@ -106,8 +106,7 @@ struct PixelKernels {
   decltype(&add_to_pixels<A>) add = add_to_pixels<A>;
   STN_INLINE explicit PixelKernels(DType dtype) {
     if constexpr (sizeof(A) == sizeof(float)) {
-      if (dtype == DType::bfloat16) copy = copy_pixels<BFloat16>, add = add_to_pixels<BFloat16>;
-      if (dtype == DType::float16) copy = copy_pixels<Float16>, add = add_to_pixels<Float16>;
+      if (dtype != DType::float32) copy = copy_pixels<Half>, add = add_to_pixels<Half>;
     }
   }
 };

@@ -38,17 +38,17 @@ template <class T>
 void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end) {
   using A = Compute<T>;
   const Locate<A> place = locator<A>(p);
-  const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch;
-  T* output = static_cast<T*>(p.output.data) + source.item * p.output.batch;
+  Elements<const T> image = elements<const T>(p, p.input.data) + source.item / p.samples * p.input.batch;
+  Elements<T> output = elements<T>(p, p.output.data) + source.item * p.output.batch;
   const bool channels_last = p.channels_last;
   const int64_t block = shared_channels(p);
   for (int64_t c = 0; c < p.channels; c += block) {
     const int64_t channels = minimum(block, p.channels - c);
     over_rows<A>(source, place, row_begin, row_end, [&](const Run<A>& run, int64_t v, int64_t u) STN_LAMBDA {
-      const T* in = image + c * p.input.channel;
-      T* out = output + c * p.output.channel + v * p.output.row + u * p.output.column;
+      Elements<const T> in = image + c * p.input.channel;
+      Elements<T> out = output + c * p.output.channel + v * p.output.row + u * p.output.column;
       if (channels_last) {
-        channels_last_forward(run, p, in, out);
+        channels_last_forward<T>(run, p, in, out);
       } else {
         planar_forward<T>(run, p, in, out, channels);
       }
@@ -68,16 +68,16 @@ void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin,
                       int64_t channels, TakeGradient<Compute<T>> take, void* to) {
   using A = Compute<T>;
   const Locate<A> place = locator<A>(p);
-  const T* image =
-      static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch + first_channel * p.input.channel;
-  const T* grad_output = static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
-                         first_channel * p.grad_output.channel;
+  Elements<const T> image =
+      elements<const T>(p, p.input.data) + source.item / p.samples * p.input.batch + first_channel * p.input.channel;
+  Elements<const T> grad_output = elements<const T>(p, p.grad_output.data) + source.item * p.grad_output.batch +
+                                  first_channel * p.grad_output.channel;
   const bool channels_last = p.channels_last;
   over_rows<A>(source, place, row_begin, row_end, [&](const Run<A>& run, int64_t v, int64_t u) STN_LAMBDA {
     A grad_x[Run<A>::kPoints], grad_y[Run<A>::kPoints];
-    const T* grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
+    Elements<const T> grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
     if (channels_last) {
-      channels_last_grad_points(run, p, image, grad, grad_x, grad_y);
+      channels_last_grad_points<T>(run, p, image, grad, grad_x, grad_y);
     } else {
       planar_grad_points<T>(run, p, image, grad, channels, grad_x, grad_y);
     }
@@ -90,8 +90,7 @@ void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin,
 template <class A>
 STN_INLINE auto grad_points_of(DType dtype) {
   if constexpr (sizeof(A) == sizeof(float)) {
-    if (dtype == DType::bfloat16) return rows_grad_points<BFloat16>;
-    if (dtype == DType::float16) return rows_grad_points<Float16>;
+    if (dtype != DType::float32) return rows_grad_points<Half>;
   }
   return rows_grad_points<A>;
 }

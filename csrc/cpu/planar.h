@@ -5,17 +5,16 @@
 namespace stn::STN_LEVEL {
 
 // The neighbours in memory at N offsets, by one load each.
-template <class T, int N>
-STN_INLINE void load_pairs(const T* image, const int64_t* offset, Vec<Compute<T>, N>& first,
-                           Vec<Compute<T>, N>& second) {
-  if constexpr (sizeof(T) == 2) {
+template <int N, class P, class V>
+STN_INLINE void load_pairs(P image, const int64_t* offset, V& first, V& second) {
+  if constexpr (sizeof(image[0]) == 2) {
     Vec<uint32_t, N> pair{};
-    for (int i = 0; i < N; ++i) __builtin_memcpy((char*)&pair + 4 * i, image + offset[i], 4);
-    first = widen_first<N>(T{}, pair), second = widen_second<N>(T{}, pair);
-  } else if constexpr (sizeof(T) == 8) {
+    for (int i = 0; i < N; ++i) __builtin_memcpy((char*)&pair + 4 * i, image.data + offset[i], 4);
+    widen_pairs<N>(image.is_bfloat16, pair, first, second);
+  } else if constexpr (sizeof(image[0]) == 8) {
     Vec<double, 2> pair[N];
     for (int i = 0; i < N; ++i) pair[i] = load<Vec<double, 2>>(image + offset[i]);
-    first = second = Vec<double, N>{};
+    first = second = V{};
     for (int i = 0; i < N; ++i) first[i] = pair[i][0], second[i] = pair[i][1];
   } else {
     // Lanes i and i + 2 of each half are loaded together, so that one in-lane shuffle separates firsts from seconds.
@@ -39,10 +38,10 @@ STN_INLINE void load_pairs(const T* image, const int64_t* offset, Vec<Compute<T>
 
 // The values of the four taps of N points in one plane.
 template <class T, int N, bool kInterior>
-STN_INLINE void read_taps(const T* plane, const Taps<Compute<T>, N, kInterior>& t, Vec<Compute<T>, N>& a,
+STN_INLINE void read_taps(Elements<const T> plane, const Taps<Compute<T>, N, kInterior>& t, Vec<Compute<T>, N>& a,
                           Vec<Compute<T>, N>& b, Vec<Compute<T>, N>& c, Vec<Compute<T>, N>& d) {
-  load_pairs<T, N>(plane, t.offset, a, b);
-  load_pairs<T, N>(plane + t.below, t.offset, c, d);
+  load_pairs<N>(plane, t.offset, a, b);
+  load_pairs<N>(plane + t.below, t.offset, c, d);
   t.clear_outside(a, b, c, d);
 }
 
@@ -54,20 +53,20 @@ STN_INLINE int64_t whole_vector(int64_t i, int64_t count) {
 
 // Samples a run of points for some channels.
 template <class T>
-STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, const T* image, T* output,
-                               int64_t channels) {
+STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, Elements<const T> image,
+                               Elements<T> output, int64_t channels) {
   constexpr int N = kLanes<Compute<T>>;
   using V = Vec<Compute<T>, N>;
   const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
   const bool small = plane.small();
   for (int64_t first = 0; first < run.count; first += N) {
     const int64_t i = whole_vector<N>(first, run.count), count = run.count - i;
-    T* out = output + i;
+    Elements<T> out = output + i;
     const auto put = [&](V v) STN_LAMBDA { count >= N ? store_as<N>(out, v) : store_part<N>(out, v, count); };
     const bool some = with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
       const V wa = t.first_x * t.first_y, wb = t.second_x * t.first_y, wc = t.first_x * t.second_y,
               wd = t.second_x * t.second_y;
-      const T* in = image;
+      Elements<const T> in = image;
       for (int64_t k = 0; k < channels; ++k, in += p.input.channel, out += p.output.channel) {
         V a, b, c, d;
         read_taps<T>(in, t, a, b, c, d);
@@ -81,8 +80,9 @@ STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, con
 
 // dL/d(pixel coordinate before padding) of each point of a run, summed over channels.
 template <class T>
-STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p, const T* image, const T* grad_output,
-                                   int64_t channels, Compute<T>* grad_x, Compute<T>* grad_y) {
+STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p, Elements<const T> image,
+                                   Elements<const T> grad_output, int64_t channels, Compute<T>* grad_x,
+                                   Compute<T>* grad_y) {
   constexpr int N = kLanes<Compute<T>>;
   using V = Vec<Compute<T>, N>;
   const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
@@ -92,7 +92,7 @@ STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p,
     V gx{}, gy{};
     with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
       V sum_a{}, sum_b{}, sum_c{}, sum_d{};  // over channels, of the output's gradient times each tap
-      const T *in = image, *grad = grad_output + i;
+      auto in = image, grad = grad_output + i;
       for (int64_t k = 0; k < channels; ++k, in += p.input.channel, grad += p.grad_output.channel) {
         const V g = count >= N ? load_as<N>(grad) : load_part<N>(grad, count);
         V a, b, c, d;
@@ -110,8 +110,9 @@ STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p,
 
 // Adds a run's gradients to rows [first_row, first_row + rows) of dense planes in the compute type.
 template <class T>
-STN_INLINE void planar_scatter(const Run<Compute<T>>& run, const Problem& p, const T* grad_output, int64_t channels,
-                               Compute<T>* planes, int64_t plane_stride, int64_t first_row, int64_t rows) {
+STN_INLINE void planar_scatter(const Run<Compute<T>>& run, const Problem& p, Elements<const T> grad_output,
+                               int64_t channels, Compute<T>* planes, int64_t plane_stride, int64_t first_row,
+                               int64_t rows) {
   using A = Compute<T>;
   constexpr int N = kLanes<A>;
   using V = Vec<A, N>;
@@ -122,7 +123,7 @@ STN_INLINE void planar_scatter(const Run<Compute<T>>& run, const Problem& p, con
     with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
       const V wa = t.first_x * t.first_y, wb = t.second_x * t.first_y, wc = t.first_x * t.second_y,
               wd = t.second_x * t.second_y;
-      const T* grad = grad_output + i;
+      Elements<const T> grad = grad_output + i;
       A* target = planes - first_row * p.width;
       for (int64_t k = 0; k < channels; ++k, grad += p.grad_output.channel, target += plane_stride) {
         const V g = count == N ? load_as<N>(grad) : load_part<N>(grad, count);

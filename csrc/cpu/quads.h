@@ -227,11 +227,11 @@ struct QuadPasses {
 
 // `count` points or pixels in planes of the compute type, and back.
 template <class T>
-STN_SHARED void load_planes(const Problem& p, const T* from, int64_t channel, int64_t count, Compute<T>* to,
+STN_SHARED void load_planes(const Problem& p, Elements<const T> from, int64_t channel, int64_t count, Compute<T>* to,
                             int64_t plane) {
   constexpr int N = kLanes<Compute<T>>;
   if (p.channels_last && p.channels > 1) {
-    with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_to_planes<c>(from, count, to, plane); });
+    with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_to_planes<c, T>(from, count, to, plane); });
     return;
   }
   for (int64_t c = 0; c < p.channels; ++c, from += channel, to += plane) {
@@ -246,12 +246,12 @@ STN_SHARED void load_planes(const Problem& p, const T* from, int64_t channel, in
   }
 }
 template <class T>
-STN_SHARED void store_planes(const Problem& p, const Compute<T>* from, int64_t plane, int64_t count, T* to,
+STN_SHARED void store_planes(const Problem& p, const Compute<T>* from, int64_t plane, int64_t count, Elements<T> to,
                              int64_t channel) {
   using V = Vec<Compute<T>, kLanes<Compute<T>>>;
   constexpr int N = kLanes<Compute<T>>;
   if (p.channels_last && p.channels > 1) {
-    with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_from_planes<c>(from, plane, count, to); });
+    with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_from_planes<c, T>(from, plane, count, to); });
     return;
   }
   for (int64_t c = 0; c < p.channels; ++c, from += plane, to += channel) {
@@ -285,7 +285,7 @@ struct QuadImage {
         rows(2 * kQuadChannels * plane) {}
   STN_INLINE A* row(int64_t i) const { return rows.data + i * plane + kLead; }
 
-  void read(const T* image) {
+  void read(Elements<const T> image) {
     const int64_t count = passes.lattice.rows, margin = QuadLattice::kMargin;
     A *first = quads.data + passes.lattice.at(-margin, p.channels == 1 ? -1 : 0),
       *last = quads.data + passes.lattice.at(-margin, count);
@@ -309,7 +309,7 @@ struct QuadImage {
       passes.set_row(row(y % 2 * kQuadChannels), plane, y, quads.data);
     }
   }
-  void write(T* image) {
+  void write(Elements<T> image) {
     const auto store = [&](int64_t y) STN_LAMBDA {
       if (y >= 0)
         store_planes<T>(p, row(y % 2 * kQuadChannels), plane, p.width, image + y * p.grad_input.row,
@@ -369,13 +369,13 @@ void quads_forward(const Problem& p, int64_t begin, int64_t end) {
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / tasks.bands, band = task % tasks.bands;
     QuadImage<T> image(p, p.height, false);
-    image.read(static_cast<const T*>(p.input.data) + b * p.input.batch);
+    image.read(elements<const T>(p, p.input.data) + b * p.input.batch);
     over_image_points<A>(p, b, tasks.rows * band / tasks.bands, tasks.rows * (band + 1) / tasks.bands,
                          [&](const Source& source, int64_t v, int64_t u, const Run<A>& run) STN_LAMBDA {
                            taps.set(run, image.passes.lattice, 0, false);
                            image.passes.forward(image.quads.data, taps, run.count, values);
                            store_planes<T>(p, values[0], Run<A>::kPoints, run.count,
-                                           static_cast<T*>(p.output.data) + source.item * p.output.batch +
+                                           elements<T>(p, p.output.data) + source.item * p.output.batch +
                                                v * p.output.row + u * p.output.column,
                                            p.output.channel);
                          });
@@ -395,28 +395,28 @@ void quads_backward(const Problem& p, int64_t begin, int64_t end) {
     const int64_t first = p.height * band / tasks.bands, last = p.height * (band + 1) / tasks.bands;
     const int64_t top = tasks.rows * band / tasks.bands, bottom = tasks.rows * (band + 1) / tasks.bands;
     QuadImage<T> image(p, p.grad_grid ? p.height : 0, false), sums(p, p.grad_input.data ? last - first : 0, true);
-    if (p.grad_grid) image.read(static_cast<const T*>(p.input.data) + b * p.input.batch);
-    over_image_points<A>(
-        p, b, p.grad_input.data ? 0 : top, p.grad_input.data ? tasks.rows : bottom,
-        [&](const Source& source, int64_t v, int64_t u, const Run<A>& run) STN_LAMBDA {
-          const int64_t row = source.item % p.samples * p.out_height + v;
-          load_planes<T>(p,
-                         static_cast<const T*>(p.grad_output.data) + source.item * p.grad_output.batch +
-                             v * p.grad_output.row + u * p.grad_output.column,
-                         p.grad_output.channel, run.count, grad[0], Run<A>::kPoints);
-          const bool mine = p.grad_grid && row >= top && row < bottom;
-          if (mine) {
-            taps.set(run, image.passes.lattice, 0, true);
-            image.passes.grad_points(image.quads.data, taps, run.count, grad, grad_x, grad_y);
-            p.double_parameters ? put_grad_grid<A, double>(p.grad_grid, source, v, u, run.count, grad_x, grad_y)
-                                : put_grad_grid<A, float>(p.grad_grid, source, v, u, run.count, grad_x, grad_y);
-          }
-          if (!p.grad_input.data) return;
-          if (!mine || tasks.bands > 1) taps.set(run, sums.passes.lattice, first, false);
-          sums.passes.scatter(grad, taps, run.count, sums.quads.data);
-        });
+    if (p.grad_grid) image.read(elements<const T>(p, p.input.data) + b * p.input.batch);
+    over_image_points<A>(p, b, p.grad_input.data ? 0 : top, p.grad_input.data ? tasks.rows : bottom,
+                         [&](const Source& source, int64_t v, int64_t u, const Run<A>& run) STN_LAMBDA {
+                           const int64_t row = source.item % p.samples * p.out_height + v;
+                           load_planes<T>(p,
+                                          elements<const T>(p, p.grad_output.data) + source.item * p.grad_output.batch +
+                                              v * p.grad_output.row + u * p.grad_output.column,
+                                          p.grad_output.channel, run.count, grad[0], Run<A>::kPoints);
+                           const bool mine = p.grad_grid && row >= top && row < bottom;
+                           if (mine) {
+                             taps.set(run, image.passes.lattice, 0, true);
+                             image.passes.grad_points(image.quads.data, taps, run.count, grad, grad_x, grad_y);
+                             p.double_parameters
+                                 ? put_grad_grid<A, double>(p.grad_grid, source, v, u, run.count, grad_x, grad_y)
+                                 : put_grad_grid<A, float>(p.grad_grid, source, v, u, run.count, grad_x, grad_y);
+                           }
+                           if (!p.grad_input.data) return;
+                           if (!mine || tasks.bands > 1) taps.set(run, sums.passes.lattice, first, false);
+                           sums.passes.scatter(grad, taps, run.count, sums.quads.data);
+                         });
     if (p.grad_input.data)
-      sums.write(static_cast<T*>(p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row);
+      sums.write(elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row);
   }
 }
 

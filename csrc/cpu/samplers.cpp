@@ -12,8 +12,7 @@ template struct TapSums<float>;
 #ifndef __AVX512F__
 template struct TapSums<double>;
 #endif
-template struct TapSums<BFloat16>;
-template struct TapSums<Float16>;
+template struct TapSums<Half>;
 
 Work sampler_forward(const Problem& p) {
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {

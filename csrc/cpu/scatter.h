@@ -26,8 +26,9 @@ struct PixelBlock {
 
 // Adds a run's gradients to rows [first_row, first_row + rows) of pixels.
 template <class T>
-STN_INLINE void pixels_scatter(const Run<Compute<T>>& run, const T* grad_output, int64_t grad_plane, Compute<T>* pixels,
-                               const PixelBlock<Compute<T>>& block, int64_t width, int64_t first_row, int64_t rows) {
+STN_INLINE void pixels_scatter(const Run<Compute<T>>& run, Elements<const T> grad_output, int64_t grad_plane,
+                               Compute<T>* pixels, const PixelBlock<Compute<T>>& block, int64_t width,
+                               int64_t first_row, int64_t rows) {
   using A = Compute<T>;
   constexpr int N = PixelBlock<A>::kLanes;
   using V = Vec<A, N>;
@@ -37,7 +38,7 @@ STN_INLINE void pixels_scatter(const Run<Compute<T>>& run, const T* grad_output,
       const int64_t count = run.count - i;
       V square[N];
       for (int c = 0; c < N; ++c) {
-        const T* grad = grad_output + (first + c) * grad_plane + i;
+        Elements<const T> grad = grad_output + (first + c) * grad_plane + i;
         square[c] = c >= channels ? V{} : count >= N ? load_as<N>(grad) : load_part<N>(grad, count);
       }
       transpose<1>(square);
@@ -49,8 +50,8 @@ STN_INLINE void pixels_scatter(const Run<Compute<T>>& run, const T* grad_output,
 
 // The planes of a row of pixels.
 template <class T>
-STN_INLINE void pixels_to_planes(const Compute<T>* pixels, const PixelBlock<Compute<T>>& block, int64_t width, T* to,
-                                 int64_t plane) {
+STN_INLINE void pixels_to_planes(const Compute<T>* pixels, const PixelBlock<Compute<T>>& block, int64_t width,
+                                 Elements<T> to, int64_t plane) {
   using A = Compute<T>;
   constexpr int N = PixelBlock<A>::kLanes;
   using V = Vec<A, N>;
@@ -61,7 +62,7 @@ STN_INLINE void pixels_to_planes(const Compute<T>* pixels, const PixelBlock<Comp
       for (int k = 0; k < (count < N ? count : N); ++k) square[k] = load<V>(pixels + (x + k) * block.stored + first);
       transpose<1>(square);
       for (int c = 0; c < channels; ++c) {
-        T* out = to + (first + c) * plane + x;
+        Elements<T> out = to + (first + c) * plane + x;
         count >= N ? store_as<N>(out, square[c]) : store_part<N>(out, square[c], count);
       }
     }

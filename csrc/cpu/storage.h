@@ -16,9 +16,8 @@ STN_INLINE Work with_storage(DType dtype, F f) {
   }
   switch (dtype) {
     case DType::bfloat16:
-      return f(BFloat16{});
     case DType::float16:
-      return f(Float16{});
+      return f(Half{});
     default:
       return f(float{});
   }

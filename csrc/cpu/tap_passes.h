@@ -302,7 +302,7 @@ STN_INLINE void scatter_tasks(const Problem& p, int64_t begin, int64_t end, bool
       const Scratch<A> sums(area * channels);
       scatter_to(sums.data, area);
       for (int64_t k = 0; k < planes; ++k)
-        kernels.store_all(sums.data + k * size, size, p.grad_input.data, at + k * p.grad_input.channel);
+        kernels.store_all(p, sums.data + k * size, size, p.grad_input.data, at + k * p.grad_input.channel);
     }
   }
 }

@@ -7,13 +7,13 @@
 namespace stn::STN_LEVEL {
 
 // The pixels at N offsets, widened.
-template <int N, class T>
-STN_INLINE Vec<Compute<T>, N> gather(const T* plane, const int64_t* offset) {
+template <int N, class P>
+STN_INLINE auto gather(P plane, const int64_t* offset) {
   return [&]<size_t... i>(std::index_sequence<i...>) STN_LAMBDA {
-    if constexpr (sizeof(T) == 2) {
-      return widen<N>(T{}, Halves<N>{plane[offset[i]].bits...});
+    if constexpr (sizeof(plane[0]) == 2) {
+      return widen<N>(plane.is_bfloat16, Halves<N>{plane[offset[i]].bits...});
     } else {
-      return Vec<T, N>{plane[offset[i]]...};
+      return Vec<std::remove_cvref_t<decltype(plane[0])>, N>{plane[offset[i]]...};
     }
   }(std::make_index_sequence<size_t(N)>{});
 }
@@ -29,8 +29,8 @@ STN_INLINE Reads reads_of(const TapList<Compute<T>>& list, const Region& w, int6
 
 // The taps t and t + 1 of N points in one plane; 0 where they are outside.
 template <Reads kReads, class T>
-STN_INLINE void read_two(const TapList<Compute<T>>& list, const T* plane, int t, typename TapList<Compute<T>>::V& a,
-                         typename TapList<Compute<T>>::V& b) {
+STN_INLINE void read_two(const TapList<Compute<T>>& list, Elements<const T> plane, int t,
+                         typename TapList<Compute<T>>::V& a, typename TapList<Compute<T>>::V& b) {
   constexpr int N = TapList<Compute<T>>::N;
   if constexpr (kReads == Reads::single) {
     const auto one = [&](int k) STN_LAMBDA {
@@ -44,7 +44,7 @@ STN_INLINE void read_two(const TapList<Compute<T>>& list, const T* plane, int t,
     a = one(t);
     b = one(t + 1);
   } else {
-    load_pairs<T, N>(plane + list.step[t], list.offset, a, b);
+    load_pairs<N>(plane + list.step[t], list.offset, a, b);
     if constexpr (kReads == Reads::masked_pairs) a = list.inside_only(a, t), b = list.inside_only(b, t + 1);
   }
 }
@@ -137,8 +137,8 @@ struct PointTaps {
 
 // dots[t] of one point of a list.
 template <class T>
-STN_INLINE void channels_dots(const PointTaps<Compute<T>>& taps, const T* image, const T* grad, int64_t channels,
-                              int64_t i, typename TapList<Compute<T>>::V* dots) {
+STN_INLINE void channels_dots(const PointTaps<Compute<T>>& taps, Elements<const T> image, Elements<const T> grad,
+                              int64_t channels, int64_t i, typename TapList<Compute<T>>::V* dots) {
   for (int k = 0; k < taps.count; ++k) {
     ChannelSum<T> sum;
     over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
@@ -149,7 +149,7 @@ STN_INLINE void channels_dots(const PointTaps<Compute<T>>& taps, const T* image,
 }
 
 template <class T>
-STN_INLINE void channels_scatter(const PointTaps<Compute<T>>& taps, const T* grad, Compute<T>* pixels,
+STN_INLINE void channels_scatter(const PointTaps<Compute<T>>& taps, Elements<const T> grad, Compute<T>* pixels,
                                  int64_t channels) {
   using A = Compute<T>;
   over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
@@ -200,19 +200,13 @@ STN_INLINE int64_t planes_at_once(const Problem& p) {
 }
 
 // N values in a plane of the output's shape, of which only `count` may be there.
-template <int N, class T>
-STN_INLINE Vec<Compute<T>, N> load_points_of(const T* plane, int64_t column, int count) {
-  if (column == 1) return count == N ? load_as<N>(plane) : load_part<N>(plane, count);
-  T lanes[N] = {};
-  for (int i = 0; i < count; ++i) lanes[i] = plane[i * column];
-  return load_as<N>(lanes);
+template <int N, class P>
+STN_INLINE auto load_points_of(P plane, int64_t column, int count) {
+  return column == 1 && count == N ? load_as<N>(plane) : load_part<N>(plane, count, column);
 }
-template <int N, class T>
-STN_INLINE void store_points_of(T* plane, int64_t column, Vec<Compute<T>, N> value, int count) {
-  if (column == 1) return count == N ? store_as<N>(plane, value) : store_part<N>(plane, value, count);
-  T lanes[N];
-  store_as<N>(lanes, value);
-  for (int i = 0; i < count; ++i) plane[i * column] = lanes[i];
+template <int N, class P, class V>
+STN_INLINE void store_points_of(P plane, int64_t column, V value, int count) {
+  column == 1 && count == N ? store_as<N>(plane, value) : store_part<N>(plane, value, count, column);
 }
 
 // What outputs add to: planes, or pixels, of the compute type.
@@ -266,7 +260,7 @@ struct TapSums {
   // sums[c] += sum_t weight[t] image[c][t] of N points, over planes.
   static void add_values(const Problem& p, const List& list, const Region& region, const void* images, int64_t at,
                          const V* weight, int64_t channels, V* sums) {
-    const T* image = static_cast<const T*>(images) + at;
+    Elements<const T> image = elements<const T>(p, images) + at;
     with_reads(reads_of<T>(list, region, p.width), list.taps, [&](auto reads, auto count) STN_LAMBDA {
       for (int64_t c = 0; c < channels; ++c, image += p.input.channel) {
         V first{}, second{};
@@ -281,14 +275,15 @@ struct TapSums {
   }
   // Stores sums of N points, of which only `count` are there, in planes of the output.
   static void store_values(const Problem& p, int64_t out_at, int64_t channels, int count, const V* sums) {
-    T* out = static_cast<T*>(p.output.data) + out_at;
+    Elements<T> out = elements<T>(p, p.output.data) + out_at;
     for (int64_t c = 0; c < channels; ++c)
       store_points_of<N>(out + c * p.output.channel, p.output.column, sums[c], count);
   }
 
   // sums[c] = sum_t weight[t] image[t][c] for the channels of one point.
-  static void sum_channels(const PointTaps<A>& taps, const void* images, int64_t at, int64_t channels, A* sums) {
-    const T* image = static_cast<const T*>(images) + at;
+  static void sum_channels(const Problem& p, const PointTaps<A>& taps, const void* images, int64_t at, int64_t channels,
+                           A* sums) {
+    Elements<const T> image = elements<const T>(p, images) + at;
     over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
       typename decltype(lanes)::V value{};
       for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
@@ -297,8 +292,8 @@ struct TapSums {
   }
   // The same stored in the output.
   static void store_channels(const Problem& p, const PointTaps<A>& taps, int64_t at, int64_t out_at) {
-    const T* image = static_cast<const T*>(p.input.data) + at;
-    T* out = static_cast<T*>(p.output.data) + out_at;
+    Elements<const T> image = elements<const T>(p, p.input.data) + at;
+    Elements<T> out = elements<T>(p, p.output.data) + out_at;
     over_channels<T>(p.channels, [&](int64_t c, auto lanes) STN_LAMBDA {
       typename decltype(lanes)::V value{};
       for (int k = 0; k < taps.count; ++k) value += taps.weight[k] * lanes.load(image + taps.offset[k] + c);
@@ -309,8 +304,8 @@ struct TapSums {
   // dots[t] of N points: the output's gradient times each tap, summed over some channels.
   static void set_dots(const Problem& p, const List& list, const Region& region, const void* images, int64_t at,
                        int64_t grad_at, int count, int64_t channels, V* dots) {
-    const T* image = static_cast<const T*>(images) + at;
-    const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
+    Elements<const T> image = elements<const T>(p, images) + at;
+    Elements<const T> grad = elements<const T>(p, p.grad_output.data) + grad_at;
     if (list.outside || !lanes_are_points(p)) {
       for (int t = 0; t < list.taps; ++t) dots[t] = V{};
     }
@@ -341,7 +336,7 @@ struct TapSums {
   // Adds the cotangents of points [begin, end), times weights, to a gradient.
   static void scatter(const Problem& p, const List& list, const V* weight, int64_t grad_at, const Target<A>& target,
                       int begin, int end) {
-    const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
+    Elements<const T> grad = elements<const T>(p, p.grad_output.data) + grad_at;
     if (!lanes_are_points(p)) {
       for (int i = begin; i < end; ++i) {
         const PointTaps<A> taps(list, weight, i);
@@ -356,7 +351,7 @@ struct TapSums {
   }
   // Leaves them to a run.
   static void put_off(const Problem& p, const List& list, int64_t grad_at, int64_t channels, PairRun<A>& run) {
-    const T* grad = static_cast<const T*>(p.grad_output.data) + grad_at;
+    Elements<const T> grad = elements<const T>(p, p.grad_output.data) + grad_at;
     const int64_t first = N * run.lists++;
     store(run.offset + first, load<typename List::Offsets>(list.offset));
     run.rows = list.taps / 2;
@@ -371,15 +366,14 @@ struct TapSums {
     }
   }
   // Rounds sums to consecutive elements of an image.
-  static void store_all(const A* sums, int64_t count, void* images, int64_t at) {
-    T* image = static_cast<T*>(images) + at;
+  static void store_all(const Problem& p, const A* sums, int64_t count, void* images, int64_t at) {
+    Elements<T> image = elements<T>(p, images) + at;
     over_channels<T>(count, [&](int64_t i, auto lanes) STN_LAMBDA { lanes.store(image + i, lanes.load(sums + i)); });
   }
 };
 extern template struct TapSums<float>;
 extern template struct TapSums<double>;
-extern template struct TapSums<BFloat16>;
-extern template struct TapSums<Float16>;
+extern template struct TapSums<Half>;
 
 // They by pointers, so that a pass is compiled once a compute type.
 template <class A>
@@ -402,8 +396,7 @@ struct TapKernels {
   }
   STN_INLINE static TapKernels of(DType dtype) {
     if constexpr (sizeof(A) == sizeof(float)) {
-      if (dtype == DType::bfloat16) return of(BFloat16{});
-      if (dtype == DType::float16) return of(Float16{});
+      if (dtype != DType::float32) return of(Half{});
     }
     return of(A{});
   }

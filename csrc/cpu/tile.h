@@ -69,22 +69,21 @@ STN_INLINE bool fits_window(const PixelMap<double>& m) {
 STN_INLINE F16 joined(Vec<float, 8> a, Vec<float, 8> b) {
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
-template <class T>
-STN_INLINE F16 load_rows(const T* p, int64_t stride) {  // two rows of 8
-  if constexpr (sizeof(T) == 2) {
-    const auto a = load<Halves<8>>(p), b = load<Halves<8>>(p + stride);
-    const auto both = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return widen<16>(T{}, both);
-  } else {
-    return joined(load_as<8>(p), load_as<8>(p + stride));
-  }
+STN_INLINE F16 load_rows(const float* p, int64_t stride) {  // two rows of 8
+  return joined(load_as<8>(p), load_as<8>(p + stride));
+}
+template <class H>
+STN_INLINE F16 load_rows(HalfElements<H> p, int64_t stride) {
+  const auto a = load<Halves<8>>(p.data), b = load<Halves<8>>(p.data + stride);
+  const auto both = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return widen<16>(p.is_bfloat16, both);
 }
 
 template <class Shape>
 struct Window {
   F16 part[4];
-  template <class T>
-  STN_INLINE Window(const T* p, int64_t stride) {
+  template <class Pixels>
+  STN_INLINE Window(Pixels p, int64_t stride) {
     for (int k = 0; k < 4; ++k) {
       if constexpr (Shape::kAcross == 16) {
         part[k] = load_as<16>(p + k * stride);
@@ -99,28 +98,24 @@ struct Window {
   }
 };
 
-template <class Shape, class T>
-STN_INLINE F16 load_tile(const T* p, int64_t stride) {
-  if constexpr (Shape::kWidth == 8) {
-    return load_rows(p, stride);
-  } else if constexpr (sizeof(T) == 2) {
-    const auto row = [&](int k) STN_LAMBDA { return load<uint64_t>(p + k * stride); };
-    const auto rows = (Halves<16>)Vec<uint64_t, 4>{row(0), row(1), row(2), row(3)};
-    return widen<16>(T{}, rows);
-  } else {
-    const auto two = [&](int k) STN_LAMBDA {
-      return __builtin_shufflevector(load_as<4>(p + k * stride), load_as<4>(p + (k + 1) * stride), 0, 1, 2, 3, 4, 5, 6,
-                                     7);
-    };
-    return joined(two(0), two(2));
-  }
+template <class Shape>
+STN_INLINE F16 load_tile(const float* p, int64_t stride) {
+  if constexpr (Shape::kWidth == 8) return load_rows(p, stride);
+  const auto two = [&](int k) STN_LAMBDA {
+    return __builtin_shufflevector(load_as<4>(p + k * stride), load_as<4>(p + (k + 1) * stride), 0, 1, 2, 3, 4, 5, 6,
+                                   7);
+  };
+  return joined(two(0), two(2));
 }
-template <class Shape, class T>
-STN_INLINE void store_tile(T* p, int64_t stride, F16 v) {
-  if constexpr (sizeof(T) == 2) {
-    const auto rows = (Vec<uint64_t, 4>)narrow<16>(T{}, v);
-    for (int k = 0; k < 4; ++k) store(p + k * 4 / Shape::kWidth * stride + k * 4 % Shape::kWidth, rows[k]);
-  } else if constexpr (Shape::kWidth == 8) {
+template <class Shape, class H>
+STN_INLINE F16 load_tile(HalfElements<H> p, int64_t stride) {
+  if constexpr (Shape::kWidth == 8) return load_rows(p, stride);
+  const auto row = [&](int k) STN_LAMBDA { return load<uint64_t>(p.data + k * stride); };
+  return widen<16>(p.is_bfloat16, (Halves<16>)Vec<uint64_t, 4>{row(0), row(1), row(2), row(3)});
+}
+template <class Shape>
+STN_INLINE void store_tile(float* p, int64_t stride, F16 v) {
+  if constexpr (Shape::kWidth == 8) {
     store_as<8>(p, __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7));
     store_as<8>(p + stride, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
   } else {
@@ -129,6 +124,11 @@ STN_INLINE void store_tile(T* p, int64_t stride, F16 v) {
     store_as<4>(p + 2 * stride, __builtin_shufflevector(v, v, 8, 9, 10, 11));
     store_as<4>(p + 3 * stride, __builtin_shufflevector(v, v, 12, 13, 14, 15));
   }
+}
+template <class Shape>
+STN_INLINE void store_tile(HalfElements<Half> p, int64_t stride, F16 v) {
+  const auto rows = (Vec<uint64_t, 4>)narrow<16>(p.is_bfloat16, v);
+  for (int k = 0; k < 4; ++k) store(p.data + k * 4 / Shape::kWidth * stride + k * 4 % Shape::kWidth, rows[k]);
 }
 
 STN_INLINE int clamped(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
@@ -205,8 +205,8 @@ struct TileTaps {
     v = v < highs ? v : highs;
     return slope;
   }
-  template <class T>
-  STN_INLINE void read(const T* p, int64_t stride, F16& a, F16& b, F16& c, F16& d) const {
+  template <class Pixels>
+  STN_INLINE void read(Pixels p, int64_t stride, F16& a, F16& b, F16& c, F16& d) const {
     const Window<Shape> window(p, stride);
     a = window.at(i00), b = window.at(i01), c = window.at(i10), d = window.at(i11);
     if constexpr (!kInterior) a = masked(a, m00), b = masked(b, m01), c = masked(c, m10), d = masked(d, m11);
@@ -219,11 +219,11 @@ struct Prefetch {
   bool on;
   int64_t read, write;
   template <class R, class W>
-  STN_INLINE void operator()(const R* from, int64_t from_stride, const W* to, int64_t to_stride) const {
+  STN_INLINE void operator()(R from, int64_t from_stride, W to, int64_t to_stride) const {
     if (!on) return;
     for (int k = 0; k < Shape::kHeight; ++k) {
-      __builtin_prefetch(from + read + k * from_stride, 0, 2);
-      __builtin_prefetch(to + write + k * to_stride, 0, 2);
+      __builtin_prefetch(address(from + (read + k * from_stride)), 0, 2);
+      __builtin_prefetch(address(to + (write + k * to_stride)), 0, 2);
     }
   }
 };

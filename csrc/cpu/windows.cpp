@@ -13,12 +13,7 @@ Work with_kernels(const Problem& p, F f) {
   Work work{p, groups.count * groups.blocks, nullptr, groups.blocks};
   if constexpr (kHasTiles) {
     const auto with_storage_type = [&](auto mode) STN_LAMBDA {
-      // Nearest copies: what the 16 bits mean makes no difference.
-      const bool bits = mode == Mode::nearest && p.dtype == DType::float16;
-      if (bits || p.dtype == DType::bfloat16) return f(BFloat16{}, mode);
-      if constexpr (mode != Mode::nearest) {
-        if (p.dtype == DType::float16) return f(Float16{}, mode);
-      }
+      if (p.dtype != DType::float32) return f(Half{}, mode);
       return f(float{}, mode);
     };
     work.run = with_mode(

@@ -87,15 +87,15 @@ struct WindowTaps {
   }
   STN_INLINE int64_t corner(int64_t stride) const { return y.origin * stride + x.origin; }  // of the window
   // Calls f(row, column, value) for the K x K taps in a plane, if any is inside; plane begins at the window.
-  template <Reach kReach, class T, class F>
-  STN_INLINE void read(const T* plane, int64_t stride, F f) const {
+  template <Reach kReach, class Pixels, class F>
+  STN_INLINE void read(Pixels plane, int64_t stride, F f) const {
     if constexpr (kReach == Reach::outside) return;
     if constexpr (kReach == Reach::anywhere && kMode == Mode::bilinear) {
       for (int j = 0; j < 2; ++j) {
         alignas(64) int64_t offset[16];
         store_offsets(y.tap[j] * int32_t(stride) + x.pair, offset);
         Vec<float, 8> near[2], next[2];
-        for (int k = 0; k < 2; ++k) load_pairs<T, 8>(plane, offset + 8 * k, near[k], next[k]);
+        for (int k = 0; k < 2; ++k) load_pairs<8>(plane, offset + 8 * k, near[k], next[k]);
         const F16 a = joined(near[0], near[1]), b = joined(next[0], next[1]);
         f(j, 0, masked(x.behind ? b : a, y.inside[j] & x.inside[0]));
         f(j, 1, masked(x.before ? a : b, y.inside[j] & x.inside[1]));
@@ -222,7 +222,7 @@ struct StripPoints {
 // whether these channels are the item's first, which strip's which tile it is and what to fetch meanwhile.
 template <class T>
 struct WindowTile {
-  const T* window;
+  Elements<const T> window;
   int64_t other, channels;
   bool first;
   int strip, index;
@@ -293,8 +293,8 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
                 for (const Source& source : sources) {
                   for (int64_t channel = 0; channel < p.channels; channel += step) {
                     const int64_t channels = minimum(step, p.channels - channel);
-                    const T* image = static_cast<const T*>(p.input.data) + source.item / p.samples * p.input.batch +
-                                     channel * p.input.channel;
+                    Elements<const T> image = elements<const T>(p, p.input.data) +
+                                              source.item / p.samples * p.input.batch + channel * p.input.channel;
                     for (int s = 0; s < strips.count; ++s) {
                       points.place(source, source.item - first_item, strips.strips[s], strips.basis(s));
                       const int64_t first =
@@ -339,8 +339,8 @@ void windows_forward(const Problem& p, int64_t begin, int64_t end) {
   over_windows<T, kMode>(
       p, begin, end, [](int64_t, int64_t) {},
       [&]<Reach kReach>(const WindowTile<T>& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
-        const T* image = tile.window;
-        T* out = static_cast<T*>(p.output.data) + tile.other;
+        Elements<const T> image = tile.window;
+        Elements<T> out = elements<T>(p, p.output.data) + tile.other;
         for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, out += p.output.channel) {
           tile.ahead(image, p.input.row, out, p.output.row);
           F16 line[K] = {}, sum{};
@@ -454,7 +454,7 @@ void windows_grad_parameters(const Problem& p, int64_t begin, int64_t end) {
         F16 gx{}, gy{};
         if (!tile.first) gx = sums.x[tile.index], gy = sums.y[tile.index];
         if constexpr (kReach != Reach::outside) {
-          const T *image = tile.window, *grad = static_cast<const T*>(p.grad_output.data) + tile.other;
+          auto image = tile.window, grad = elements<const T>(p, p.grad_output.data) + tile.other;
           F16 products[2][2] = {};  // of a bilinear tile: sums over channels of the output's gradient times each tap
           for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, grad += p.grad_output.channel) {
             tile.ahead(image, p.input.row, grad, p.grad_output.row);

@@ -89,10 +89,10 @@ STN_INLINE void sum_groups(const Problem& p, int64_t begin, int64_t end, Add add
   });
 }
 
-template <class A, class Sums>
+template <class Sums>
 void group_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   sum_groups<Sums>(p, begin, end, [&](const Source& source, int64_t v, int64_t end_v, Sums& total) STN_LAMBDA {
-    rows_parameter_sums<A, Sums>(p, source, v, end_v, total);
+    rows_parameter_sums<float, Sums>(p, source, v, end_v, total);
   });
 }
 

@@ -31,7 +31,7 @@ template <class T>
 void run_forward(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
-    if constexpr (kHasTiles && sizeof(T) < 8) {
+    if constexpr (kHasTiles) {
       const auto run = [&](auto shape) { tile_forward<decltype(shape), T>(p, item, source.pixels(), first, last); };
       if (p.transform == Transform::affine) {
         if (with_tiles(p, source.pixels(), run)) return;
@@ -48,7 +48,7 @@ void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
     double* sums = p.sums + 6 * task;
-    if constexpr (kHasTiles && sizeof(T) < 8) {
+    if constexpr (kHasTiles) {
       const auto run = [&](auto shape) {
         tile_theta_moments<decltype(shape), T>(p, item, source.pixels(), first, last, sums);
       };
@@ -109,7 +109,7 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
 template <class T>
 void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.height, [&](int64_t, int64_t b, int64_t first, int64_t last) STN_LAMBDA {
-    if constexpr (kHasTiles && sizeof(T) < 8) {
+    if constexpr (kHasTiles) {
       if (gather<T>(p, b, first, last)) return;
     }
     const int64_t block = scattered_channels<Compute<T>>(p);
@@ -160,6 +160,12 @@ STN_INLINE auto with_lattice(const Problem& p, F f) {
   return p.dimensions == 1 ? of(Count<1>{}) : p.dimensions == 2 ? of(Count<2>{}) : of(Count<3>{});
 }
 
+// Calls f(type tag of the storage type) with those that rows of points have kernels for.
+template <class F>
+STN_INLINE Work with_pixels(DType dtype, F f) {
+  return dtype == DType::float32 ? f(float{}) : f(Half{});
+}
+
 int64_t group_tasks(const Problem& p) {
   const Groups groups(p, p.items());
   return groups.count * groups.blocks;
@@ -191,7 +197,7 @@ Work grid_sums(const Problem& p) {
 template <class F>
 Work quad_work(const Problem& call, F kernel) {
   const Problem p = call.in_lines();
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), kernel(t)}; });
+  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), kernel(t)}; });
 }
 
 Work forward(const Problem& call) {
@@ -200,7 +206,7 @@ Work forward(const Problem& call) {
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_forward(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     return is_grouped(p) ? Work{p, group_tasks(p), group_forward<T>} : Work{p, tasks, run_forward<T>};
   });
@@ -222,13 +228,11 @@ Work grad_parameters(const Problem& call) {
   if (!p.in_rows()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
   if (is_grouped(p)) {
-    return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
-      return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
-        return Work{p, group_tasks(p), group_parameter_sums<decltype(a), Sums>, row_blocks(p.out_height)};
-      });
+    return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
+      return Work{p, group_tasks(p), group_parameter_sums<Sums>, row_blocks(p.out_height)};
     });
   }
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     return Work{p, tasks, p.transform == Transform::grid ? run_grad_grid<T> : run_affine_sums<T>};
   });
@@ -240,12 +244,12 @@ Work grad_input(const Problem& call) {
     return p.grad_grid = nullptr, gradients(p);
   }
   const Problem p = call.in_lines();
-  if (!p.bilinear_2d()) return sampler_grad_input(p);
+  if (!p.scatters_rows()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
-  const int64_t block = p.dtype == DType::float64 ? scattered_channels<double>(p) : scattered_channels<float>(p);
+  const int64_t block = scattered_channels<float>(p);
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
-  return with_storage(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA {
     if (is_grouped(p)) return Work{p, image_groups(p).count * image_bands(p), group_grad_input<decltype(t)>};
     return Work{p, tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
   });

@@ -61,10 +61,10 @@ struct Problem {
   int64_t out_extent(int axis) const { return axis == 0 ? out_width : axis == 1 ? out_height : out_depth; }
   int64_t item_points() const { return out_width * out_height * out_depth - lacking; }
   int64_t row_width(int64_t row) const { return row + 1 < out_height * out_depth ? out_width : out_width - lacking; }
-  bool bilinear_2d() const { return mode == Mode::bilinear && dimensions == 2; }
-  // Whether the kernels for rows of points (passes.h) read the image; else those for lists of taps, as where its rows
-  // are strided or one pixel wide.
-  bool in_rows() const { return bilinear_2d() && (channels_last || (width > 1 && input.column == 1)); }
+  // Whether the kernels for rows of points (passes.h) add to the image's gradient; else those for lists of taps.
+  bool scatters_rows() const { return mode == Mode::bilinear && dimensions == 2 && dtype != DType::float64; }
+  // Whether they read the image: not where its rows are strided or one pixel wide.
+  bool in_rows() const { return scatters_rows() && (channels_last || (width > 1 && input.column == 1)); }
   // The same call at a grid, whose points are dense, with rows of one length.
   Problem in_lines() const {
     constexpr int64_t kLine = 512;

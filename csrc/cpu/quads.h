@@ -331,9 +331,7 @@ STN_INLINE bool few_quads(const Problem& p) {
   return p.channels <= kQuadChannels && 4 * p.samples * p.item_points() >= p.width * p.height &&
          p.width * p.height <= (1 << 16);
 }
-STN_INLINE bool in_quads(const Problem& p) {
-  return p.bilinear_2d() && p.in_rows() && p.transform == Transform::grid && few_quads(p);
-}
+STN_INLINE bool in_quads(const Problem& p) { return p.in_rows() && p.transform == Transform::grid && few_quads(p); }
 
 // Tasks are images, in bands only to occupy the threads: of output rows, of those of all samples; and of input rows.
 struct QuadTasks {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from . import _checks
 from ._regions import Complex, Tables, build_complex, build_tables, cell_of
 
 BASES = ("svd", "qr")
@@ -157,7 +158,8 @@ class Tessellation:
         """
         nodal = self._on("nodal", theta.device)
         dtype = torch.float64 if theta.dtype == torch.float64 else torch.float32
-        velocities = (theta.double() @ nodal.T).to(dtype).unflatten(-1, (-1, self.n))
+        rounded = torch.nn.functional.linear(theta.double(), nodal).to(dtype)
+        velocities = rounded.reshape(*theta.shape[:-1], nodal.shape[0] // self.n, self.n)
         return -velocities if inverse else velocities
 
     def tables(self, device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,8 +196,6 @@ def _wall_point(shape, axis, side):
 
 def check_points(points, tessellation: Tessellation) -> None:
     """points: (P, n) or (B, P, n) floating."""
-    from . import _checks
-
     _checks.floating_tensor("points", points)
     if points.dim() not in (2, 3) or points.shape[-1] != tessellation.n:
         n = tessellation.n
@@ -204,8 +204,6 @@ def check_points(points, tessellation: Tessellation) -> None:
 
 def check_theta(theta, tessellation: Tessellation) -> None:
     """theta: (B, d) or (B, S, d) floating."""
-    from . import _checks
-
     _checks.floating_tensor("theta", theta)
     if theta.dim() not in (2, 3) or theta.shape[-1] != tessellation.dim:
         d = tessellation.dim

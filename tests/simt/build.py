@@ -42,19 +42,24 @@ def build(variant: str, library: str = "stn_kernels_simt") -> pathlib.Path:
     includes, links = _build.torch_flags()
     command = (
         f"{_build.compiler()} -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas {flags}"
-        f" -DSIMT_HOST -I{_build.SOURCES} -I{_build.SOURCES}/cuda -I{HERE}"
+        f" -DSIMT_HOST -I{_build.SOURCES} -I{_build.SOURCES}/cuda"
     )
+    of_kernels = f"{command} {kernel_flags} {includes}"
+    prelude = _build.Graph(OUTPUT / variant / "prelude")
+    prelude.compile(HERE / "prelude.h", "prelude.h.gch", f"{of_kernels} -I{HERE} -x c++-header")
     graph = _build.Graph(OUTPUT / variant / library)
-    objects = [graph.compile(s, f"{s.stem}.o", command) for s in sorted(HERE.glob("*.cpp"))]
+    objects = [graph.compile(s, f"{s.stem}.o", f"{command} -I{HERE}") for s in sorted(HERE.glob("*.cpp"))]
     for source in LIBRARIES[library]:
         if "WITHOUT_FLOAT16" in flags and source.stem.endswith("_float16"):
             continue
-        objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {kernel_flags} {includes} -x c++"))
+        where = f"-I{prelude.folder} -I{HERE} -include prelude.h"
+        objects.append(graph.compile(source, f"{source.stem}.o", f"{of_kernels} {where} -x c++"))
     target = graph.folder / f"lib{library}.so"
     graph.link(target, objects, f"{_build.compiler()} {flags}", f"{links} {link_flags}")
-    graph.folder.mkdir(parents=True, exist_ok=True)
-    with open(graph.folder / "lock", "w") as lock:
+    prelude.folder.mkdir(parents=True, exist_ok=True)
+    with open(OUTPUT / variant / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of pytest-xdist build the same files
+        prelude.run()
         graph.run()
     return target
 

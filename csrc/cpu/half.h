@@ -22,9 +22,39 @@ struct HalfElements {
   STN_INLINE H& operator[](int64_t i) const { return data[i]; }
   STN_INLINE operator HalfElements<const Half>() const { return {data, is_bfloat16}; }
 };
+// Elements of 32 or 16 bits, for kernels that look at the format once a tile.
+struct Any {};
+template <class Byte>  // char or const char
+struct AnyElements {
+  Byte* data;
+  DType format;
+  template <class T>
+  STN_INLINE auto* as() const {
+    return reinterpret_cast<std::conditional_t<std::is_const_v<Byte>, const T*, T*>>(data);
+  }
+  STN_INLINE AnyElements operator+(int64_t i) const {
+    return {data + (format == DType::float32 ? 4 * i : 2 * i), format};
+  }
+};
+// Calls f(a, b) with what they are.
+template <class A, class B, class F>
+STN_INLINE void in_format(AnyElements<A> a, AnyElements<B> b, F f) {
+  if (a.format == DType::float32) return f(a.template as<float>(), b.template as<float>());
+  const auto halves = []<class H>(H* p, bool is_bfloat16) STN_LAMBDA { return HalfElements<H>{p, is_bfloat16}; };
+  const bool is_bfloat16 = a.format == DType::bfloat16;
+  f(halves(a.template as<Half>(), is_bfloat16), halves(b.template as<Half>(), is_bfloat16));
+}
 template <class T>
 struct ElementsOf {
   using type = T*;
+};
+template <>
+struct ElementsOf<Any> {
+  using type = AnyElements<char>;
+};
+template <>
+struct ElementsOf<const Any> {
+  using type = AnyElements<const char>;
 };
 template <>
 struct ElementsOf<Half> {
@@ -39,7 +69,10 @@ using Elements = typename ElementsOf<T>::type;
 
 template <class T, class Void>
 STN_INLINE Elements<T> elements(const Problem& p, Void* data) {
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (std::is_same_v<std::remove_const_t<T>, Any>) {
+    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return {static_cast<Byte*>(data), p.dtype};
+  } else if constexpr (sizeof(T) == 2) {
     return {static_cast<T*>(data), p.dtype == DType::bfloat16};
   } else {
     return static_cast<T*>(data);

@@ -6,18 +6,13 @@
 namespace stn::STN_LEVEL {
 namespace {
 
-// The work that f(type tag of the storage type, mode) runs.
+// The work that f(mode) runs.
 template <class F>
 Work with_kernels(const Problem& p, F f) {
   const Groups groups(p, p.items());
   Work work{p, groups.count * groups.blocks, nullptr, groups.blocks};
   if constexpr (kHasTiles) {
-    const auto with_storage_type = [&](auto mode) STN_LAMBDA {
-      if (p.dtype != DType::float32) return f(Half{}, mode);
-      return f(float{}, mode);
-    };
-    work.run = with_mode(
-        p.mode, [&]<Mode kMode>() STN_LAMBDA { return with_storage_type(std::integral_constant<Mode, kMode>{}); });
+    work.run = with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA { return f(std::integral_constant<Mode, kMode>{}); });
   }
   return work;
 }
@@ -27,13 +22,13 @@ Work with_kernels(const Problem& p, F f) {
 bool in_windows(const Problem& p) { return windowed(p); }
 
 Work window_forward(const Problem& p) {
-  return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA { return windows_forward<decltype(t), mode>; });
+  return with_kernels(p, [&](auto mode) STN_LAMBDA { return windows_forward<mode>; });
 }
 
 Work window_grad_parameters(const Problem& p) {
-  return with_kernels(p, [&](auto t, auto mode) STN_LAMBDA {
+  return with_kernels(p, [&](auto mode) STN_LAMBDA {
     constexpr Mode kSmooth = mode == Mode::nearest ? Mode::bilinear : mode;  // nearest has no gradient: not called
-    return windows_grad_parameters<decltype(t), kSmooth>;
+    return windows_grad_parameters<kSmooth>;
   });
 }
 

@@ -220,9 +220,8 @@ struct StripPoints {
 
 // A tile of one item: its window in the first of the channels to do, where its first point is on the other side,
 // whether these channels are the item's first, which strip's which tile it is and what to fetch meanwhile.
-template <class T>
 struct WindowTile {
-  Elements<const T> window;
+  Elements<const Any> window;
   int64_t other, channels;
   bool first;
   int strip, index;
@@ -267,10 +266,11 @@ struct Strips {
 // Calls body.template operator()<reach>(tile, taps) for the tiles and channels of tasks [begin, end) of groups of items
 // x row blocks, and between(source, i, points) after all channels of an item's i-th strip at hand; first(items, last
 // item) and after(source, block) around each task.
-template <class T, Mode kMode, class First, class Body, class Between, class After>
+template <Mode kMode, class First, class Body, class Between, class After>
 STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First first, Body body, Between between,
                              After after) {
-  const int64_t step = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
+  const int64_t bytes = p.dtype == DType::float32 ? 4 : 2;
+  const int64_t step = channel_block(p.channels, p.input.channel * bytes, p.input.row * bytes);
   const Images<const void*> output{p.output.data, p.output.batch, p.output.channel, p.output.row, 1};
   const Images<const void*> other = p.output.data ? output : p.grad_output;
   // The next block of channels; along the rows of one the processor follows by itself.
@@ -293,21 +293,21 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
                 for (const Source& source : sources) {
                   for (int64_t channel = 0; channel < p.channels; channel += step) {
                     const int64_t channels = minimum(step, p.channels - channel);
-                    Elements<const T> image = elements<const T>(p, p.input.data) +
-                                              source.item / p.samples * p.input.batch + channel * p.input.channel;
+                    Elements<const Any> image = elements<const Any>(p, p.input.data) +
+                                                source.item / p.samples * p.input.batch + channel * p.input.channel;
                     for (int s = 0; s < strips.count; ++s) {
                       points.place(source, source.item - first_item, strips.strips[s], strips.basis(s));
                       const int64_t first =
                           source.item * other.batch + channel * other.channel + points.strip.v * other.row;
                       for (int i = 0; i < points.strip.count; ++i) {
                         WindowTaps<kMode> taps = points.taps(i);
-                        const WindowTile<T> tile{image + taps.corner(p.input.row),
-                                                 first + points.strip.u(i),
-                                                 channels,
-                                                 channel == 0,
-                                                 s,
-                                                 i,
-                                                 ahead};
+                        const WindowTile tile{image + taps.corner(p.input.row),
+                                              first + points.strip.u(i),
+                                              channels,
+                                              channel == 0,
+                                              s,
+                                              i,
+                                              ahead};
                         const auto run = [&]<Reach kReach>()
                                              STN_LAMBDA { body.template operator()<kReach>(tile, taps); };
                         switch (taps.reach(p)) {
@@ -333,23 +333,23 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
             });
 }
 
-template <class T, Mode kMode>
+template <Mode kMode>
 void windows_forward(const Problem& p, int64_t begin, int64_t end) {
   constexpr int K = kTaps<kMode>;
-  over_windows<T, kMode>(
+  over_windows<kMode>(
       p, begin, end, [](int64_t, int64_t) {},
-      [&]<Reach kReach>(const WindowTile<T>& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
-        Elements<const T> image = tile.window;
-        Elements<T> out = elements<T>(p, p.output.data) + tile.other;
-        for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, out += p.output.channel) {
-          tile.ahead(image, p.input.row, out, p.output.row);
-          F16 line[K] = {}, sum{};
-          taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
-            line[j] = kMode == Mode::nearest ? value : line[j] + taps.x.weight[i] * value;
-          });
-          for (int j = 0; j < K; ++j) sum = kMode == Mode::nearest ? line[j] : sum + taps.y.weight[j] * line[j];
-          store_tile<Square>(out, p.output.row, sum);
-        }
+      [&]<Reach kReach>(const WindowTile& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
+        in_format(tile.window, elements<Any>(p, p.output.data) + tile.other, [&](auto image, auto out) STN_LAMBDA {
+          for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, out += p.output.channel) {
+            tile.ahead(image, p.input.row, out, p.output.row);
+            F16 line[K] = {}, sum{};
+            taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
+              line[j] = kMode == Mode::nearest ? value : line[j] + taps.x.weight[i] * value;
+            });
+            for (int j = 0; j < K; ++j) sum = kMode == Mode::nearest ? line[j] : sum + taps.y.weight[j] * line[j];
+            store_tile<Square>(out, p.output.row, sum);
+          }
+        });
       },
       [](const Source&, const auto&, auto&) {}, [](const Source&, int64_t) {});
 }
@@ -443,34 +443,38 @@ struct WindowGradients {
   }
 };
 
-template <class T, Mode kMode>
+template <Mode kMode>
 void windows_grad_parameters(const Problem& p, int64_t begin, int64_t end) {
   constexpr int K = kTaps<kMode>;
   WindowGradients gradients(p);
-  over_windows<T, kMode>(
+  over_windows<kMode>(
       p, begin, end, [&](int64_t first, int64_t last) STN_LAMBDA { gradients.begin(first, last); },
-      [&]<Reach kReach>(const WindowTile<T>& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
+      [&]<Reach kReach>(const WindowTile& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
         TileGradients& sums = gradients.strips[tile.strip];
         F16 gx{}, gy{};
         if (!tile.first) gx = sums.x[tile.index], gy = sums.y[tile.index];
         if constexpr (kReach != Reach::outside) {
-          auto image = tile.window, grad = elements<const T>(p, p.grad_output.data) + tile.other;
           F16 products[2][2] = {};  // of a bilinear tile: sums over channels of the output's gradient times each tap
-          for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, grad += p.grad_output.channel) {
-            tile.ahead(image, p.input.row, grad, p.grad_output.row);
-            const F16 g = load_tile<Square>(grad, p.grad_output.row);
-            if constexpr (K == 2) {
-              taps.template read<kReach>(image, p.input.row,
-                                         [&](int j, int i, F16 value) STN_LAMBDA { products[j][i] += g * value; });
-              continue;
-            }
-            F16 line[K] = {}, slope[K] = {}, along_x{}, along_y{};
-            taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
-              line[j] += taps.x.weight[i] * value, slope[j] += taps.x.slope[i] * value;
-            });
-            for (int j = 0; j < K; ++j) along_x += taps.y.weight[j] * slope[j], along_y += taps.y.slope[j] * line[j];
-            gx += g * along_x, gy += g * along_y;
-          }
+          in_format(
+              tile.window, elements<const Any>(p, p.grad_output.data) + tile.other,
+              [&](auto image, auto grad) STN_LAMBDA {
+                for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, grad += p.grad_output.channel) {
+                  tile.ahead(image, p.input.row, grad, p.grad_output.row);
+                  const F16 g = load_tile<Square>(grad, p.grad_output.row);
+                  if constexpr (K == 2) {
+                    taps.template read<kReach>(
+                        image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA { products[j][i] += g * value; });
+                    continue;
+                  }
+                  F16 line[kTaps<kMode>] = {}, slope[kTaps<kMode>] = {}, along_x{}, along_y{};
+                  taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
+                    line[j] += taps.x.weight[i] * value, slope[j] += taps.x.slope[i] * value;
+                  });
+                  for (int j = 0; j < K; ++j)
+                    along_x += taps.y.weight[j] * slope[j], along_y += taps.y.slope[j] * line[j];
+                  gx += g * along_x, gy += g * along_y;
+                }
+              });
           if constexpr (K == 2) {
             for (int j = 0; j < 2; ++j) {
               gx += taps.y.weight[j] * (taps.x.slope[0] * products[j][0] + taps.x.slope[1] * products[j][1]);

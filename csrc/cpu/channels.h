@@ -2,7 +2,7 @@
 #pragma once
 #include <utility>
 
-#include "half.h"
+#include "elements.h"
 
 namespace stn::STN_LEVEL {
 

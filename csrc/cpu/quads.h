@@ -65,8 +65,6 @@ STN_INLINE void apart(const Quad<A> (&quads)[N], Vec<A, N> (&to)[4]) {
   if constexpr (N == 4) {
     for (int k = 0; k < 4; ++k) to[k] = quads[k];
     transpose<1>(to);
-  } else if constexpr (N == 2) {
-    for (int k = 0; k < 4; ++k) to[k] = Vec<A, 2>{quads[0][k], quads[1][k]};
   } else {
     Vec<A, N> rows[4];
     for (int k = 0; k < 4; ++k)

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "half.h"
+#include "elements.h"
 #include "kernels.h"
 
 namespace stn::STN_LEVEL {

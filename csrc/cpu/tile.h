@@ -3,7 +3,7 @@
 // planar, 16 lanes: worthwhile where two-source permutes exist (AVX-512).
 #pragma once
 #include "common/affine.h"
-#include "half.h"
+#include "elements.h"
 #include "kernels.h"
 
 namespace stn::STN_LEVEL {

@@ -1,0 +1,180 @@
+// Images in their storage type: half precision is computed in float32 and rounded once, at the store.
+#pragma once
+#include <type_traits>
+
+#include "half.h"
+#include "kernels.h"
+
+namespace stn::STN_LEVEL {
+
+// An element of 16 bits, bfloat16 or float16: kernels are compiled once for both, and where the elements are says
+// which.
+struct Half {
+  uint16_t bits;
+};
+template <class H>  // Half or const Half
+struct HalfElements {
+  H* data;
+  bool is_bfloat16;
+  STN_INLINE HalfElements operator+(int64_t i) const { return {data + i, is_bfloat16}; }
+  STN_INLINE HalfElements operator-(int64_t i) const { return {data - i, is_bfloat16}; }
+  STN_INLINE HalfElements& operator+=(int64_t i) { return data += i, *this; }
+  STN_INLINE H& operator[](int64_t i) const { return data[i]; }
+  STN_INLINE operator HalfElements<const Half>() const { return {data, is_bfloat16}; }
+};
+// Elements of 32 or 16 bits, for kernels that look at the format once a tile.
+struct Any {};
+template <class Byte>  // char or const char
+struct AnyElements {
+  Byte* data;
+  DType format;
+  template <class T>
+  STN_INLINE auto* as() const {
+    return reinterpret_cast<std::conditional_t<std::is_const_v<Byte>, const T*, T*>>(data);
+  }
+  STN_INLINE AnyElements operator+(int64_t i) const {
+    return {data + (format == DType::float32 ? 4 * i : 2 * i), format};
+  }
+};
+// Calls f(a, b) with what they are.
+template <class A, class B, class F>
+STN_INLINE void in_format(AnyElements<A> a, AnyElements<B> b, F f) {
+  if (a.format == DType::float32) return f(a.template as<float>(), b.template as<float>());
+  const auto halves = []<class H>(H* p, bool is_bfloat16) STN_LAMBDA { return HalfElements<H>{p, is_bfloat16}; };
+  const bool is_bfloat16 = a.format == DType::bfloat16;
+  f(halves(a.template as<Half>(), is_bfloat16), halves(b.template as<Half>(), is_bfloat16));
+}
+template <class T>
+struct ElementsOf {
+  using type = T*;
+};
+template <>
+struct ElementsOf<Any> {
+  using type = AnyElements<char>;
+};
+template <>
+struct ElementsOf<const Any> {
+  using type = AnyElements<const char>;
+};
+template <>
+struct ElementsOf<Half> {
+  using type = HalfElements<Half>;
+};
+template <>
+struct ElementsOf<const Half> {
+  using type = HalfElements<const Half>;
+};
+template <class T>  // of storage type T, perhaps const
+using Elements = typename ElementsOf<T>::type;
+
+template <class T, class Void>
+STN_INLINE Elements<T> elements(const Problem& p, Void* data) {
+  if constexpr (std::is_same_v<std::remove_const_t<T>, Any>) {
+    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return {static_cast<Byte*>(data), p.dtype};
+  } else if constexpr (sizeof(T) == 2) {
+    return {static_cast<T*>(data), p.dtype == DType::bfloat16};
+  } else {
+    return static_cast<T*>(data);
+  }
+}
+template <class T>
+STN_INLINE T* address(T* p) {
+  return p;
+}
+template <class H>
+STN_INLINE H* address(HalfElements<H> p) {
+  return p.data;
+}
+
+template <class T>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
+// Elements as they lie in memory, and vectors of them widened and narrowed.
+template <class T>
+STN_INLINE T* stored(T* p) {
+  return p;
+}
+STN_INLINE const uint16_t* stored(HalfElements<const Half> p) { return &p.data->bits; }
+STN_INLINE uint16_t* stored(HalfElements<Half> p) { return &p.data->bits; }
+template <int N, class T>
+STN_INLINE Vec<T, N> widened(const T*, Vec<T, N> v) {
+  return v;
+}
+template <int N>
+STN_INLINE Vec<float, N> widened(HalfElements<const Half> p, Halves<N> v) {
+  return widen<N>(p.is_bfloat16, v);
+}
+template <int N, class T>
+STN_INLINE Vec<T, N> narrowed(T*, Vec<T, N> v) {
+  return v;
+}
+template <int N>
+STN_INLINE Halves<N> narrowed(HalfElements<Half> p, Vec<float, N> v) {
+  return narrow<N>(p.is_bfloat16, v);
+}
+
+// N consecutive elements, widened.
+template <int N, class T>
+STN_INLINE Vec<T, N> load_as(const T* p) {
+  return load<Vec<T, N>>(p);
+}
+template <int N, class H>
+STN_INLINE Vec<float, N> load_as(HalfElements<H> p) {
+  return widen<N>(p.is_bfloat16, load<Halves<N>>(p.data));
+}
+template <int N, class T>
+STN_INLINE void store_as(T* p, Vec<T, N> v) {
+  store(p, v);
+}
+template <int N>
+STN_INLINE void store_as(HalfElements<Half> p, Vec<float, N> v) {
+  store(p.data, narrow<N>(p.is_bfloat16, v));
+}
+// Elements in a buffer of their own, of the format of others.
+template <class T>
+STN_INLINE T* like(const T*, T* buffer) {
+  return buffer;
+}
+template <class H>
+STN_INLINE HalfElements<Half> like(HalfElements<H> p, Half* buffer) {
+  return {buffer, p.is_bfloat16};
+}
+// The first n < N of them, `step` apart; nothing beyond is touched.
+template <int N, class P>
+STN_INLINE auto load_part(P p, int64_t n, int64_t step = 1) {
+  std::remove_cvref_t<decltype(p[0])> buffer[N] = {};
+  for (int64_t i = 0; i < n; ++i) buffer[i] = p[i * step];
+  return load_as<N>(like(p, buffer));
+}
+template <int N, class P, class V>
+STN_INLINE void store_part(P p, V v, int64_t n, int64_t step = 1) {
+  std::remove_cvref_t<decltype(p[0])> buffer[N];
+  store_as<N>(like(p, buffer), v);
+  for (int64_t i = 0; i < n; ++i) p[i * step] = buffer[i];
+}
+template <class T>
+STN_INLINE T load_one(const T* p) {
+  return *p;
+}
+template <class H>
+STN_INLINE float load_one(HalfElements<H> p) {
+  return widen<8>(p.is_bfloat16, Halves<8>{p.data->bits})[0];
+}
+template <class T>
+STN_INLINE void store_one(T* p, T v) {
+  *p = v;
+}
+STN_INLINE void store_one(HalfElements<Half> p, float v) {
+  p.data->bits = narrow<8>(p.is_bfloat16, Vec<float, 8>{v})[0];
+}
+
+}  // namespace stn::STN_LEVEL

@@ -2,8 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
 BIN := .venv/bin
-# Python compiles a module when it first imports it; of these packages it never imports most.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch==2.13.0
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 OPTIONS ?=
 
 .PHONY: help bench test verify lint sanitize check-cu gpu gpu-rehearsal build clean

@@ -2,8 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch==2.13.0
 OPTIONS ?=
+# Packages are compiled as they are first imported (pip compiles all of them, minutes more), so Python has to keep that.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help bench test verify lint sanitize check-cu gpu gpu-rehearsal build clean
 

@@ -123,9 +123,11 @@ def _define(namespace: str, op: Op, implementation: Callable | None) -> None:
 
 
 def _leading_tensors(handle) -> int:
-    """How many arguments of an operator come before the first that is no tensor."""
+    """How many tensors an operator takes; they come before its other arguments, as `call_in` needs it."""
     kinds = ["Tensor" in str(argument.type) for argument in handle._schema.arguments]
-    return (*kinds, False).index(False)
+    if sorted(kinds, reverse=True) != kinds:
+        raise TypeError(f"{handle}: tensors must come before other arguments")
+    return sum(kinds)
 
 
 def _eager_function(direct, setup_context, formula):

@@ -9,6 +9,8 @@ from stn_kernels import _build
 
 from .simt import check_cu
 
+needs_nvcc = pytest.mark.skipif(_build.nvcc() is None, reason="no nvcc: the CUDA kernels were not compiled for GPUs")
+
 PTXAS = """\
 ptxas info    : Compiling entry function '_Z3fooIfEvPT_' for 'sm_80'
 ptxas info    : Function properties for _Z3fooIfEvPT_
@@ -56,7 +58,7 @@ def test_no_kernel_is_launched_by_brackets():
     assert not [p.name for p in sources if "<<<" in p.read_text()]
 
 
-@pytest.mark.skipif(_build.nvcc() is None, reason="no nvcc: the CUDA kernels were not compiled for GPUs")
+@needs_nvcc
 def test_compiles_for_every_architecture(tmp_path, monkeypatch):
     """A kernel file; all files and their spills: `make check-cu`."""
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
@@ -71,7 +73,7 @@ def test_compiles_for_every_architecture(tmp_path, monkeypatch):
         assert all(f"sm_{arch}" in listed.stdout for arch in _build.DEFAULT_CUDA_ARCHS)
 
 
-@pytest.mark.skipif(_build.nvcc() is None, reason="no nvcc: the CUDA kernels were not compiled for GPUs")
+@needs_nvcc
 @pytest.mark.parametrize("stem", ["register", "warp_backward_float32"])
 def test_host_code_of_the_kernels_compiles(tmp_path, monkeypatch, stem):
     """Registration, and the file with the most templates: nvcc writes host code that g++ has to take."""

@@ -24,13 +24,15 @@ struct HalfElements {
 };
 // Elements of 32 or 16 bits, for kernels that look at the format once a tile.
 struct Any {};
-template <class Byte>  // char or const char
+template <class A>  // Any or const Any
 struct AnyElements {
-  Byte* data;
+  template <class T>
+  using Alike = std::conditional_t<std::is_const_v<A>, const T, T>;
+  Alike<char>* data;
   DType format;
   template <class T>
-  STN_INLINE auto* as() const {
-    return reinterpret_cast<std::conditional_t<std::is_const_v<Byte>, const T*, T*>>(data);
+  STN_INLINE Alike<T>* as() const {
+    return reinterpret_cast<Alike<T>*>(data);
   }
   STN_INLINE AnyElements operator+(int64_t i) const {
     return {data + (format == DType::float32 ? 4 * i : 2 * i), format};
@@ -44,35 +46,17 @@ STN_INLINE void in_format(AnyElements<A> a, AnyElements<B> b, F f) {
   const bool is_bfloat16 = a.format == DType::bfloat16;
   f(halves(a.template as<Half>(), is_bfloat16), halves(b.template as<Half>(), is_bfloat16));
 }
-template <class T>
-struct ElementsOf {
-  using type = T*;
-};
-template <>
-struct ElementsOf<Any> {
-  using type = AnyElements<char>;
-};
-template <>
-struct ElementsOf<const Any> {
-  using type = AnyElements<const char>;
-};
-template <>
-struct ElementsOf<Half> {
-  using type = HalfElements<Half>;
-};
-template <>
-struct ElementsOf<const Half> {
-  using type = HalfElements<const Half>;
-};
+
+template <class T, class Storage>
+constexpr bool kIs = std::is_same_v<std::remove_const_t<T>, Storage>;
 template <class T>  // of storage type T, perhaps const
-using Elements = typename ElementsOf<T>::type;
+using Elements = std::conditional_t<kIs<T, Half>, HalfElements<T>, std::conditional_t<kIs<T, Any>, AnyElements<T>, T*>>;
 
 template <class T, class Void>
 STN_INLINE Elements<T> elements(const Problem& p, Void* data) {
-  if constexpr (std::is_same_v<std::remove_const_t<T>, Any>) {
-    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
-    return {static_cast<Byte*>(data), p.dtype};
-  } else if constexpr (sizeof(T) == 2) {
+  if constexpr (kIs<T, Any>) {
+    return {static_cast<typename AnyElements<T>::template Alike<char>*>(data), p.dtype};
+  } else if constexpr (kIs<T, Half>) {
     return {static_cast<T*>(data), p.dtype == DType::bfloat16};
   } else {
     return static_cast<T*>(data);

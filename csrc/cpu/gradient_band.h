@@ -21,9 +21,8 @@ STN_INLINE Sums sums_of(const Problem& p) {
 }
 
 // Channels that share the points of a task.
-template <class A>
 STN_INLINE int64_t scattered_channels(const Problem& p) {
-  return sums_of(p) == Sums::pixels ? minimum(PixelBlock<A>::kMost, p.channels) : shared_channels(p);
+  return sums_of(p) == Sums::pixels ? minimum(PixelBlock<float>::kMost, p.channels) : shared_channels(p);
 }
 
 template <class T>

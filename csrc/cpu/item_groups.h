@@ -92,7 +92,7 @@ STN_INLINE void sum_groups(const Problem& p, int64_t begin, int64_t end, Add add
 template <class Sums>
 void group_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   sum_groups<Sums>(p, begin, end, [&](const Source& source, int64_t v, int64_t end_v, Sums& total) STN_LAMBDA {
-    rows_parameter_sums<float, Sums>(p, source, v, end_v, total);
+    rows_parameter_sums(p, source, v, end_v, total);
   });
 }
 
@@ -121,7 +121,7 @@ void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
   constexpr int64_t kPoints = Run<A>::kPoints;
   const Groups groups = image_groups(p);
   const Locate<A> place = locator<A>(p);
-  const int64_t bands = image_bands(p), step = scattered_channels<A>(p);
+  const int64_t bands = image_bands(p), step = scattered_channels(p);
   const int64_t per_row = (p.out_width + kPoints - 1) / kPoints, per_item = p.out_height * per_row;
   const bool kept = groups.size > 1 || step < p.channels;  // else placed where they are used
   const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : 1, uninitialized);

@@ -57,7 +57,7 @@ void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
         return few_channels_theta_moments<T>(p, item, source.pixels(), first, last, sums);
     }
     AffineSums total(p);
-    rows_parameter_sums<Compute<T>>(p, source, first, last, total);
+    rows_parameter_sums(p, source, first, last, total);
     total.finish(source, sums);
   });
 }
@@ -112,7 +112,7 @@ void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
     if constexpr (kHasTiles) {
       if (gather<T>(p, b, first, last)) return;
     }
-    const int64_t block = scattered_channels<Compute<T>>(p);
+    const int64_t block = scattered_channels(p);
     for (int64_t c = 0; c < p.channels; c += block) scatter<T>(p, b, c, minimum(block, p.channels - c), first, last);
   });
 }
@@ -126,7 +126,7 @@ STN_INLINE int64_t plane_bands(const Problem& p, int64_t blocks) {
 
 template <class T>
 void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
-  const int64_t block = scattered_channels<Compute<T>>(p);
+  const int64_t block = scattered_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block, bands = plane_bands(p, blocks);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands, c = task / bands % blocks * block, b = task / bands / blocks;
@@ -160,12 +160,6 @@ STN_INLINE auto with_lattice(const Problem& p, F f) {
   return p.dimensions == 1 ? of(Count<1>{}) : p.dimensions == 2 ? of(Count<2>{}) : of(Count<3>{});
 }
 
-// Calls f(type tag of the storage type) with those that rows of points have kernels for.
-template <class F>
-STN_INLINE Work with_pixels(DType dtype, F f) {
-  return dtype == DType::float32 ? f(float{}) : f(Half{});
-}
-
 int64_t group_tasks(const Problem& p) {
   const Groups groups(p, p.items());
   return groups.count * groups.blocks;
@@ -197,7 +191,7 @@ Work grid_sums(const Problem& p) {
 template <class F>
 Work quad_work(const Problem& call, F kernel) {
   const Problem p = call.in_lines();
-  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), kernel(t)}; });
+  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), kernel(t)}; });
 }
 
 Work forward(const Problem& call) {
@@ -206,7 +200,7 @@ Work forward(const Problem& call) {
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_forward(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
-  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     return is_grouped(p) ? Work{p, group_tasks(p), group_forward<T>} : Work{p, tasks, run_forward<T>};
   });
@@ -232,7 +226,7 @@ Work grad_parameters(const Problem& call) {
       return Work{p, group_tasks(p), group_parameter_sums<Sums>, row_blocks(p.out_height)};
     });
   }
-  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     return Work{p, tasks, p.transform == Transform::grid ? run_grad_grid<T> : run_affine_sums<T>};
   });
@@ -246,10 +240,10 @@ Work grad_input(const Problem& call) {
   const Problem p = call.in_lines();
   if (!p.scatters_rows()) return sampler_grad_input(p);
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
-  const int64_t block = scattered_channels<float>(p);
+  const int64_t block = scattered_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
-  return with_pixels(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA {
     if (is_grouped(p)) return Work{p, image_groups(p).count * image_bands(p), group_grad_input<decltype(t)>};
     return Work{p, tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
   });

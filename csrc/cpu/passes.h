@@ -86,22 +86,15 @@ void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin,
   });
 }
 
-// Of a storage type whose compute type is A.
-template <class A>
-STN_INLINE auto grad_points_of(DType dtype) {
-  if constexpr (sizeof(A) == sizeof(float)) {
-    if (dtype != DType::float32) return rows_grad_points<Half>;
-  }
-  return rows_grad_points<A>;
-}
-
 // Adds what some rows give to the gradient of the transform's parameters.
-template <class A, class Sums>
+template <class Sums>
 void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, Sums& total) {
-  const auto take = [](void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x,
-                       const A* grad_y) { static_cast<Sums*>(to)->add(of, Cotangents(v, u, count, grad_x, grad_y)); };
+  const auto take = [](void* to, const Source& of, int64_t v, int64_t u, int64_t count, const float* grad_x,
+                       const float* grad_y) {
+    static_cast<Sums*>(to)->add(of, Cotangents(v, u, count, grad_x, grad_y));
+  };
   const int64_t block = shared_channels(p);
-  const auto rows = grad_points_of<A>(p.dtype);
+  const auto rows = p.dtype == DType::float32 ? rows_grad_points<float> : rows_grad_points<Half>;
   for (int64_t c = 0; c < p.channels; c += block)
     rows(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
 }

@@ -8,19 +8,18 @@
 
 namespace stn::STN_LEVEL {
 
+// Calls f(type tag of the storage type), which is not float64.
+template <class F>
+STN_INLINE Work with_narrow_storage(DType dtype, F f) {
+  return dtype == DType::float32 ? f(float{}) : f(Half{});
+}
 // Calls f(type tag of the storage type).
 template <class F>
 STN_INLINE Work with_storage(DType dtype, F f) {
   if constexpr (kHasFloat64) {
     if (dtype == DType::float64) return f(double{});
   }
-  switch (dtype) {
-    case DType::bfloat16:
-    case DType::float16:
-      return f(Half{});
-    default:
-      return f(float{});
-  }
+  return with_narrow_storage(dtype, f);
 }
 
 // Calls f(type tag of the compute type).

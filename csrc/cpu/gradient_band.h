@@ -2,7 +2,7 @@
 #pragma once
 #include <optional>
 
-#include "quads.h"
+#include "quad_passes.h"
 #include "scatter.h"
 
 namespace stn::STN_LEVEL {
@@ -75,11 +75,9 @@ struct GradientBand {
     Elements<const T> grad = elements<const T>(p, p.grad_output.data) + item * p.grad_output.batch +
                              channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
     if (sums == Sums::quads) {
-      RunPlanes<A> values;
-      QuadTaps<A> taps;
-      load_planes<T>(p, grad, p.grad_output.channel, run.count, values[0], Run<A>::kPoints);
-      taps.set(run, quads->passes.lattice, first, false);
-      return quads->passes.scatter(values, taps, run.count, quads->quads.data);
+      RunPlanes values;
+      return quads->passes.scatter(row_to_read<T>(p, grad, p.grad_output.channel, run.count, planes_of_run(values)),
+                                   run, first, quads->quads.data);
     }
     if (sums == Sums::pixels)
       return pixels_scatter<T>(run, grad, p.grad_output.channel, scratch.data, block, p.width, first, rows);

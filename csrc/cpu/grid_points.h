@@ -51,6 +51,20 @@ STN_INLINE void place(V g, Axis<float> axis, Lattice<float> limits, I& pixel, V&
   }
 }
 
+// The same of bilinear with zeros, where nothing depends on how far outside a point is: its normalized coordinate is
+// kept in these limits, a little more than a pixel outside.
+STN_INLINE Lattice<float> near_limits(int64_t size, Axis<float> axis) {
+  const float beyond = 1.75f + float(size) * 0x1p-22f;  // what a coordinate's rounding moves is less than the second
+  return {(-beyond - axis.shift) / axis.scale, (float(size - 1) + beyond - axis.shift) / axis.scale};
+}
+template <class V, class I>
+STN_INLINE void place_near(V g, Axis<float> axis, Lattice<float> limits, I& pixel, V& fraction) {
+  g = minimum(maximum(splat<V>(limits.first), g), splat<V>(limits.step));
+  const V low = floor_of(g * axis.scale + axis.shift), exact = g * axis.scale + (axis.shift - low);
+  const auto below = exact < V{};  // as above
+  pixel = __builtin_convertvector(below ? low - 1 : low, I), fraction = below ? exact + 1 : exact;
+}
+
 // Places `count` points, and repeats the last one up to a whole vector.
 template <Mode kMode, Padding kPadding, int n>
 STN_INLINE void place_grid(const Problem& p, const float* grid, int64_t count, const Axis<float> (&axis)[n],
@@ -58,27 +72,35 @@ STN_INLINE void place_grid(const Problem& p, const float* grid, int64_t count, c
   constexpr int W = kVectorBytes / 4;
   using V = Vec<float, W>;
   using I = Vec<int32_t, W>;
+  constexpr bool kNear = kMode == Mode::bilinear && kPadding == Padding::zeros;
   Lattice<float> limits[n];
-  for (int a = 0; a < n; ++a) limits[a] = bounds<kMode, kPadding>(p.extent(a));
-  for (int64_t i = 0; i < count; i += W, grid += n * W) {
+  for (int a = 0; a < n; ++a)
+    limits[a] = kNear ? near_limits(p.extent(a), axis[a]) : bounds<kMode, kPadding>(p.extent(a));
+  const auto place_vector = [&](const float* from, int64_t i) STN_LAMBDA {
     V g[n];
-    if (count - i >= W) {
-      deinterleave<n, W>(grid, g);
-    } else {
-      float rest[n * W];
-      for (int k = 0; k < W; ++k) {
-        for (int a = 0; a < n; ++a) rest[n * k + a] = grid[n * (k < count - i ? k : count - i - 1) + a];
-      }
-      deinterleave<n, W>(rest, g);
-    }
+    deinterleave<n, W>(from, g);
+#pragma GCC unroll 3
     for (int a = 0; a < n; ++a) {
       I pixel;
-      V fraction, slope;
-      place<kMode>(g[a], axis[a], limits[a], pixel, fraction, slope);
+      V fraction, slope = splat<V>(1.f);
+      if constexpr (kNear) {
+        place_near(g[a], axis[a], limits[a], pixel, fraction);
+      } else {
+        place<kMode>(g[a], axis[a], limits[a], pixel, fraction, slope);
+      }
       store(to[a].index + i, pixel);
       if constexpr (kMode != Mode::nearest) store(to[a].fraction + i, fraction), store(to[a].slope + i, slope);
     }
+  };
+  const int64_t whole = count / W * W;
+  for (int64_t i = 0; i < whole; i += W) place_vector(grid + n * i, i);
+  if (whole == count) return;
+  float rest[n * W];
+  for (int k = 0; k < W; ++k) {
+    for (int a = 0; a < n; ++a) rest[n * k + a] = grid[n * minimum(whole + k, count - 1) + a];
   }
+  asm volatile("" ::: "memory");  // one copy of what follows
+  place_vector(rest, whole);
 }
 
 // Whether the points of a call are placed so: an axis of one pixel has rules of its own.

@@ -104,7 +104,16 @@ template <class A, class G>
 void put_grad_grid(void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) {
   G* grid = static_cast<G*>(to) + 2 * (of.item * of.p.item_points() + v * of.p.out_width + u);
   const A scale_x = A(of.x.scale), scale_y = A(of.y.scale);
-  for (int64_t i = 0; i < count; ++i) grid[2 * i] = G(grad_x[i] * scale_x), grid[2 * i + 1] = G(grad_y[i] * scale_y);
+  constexpr int N = kVectorBytes / int(sizeof(A));
+  if (sizeof(G) != sizeof(A) || count < N) {
+    for (int64_t i = 0; i < count; ++i) grid[2 * i] = G(grad_x[i] * scale_x), grid[2 * i + 1] = G(grad_y[i] * scale_y);
+    return;
+  }
+  using V = Vec<A, N>;
+  for (int64_t first = 0; first < count; first += N) {
+    const int64_t i = whole_vector<N>(first, count);
+    interleave<2, N>({load<V>(grad_x + i) * scale_x, load<V>(grad_y + i) * scale_y}, (A*)(grid + 2 * i));
+  }
 }
 
 template <class T, class G>

@@ -46,6 +46,9 @@ template <class V, class M>
 STN_INLINE V masked(V value, M mask) {  // a select, not a product: 0 * Inf would leak
   return mask ? value : V{};
 }
+STN_INLINE Vec<float, 16> joined(Vec<float, 8> a, Vec<float, 8> b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
 
 // Whether every lane of a comparison holds, by as few extractions as each width allows.
 template <class M>

@@ -66,9 +66,6 @@ STN_INLINE bool fits_window(const PixelMap<double>& m) {
          kU * __builtin_fabs(m.yu) + kV * __builtin_fabs(m.yv) < Shape::kDown - 2.001;
 }
 
-STN_INLINE F16 joined(Vec<float, 8> a, Vec<float, 8> b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
 STN_INLINE F16 load_rows(const float* p, int64_t stride) {  // two rows of 8
   return joined(load_as<8>(p), load_as<8>(p + stride));
 }

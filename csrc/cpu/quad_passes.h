@@ -1,0 +1,329 @@
+// Bilinear sampling of small images of up to four channels at points that lie anywhere. Of several channels the numbers
+// of a pixel are its channels; of a single one the pixel and the one below, two such pairs being the four taps of a
+// point; of a single channel's sums those four taps. Zeros around the image are what points outside read, or where they
+// add, so that nothing is masked.
+#pragma once
+#include "passes.h"
+#include "quads.h"
+
+namespace stn::STN_LEVEL {
+
+// The passes over a run of points; N at a time, of which the last may be outside.
+struct QuadPasses {
+  static constexpr int N = kVectorBytes / 4;
+  using V = Vec<float, N>;
+  using I = Vec<int32_t, N>;
+  const QuadLattice lattice;
+  const int64_t channels;
+
+  // What is stored for a whole run, to be loaded otherwise later: at once it would have to wait.
+  using Offsets = int32_t[Run<float>::kPoints];  // where points' quads lie, in pixels
+  using Quads = Quad[Run<float>::kPoints];       // four numbers a point
+
+  STN_INLINE void set_offsets(const Run<float>& run, int64_t first_row, Offsets& offset) const {
+    for (int64_t i = 0; i < run.count; i += N)
+      store(offset + i, lattice.offset(load<I>(run.x_index + i), load<I>(run.y_index + i) - int32_t(first_row)));
+    asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
+  }
+  static STN_INLINE void set_weights(const Run<float>& run, Quads& weight) {
+    for (int64_t i = 0; i < run.count; i += N) {
+      const Fractions f(run, i);
+      interleave<4, N>({f.gx * f.gy, f.fx * f.gy, f.gx * f.fy, f.fx * f.fy}, (float*)(weight + i));
+    }
+    asm volatile("" : "+m"(weight));  // as above
+  }
+  STN_INLINE void set_pixels(Planes<const float> planes, int64_t count, Quads& pixels) const {
+    for (int64_t first = 0; first < count; first += N) {
+      const int64_t i = whole_vector<N>(first, count);
+      V parts[4] = {};
+      for (int c = 0; c < channels; ++c) parts[c] = load<V>(planes[c] + i);
+      interleave<4, N>(parts, (float*)(pixels + i));
+    }
+    asm volatile("" : "+m"(pixels));  // as above
+  }
+  // Of N points, and what remains to one.
+  struct Fractions {
+    V fx, fy, gx, gy;
+    STN_INLINE Fractions(const Run<float>& run, int64_t i)
+        : fx(load<V>(run.x_fraction + i)), fy(load<V>(run.y_fraction + i)), gx(1 - fx), gy(1 - fy) {}
+  };
+  // Of a single channel: the taps of N points, those of the pixel and the one below before those right of them.
+  static STN_INLINE void read(const float* pairs, const int32_t* offset, V (&to)[4]) {
+    apart<N>([&](int l) STN_LAMBDA { return load<Quad>(pairs + 2 * int64_t(offset[l])); }, to);
+  }
+
+  STN_SHARED void forward(const float* image, const Run<float>& run, Planes<float> out) const {
+    Offsets offset;
+    set_offsets(run, 0, offset);
+    if (channels == 1) {
+      for (int64_t first = 0; first < run.count; first += N) {
+        const int64_t i = whole_vector<N>(first, run.count);
+        const Fractions f(run, i);
+        V taps[4];
+        read(image, offset + i, taps);
+        store(out[0] + i, f.gx * (f.gy * taps[0] + f.fy * taps[1]) + f.fx * (f.gy * taps[2] + f.fy * taps[3]));
+      }
+      return;
+    }
+    Quads weight;
+    set_weights(run, weight);
+    for (int64_t first = 0; first < run.count; first += N) {
+      const int64_t i = whole_vector<N>(first, run.count);
+      const auto sum = [&](int l) STN_LAMBDA {
+        const float* from = image + 4 * int64_t(offset[i + l]);
+        const Quad w = weight[i + l];
+        const TwoQuads both =
+            __builtin_shufflevector(w, w, 0, 0, 0, 0, 1, 1, 1, 1) * load<TwoQuads>(from) +
+            __builtin_shufflevector(w, w, 2, 2, 2, 2, 3, 3, 3, 3) * load<TwoQuads>(from + 4 * lattice.row);
+        return lower(both) + upper(both);
+      };
+      V values[4];
+      apart<N>(sum, values);
+      for (int c = 0; c < channels; ++c) store(out[c] + i, values[c]);
+    }
+  }
+
+  // dL/d(pixel coordinate before padding) of each point, from the output's gradient.
+  STN_SHARED void grad_points(const float* image, const Run<float>& run, Planes<const float> grad, float* grad_x,
+                              float* grad_y) const {
+    Offsets offset;
+    Quads pixels;
+    set_offsets(run, 0, offset);
+    if (channels > 1) set_pixels(grad, run.count, pixels);
+    for (int64_t first = 0; first < run.count; first += N) {
+      const int64_t i = whole_vector<N>(first, run.count);
+      V taps[4];  // times the output's gradient, summed over channels
+      if (channels == 1) {
+        read(image, offset + i, taps);
+        for (V& tap : taps) tap *= load<V>(grad[0] + i);
+      } else {
+        const auto dots = [&](int l) STN_LAMBDA {
+          const float* from = image + 4 * int64_t(offset[i + l]);
+          const Quad g = pixels[i + l];
+          const TwoQuads both = __builtin_shufflevector(g, g, 0, 1, 2, 3, 0, 1, 2, 3);
+          const TwoQuads top = both * load<TwoQuads>(from), bottom = both * load<TwoQuads>(from + 4 * lattice.row);
+          const TwoQuads halves = within_lanes<0, 2, 4, 6>(top, bottom) + within_lanes<1, 3, 5, 7>(top, bottom);
+          return within_lanes<0, 2, 4, 6>(lower(halves), upper(halves)) +
+                 within_lanes<1, 3, 5, 7>(lower(halves), upper(halves));
+        };
+        apart<N>(dots, taps);
+      }
+      const Fractions f(run, i);
+      const V x = f.gy * (taps[2] - taps[0]) + f.fy * (taps[3] - taps[1]);
+      const V y = f.gx * (taps[1] - taps[0]) + f.fx * (taps[3] - taps[2]);
+      store(grad_x + i, x * load<V>(run.x_slope + i)), store(grad_y + i, y * load<V>(run.y_slope + i));
+    }
+  }
+
+  // Adds the output's gradient to the sums of the rows from first_row on.
+  STN_SHARED void scatter(Planes<const float> grad, const Run<float>& run, int64_t first_row, float* sums) const {
+    const auto add = [](float* to, Quad value) STN_LAMBDA { store(to, load<Quad>(to) + value); };
+    Offsets offset;
+    set_offsets(run, first_row, offset);
+    Quads weight;
+    set_weights(run, weight);
+    if (channels == 1) {
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < run.count; ++i) add(sums + 4 * int64_t(offset[i]), weight[i] * grad[0][i]);
+      return;
+    }
+    Quads pixels;
+    set_pixels(grad, run.count, pixels);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < run.count; ++i) {
+      float* to = sums + 4 * int64_t(offset[i]);
+      const Quad g = pixels[i], w = weight[i];
+      add(to, __builtin_shufflevector(w, w, 0, 0, 0, 0) * g),
+          add(to + 4, __builtin_shufflevector(w, w, 1, 1, 1, 1) * g);
+      to += 4 * lattice.row;
+      add(to, __builtin_shufflevector(w, w, 2, 2, 2, 2) * g),
+          add(to + 4, __builtin_shufflevector(w, w, 3, 3, 3, 3) * g);
+    }
+  }
+
+  // A row of an image of several channels.
+  STN_SHARED void set_row(Planes<const float> planes, int64_t y, float* quads) const {
+    clear_margin(-QuadLattice::kMargin, y, quads);
+    for (int64_t first = 0; first < lattice.width; first += N) {
+      const int64_t x = whole_vector<N>(first, lattice.width);
+      V parts[4] = {};
+      for (int c = 0; c < channels; ++c) parts[c] = load<V>(planes[c] + x);
+      interleave<4, N>(parts, quads + lattice.at(x, y));
+    }
+    clear_margin(lattice.width, y, quads);
+  }
+  STN_INLINE void clear_margin(int64_t x, int64_t y, float* quads) const {
+    for (int64_t i = 0; i < QuadLattice::kMargin * lattice.each; i += 4) store(quads + lattice.at(x, y) + i, Quad{});
+  }
+  // Of a single channel: two of its rows.
+  STN_SHARED void set_pairs(const float* upper, const float* lower, int64_t y, float* pairs) const {
+    clear_margin(-QuadLattice::kMargin, y, pairs);
+    for (int64_t first = 0; first < lattice.width; first += N) {
+      const int64_t x = whole_vector<N>(first, lattice.width);
+      const V parts[] = {load<V>(upper + x), load<V>(lower + x)};
+      interleave<2, N>(parts, pairs + lattice.at(x, y));
+    }
+    clear_margin(lattice.width, y, pairs);
+  }
+  // The other way round: planes of a row of sums.
+  STN_SHARED void get_row(const float* quads, int64_t y, Planes<float> planes) const {
+    for (int64_t first = 0; first < lattice.width; first += N) {
+      const int64_t x = whole_vector<N>(first, lattice.width);
+      V parts[4];
+      deinterleave<4, N>(quads + lattice.at(x, y), parts);
+      for (int c = 0; c < channels; ++c) store(planes[c] + x, parts[c]);
+    }
+  }
+  // Of a single channel: what row y's cells give to that row goes to `row`, with `below` of the row before, which
+  // becomes what they give to the next; both may end behind.
+  STN_SHARED void add_cells(const float* quads, int64_t y, float* row, float* below) const {
+    for (int64_t x = 0; x < lattice.width; x += N) {
+      V at[4], before[4];
+      deinterleave<4, N>(quads + lattice.at(x, y), at), deinterleave<4, N>(quads + lattice.at(x - 1, y), before);
+      store(row + x, (at[0] + before[1]) + load<V>(below + x));
+      store(below + x, at[2] + before[3]);
+    }
+  }
+};
+
+// An image, or the sums of its gradient's rows from the first one on, as quads, or as pairs.
+template <class T>
+struct QuadImage {
+  static constexpr int64_t kLead = kVectorBytes / 4;  // numbers before a row, and behind
+  const Problem& p;
+  const QuadPasses passes;
+  const int64_t plane;
+  Scratch<float> quads, rows;  // rows: of planes, at hand for a while, as what was just stored is loaded otherwise then
+
+  // sums: zeros before; else to be read.
+  STN_INLINE QuadImage(const Problem& problem, int64_t row_count, bool sums)
+      : p(problem),
+        passes{QuadLattice(problem.width, row_count, sums || problem.channels > 1 ? 4 : 2), problem.channels},
+        plane(problem.width + 2 * kLead),
+        quads(sums ? Scratch<float>(passes.lattice.size) : Scratch<float>(passes.lattice.size, uninitialized)),
+        rows((3 * problem.channels + 1) * plane) {}
+  STN_INLINE float* row(int64_t i) const { return rows.data + i * plane + kLead; }
+  STN_INLINE Planes<float> buffer(int64_t i) const { return {row(i), plane}; }
+
+  void read(Elements<const T> image) {
+    const int64_t count = passes.lattice.rows, margin = QuadLattice::kMargin;
+    float *first = quads.data + passes.lattice.at(-margin, p.channels == 1 ? -1 : 0),
+          *last = quads.data + passes.lattice.at(-margin, count);
+    __builtin_memset(quads.data, 0, size_t(first - quads.data) * sizeof(float));
+    __builtin_memset(last, 0, size_t(quads.data + passes.lattice.size - last) * sizeof(float));
+    const auto at = [&](int64_t y) STN_LAMBDA {
+      if (y >= count) return Planes<const float>{row(3 * p.channels), plane};  // zeros
+      return row_to_read<T>(p, image + y * p.input.row, p.input.channel, p.width, buffer(y % 3 * p.channels));
+    };
+    Planes<const float> upper = at(count), here = at(0);
+    for (int64_t y = 0; y <= count; ++y) {
+      const Planes<const float> lower = at(y + 1);
+      if (p.channels == 1) {
+        passes.set_pairs(upper.data, here.data, y - 1, quads.data);
+      } else if (y < count) {
+        passes.set_row(here, y, quads.data);
+      }
+      upper = here, here = lower;
+    }
+  }
+  void write(Elements<T> image) {
+    const int64_t count = passes.lattice.rows, channel = p.grad_input.channel;
+    const auto at = [&](int64_t y) STN_LAMBDA { return image + y * p.grad_input.row; };
+    if (p.channels > 1) {
+      for (int64_t y = 0; y < count; ++y) {
+        write_row<T>(p, at(y), channel, p.width, buffer(0),
+                     [&](Planes<float> to) STN_LAMBDA { passes.get_row(quads.data, y, to); });
+      }
+      return;
+    }
+    for (int64_t y = -1; y <= count; ++y) {
+      if (y < count) passes.add_cells(quads.data, y, row((y + 2) % 2), row(2));
+      if (y > 0) store_planes<T>(p, row((y + 1) % 2), plane, p.width, at(y - 1), channel);
+    }
+  }
+};
+
+// Whether quads are worth their filling and emptying and stay in the cache.
+STN_INLINE bool few_quads(const Problem& p) {
+  return p.channels <= kQuadChannels && 4 * p.samples * p.item_points() >= p.width * p.height &&
+         p.width * p.height <= (1 << 16);
+}
+STN_INLINE bool in_quads(const Problem& p) { return p.in_rows() && p.transform == Transform::grid && few_quads(p); }
+
+// Tasks are images, in bands only to occupy the threads: of output rows, of those of all samples; and of input rows.
+struct QuadTasks {
+  int64_t bands, rows;
+  STN_INLINE explicit QuadTasks(const Problem& p)
+      : bands(p.batch >= p.threads ? 1 : (p.threads + p.batch - 1) / p.batch), rows(p.samples * p.out_height) {
+    bands = minimum(bands, minimum(p.height, rows));
+  }
+  STN_INLINE int64_t count(const Problem& p) const { return p.batch * bands; }
+};
+
+// Calls body(source, v, u, run, whether the point's row is the band's) for the points of an image.
+template <class Body>
+STN_INLINE void over_image_points(const Problem& p, int64_t b, int64_t first, int64_t last, Body body) {
+  const Locate<float> place = locator<float>(p);
+  for (int64_t s = first / p.out_height; s * p.out_height < last; ++s) {
+    const Source source(p, b * p.samples + s);
+    const int64_t begin = maximum<int64_t>(0, first - s * p.out_height),
+                  end = minimum(p.out_height, last - s * p.out_height);
+    for (int64_t v = begin; v < end; ++v) {
+      over_runs<float>(source, place, v, 0, p.row_width(v),
+                       [&](const Run<float>& run, int64_t u) STN_LAMBDA { body(source, v, u, run); });
+    }
+  }
+}
+
+template <class T>
+void quads_forward(const Problem& p, int64_t begin, int64_t end) {
+  const QuadTasks tasks(p);
+  RunPlanes values;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t b = task / tasks.bands, band = task % tasks.bands;
+    QuadImage<T> image(p, p.height, false);
+    image.read(elements<const T>(p, p.input.data) + b * p.input.batch);
+    over_image_points(p, b, tasks.rows * band / tasks.bands, tasks.rows * (band + 1) / tasks.bands,
+                      [&](const Source& source, int64_t v, int64_t u, const Run<float>& run) STN_LAMBDA {
+                        const auto to = elements<T>(p, p.output.data) + source.item * p.output.batch +
+                                        v * p.output.row + u * p.output.column;
+                        write_row<T>(p, to, p.output.channel, run.count, planes_of_run(values),
+                                     [&](Planes<float> out)
+                                         STN_LAMBDA { image.passes.forward(image.quads.data, run, out); });
+                      });
+  }
+}
+
+// The gradients of the image, of the grid, or of both, of which each is null where it is not asked for.
+template <class T>
+void quads_backward(const Problem& p, int64_t begin, int64_t end) {
+  const QuadTasks tasks(p);
+  RunPlanes values;
+  float grad_x[Run<float>::kPoints], grad_y[Run<float>::kPoints];
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t b = task / tasks.bands, band = task % tasks.bands;
+    const int64_t first = p.height * band / tasks.bands, last = p.height * (band + 1) / tasks.bands;
+    const int64_t top = tasks.rows * band / tasks.bands, bottom = tasks.rows * (band + 1) / tasks.bands;
+    QuadImage<T> image(p, p.grad_grid ? p.height : 0, false), sums(p, p.grad_input.data ? last - first : 0, true);
+    if (p.grad_grid) image.read(elements<const T>(p, p.input.data) + b * p.input.batch);
+    over_image_points(
+        p, b, p.grad_input.data ? 0 : top, p.grad_input.data ? tasks.rows : bottom,
+        [&](const Source& source, int64_t v, int64_t u, const Run<float>& run) STN_LAMBDA {
+          const int64_t row = source.item % p.samples * p.out_height + v;
+          const auto from = elements<const T>(p, p.grad_output.data) + source.item * p.grad_output.batch +
+                            v * p.grad_output.row + u * p.grad_output.column;
+          const auto grad = row_to_read<T>(p, from, p.grad_output.channel, run.count, planes_of_run(values));
+          const bool mine = p.grad_grid && row >= top && row < bottom;
+          if (mine) {
+            image.passes.grad_points(image.quads.data, run, grad, grad_x, grad_y);
+            p.double_parameters ? put_grad_grid<float, double>(p.grad_grid, source, v, u, run.count, grad_x, grad_y)
+                                : put_grad_grid<float, float>(p.grad_grid, source, v, u, run.count, grad_x, grad_y);
+          }
+          if (p.grad_input.data) sums.passes.scatter(grad, run, first, sums.quads.data);
+        });
+    if (p.grad_input.data)
+      sums.write(elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row);
+  }
+}
+
+}  // namespace stn::STN_LEVEL

@@ -1,6 +1,7 @@
 // Compiled once a level, like kernels.cpp, and under its rules.
 #include "samplers.h"
 
+#include "cubic_scatter.h"
 #include "nearest.h"
 #include "storage.h"
 #include "tap_passes.h"
@@ -22,6 +23,7 @@ Work sampler_forward(const Problem& p) {
 }
 
 Work sampler_grad_input(const Problem& p) {
+  if (in_cubic_sums(p)) return cubic_grad_input(p);
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {

@@ -58,7 +58,8 @@ class Graph:
             "rule link\n  command = $command_line -shared $in -o $out.tmp $flags && mv $out.tmp $out\n"
         )
         (self.folder / "build.ninja").write_text(rules + "".join(self.edges))
-        jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+        # As many as there are cores: ninja's two more only take each other's cache.
+        jobs = ["-j", os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)]
         # -k 0: one library is still worth having if another does not compile.
         done = subprocess.run(
             [ninja(), "-k", "0", "-C", str(self.folder), *jobs], capture_output=True, text=True, check=False

@@ -27,8 +27,8 @@ LEVEL_SOURCES = (  # compiled once an instruction set; the longest first, so tha
     "samplers.cpp",
     "cpab.cpp",
     "linearized.cpp",
-    "cpab_sample.cpp",
 )
+TILED_LEVELS = {"windows.cpp": ("v4",)}  # sources that only these levels have
 DEFAULT_CUDA_ARCHS = ("80", "90", "100")
 
 
@@ -162,15 +162,19 @@ def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "", levels: tuple[s
     """The CPU library: kernels once an instruction set, operators once. extra: flags, instead of optimisation."""
     includes, links = torch_flags()
     command = f"{compiler()} {host_flags()} {extra}"
-    objects = []
+    operators = f"{command} {'' if debug() or extra else '-O1'} {includes} {_level_list(levels)}"  # no loop to speak of
+    objects = [
+        graph.compile(source, f"{source.stem}.o", operators)
+        for source in sorted((SOURCES / "cpu").glob("*.cpp"))
+        if source.name not in LEVEL_SOURCES
+    ]
     for v in reversed(levels):
         for name in LEVEL_SOURCES:
+            if v not in TILED_LEVELS.get(name, levels):
+                continue
             source = SOURCES / "cpu" / name
             optimised = f"{command} {'' if debug() or extra else _optimisation(v)}"
             objects.append(graph.compile(source, f"{source.stem}_{v}.o", f"{optimised} {level_flags(v)}"))
-    for source in sorted((SOURCES / "cpu").glob("*.cpp")):
-        if source.name not in LEVEL_SOURCES:
-            objects.append(graph.compile(source, f"{source.stem}.o", f"{command} {includes} {_level_list(levels)}"))
     graph.link(output, objects, f"{compiler()} {extra}", f"{links} -Wl,-z,defs")
 
 
@@ -253,8 +257,8 @@ def build(output: pathlib.Path | None = None, work: pathlib.Path | None = None) 
     output = output or writable_output()
     work = work or (PACKAGE.parent / "build" / "native" if SOURCES.parent == PACKAGE.parent else output / "build")
     graph = Graph(work / ("debug" if debug() else "release"))
-    add_cpu(graph, output / "libstn_kernels_cpu.so")
     add_info(graph, output / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", settings)
+    add_cpu(graph, output / "libstn_kernels_cpu.so")
     lines = [f"cpu: {settings['COMPILER']}, {settings['CPU_LEVELS']} -> {output}"]
     reason = why_no_cuda()
     if reason:

@@ -1,6 +1,7 @@
 // CPAB on points. Compiled once a level, like kernels.cpp, and under its rules.
 #include "cpab_exact.h"
 #include "cpab_fixed.h"
+#include "cpab_images.h"
 #include "cpab_kernels.h"
 
 namespace stn::STN_LEVEL {

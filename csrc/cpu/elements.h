@@ -34,9 +34,8 @@ struct AnyElements {
   STN_INLINE Alike<T>* as() const {
     return reinterpret_cast<Alike<T>*>(data);
   }
-  STN_INLINE AnyElements operator+(int64_t i) const {
-    return {data + (format == DType::float32 ? 4 * i : 2 * i), format};
-  }
+  STN_INLINE int64_t size() const { return format == DType::float32 ? 4 : 2; }  // bytes of one
+  STN_INLINE AnyElements operator+(int64_t i) const { return {data + size() * i, format}; }
 };
 // Calls f(a, b) with what they are.
 template <class A, class B, class F>
@@ -45,6 +44,12 @@ STN_INLINE void in_format(AnyElements<A> a, AnyElements<B> b, F f) {
   const auto halves = []<class H>(H* p, bool is_bfloat16) STN_LAMBDA { return HalfElements<H>{p, is_bfloat16}; };
   const bool is_bfloat16 = a.format == DType::bfloat16;
   f(halves(a.template as<Half>(), is_bfloat16), halves(b.template as<Half>(), is_bfloat16));
+}
+
+// Calls f(a) with what it is.
+template <class A, class F>
+STN_INLINE void in_format(AnyElements<A> a, F f) {
+  in_format(a, a, [&](auto elements, auto) STN_LAMBDA { f(elements); });
 }
 
 template <class T, class Storage>

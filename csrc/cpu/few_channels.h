@@ -100,22 +100,26 @@ STN_INLINE void row_from_planes(const Compute<T>* planes, int64_t plane, int64_t
 }
 
 // A rectangle of an image's pixels, its channels in planes; and back.
-template <class T>
-STN_INLINE void to_planes(const Problem& p, const Images<const void*>& images, int64_t offset, const Rectangle& r,
-                          float* planes) {
-  auto pixels = elements<const T>(p, images.data) + (offset + r.y * images.row + r.x * images.column);
-  with_few_channels(p.channels, [&](auto count) STN_LAMBDA {
-    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
-      row_to_planes<count, T>(pixels, r.width, planes, r.area());
+STN_SHARED inline void to_planes(const Problem& p, const Images<const void*>& images, int64_t offset,
+                                 const Rectangle& r, float* planes) {
+  const auto first = elements<const Any>(p, images.data) + (offset + r.y * images.row + r.x * images.column);
+  in_format(first, [&](auto pixels) STN_LAMBDA {
+    using T = std::remove_cvref_t<decltype(pixels[0])>;
+    with_few_channels(p.channels, [&](auto count) STN_LAMBDA {
+      for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
+        row_to_planes<count, T>(pixels, r.width, planes, r.area());
+    });
   });
 }
-template <class T>
-STN_INLINE void from_planes(const Problem& p, const float* planes, const Rectangle& r, const Images<void*>& images,
-                            int64_t offset) {
-  auto pixels = elements<T>(p, images.data) + (offset + r.y * images.row + r.x * images.column);
-  with_few_channels(p.channels, [&](auto count) STN_LAMBDA {
-    for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
-      row_from_planes<count, T>(planes, r.area(), r.width, pixels);
+STN_SHARED inline void from_planes(const Problem& p, const float* planes, const Rectangle& r,
+                                   const Images<void*>& images, int64_t offset) {
+  const auto first = elements<Any>(p, images.data) + (offset + r.y * images.row + r.x * images.column);
+  in_format(first, [&](auto pixels) STN_LAMBDA {
+    using T = std::remove_cvref_t<decltype(pixels[0])>;
+    with_few_channels(p.channels, [&](auto count) STN_LAMBDA {
+      for (int64_t y = 0; y < r.height; ++y, pixels += images.row, planes += r.width)
+        row_from_planes<count, T>(planes, r.area(), r.width, pixels);
+    });
   });
 }
 
@@ -148,44 +152,43 @@ STN_INLINE bool tiled_in_blocks(const Problem& p, const PixelMap<double>& m, int
 }
 
 // Calls body(problem, map, block) for the blocks of output rows [first, last), what they read in planes.
-template <class T, class Body>
+template <class Body>
 STN_INLINE void over_sampled_blocks(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first,
                                     int64_t last, Body body) {
   over_blocks(p.out_width, first, last, [&](const Rectangle& block) STN_LAMBDA {
     const Rectangle source = touched(m, block, 0, 0, p.height, p.width);
     const Scratch<float> planes(source.area() * p.channels, uninitialized);
-    to_planes<T>(p, p.input, item / p.samples * p.input.batch, source, planes.data);
+    to_planes(p, p.input, item / p.samples * p.input.batch, source, planes.data);
     Problem q = p;
-    q.batch = q.samples = 1, q.channels_last = false;
+    q.batch = q.samples = 1, q.channels_last = false, q.dtype = DType::float32;
     q.width = source.width, q.height = source.height, q.out_width = block.width, q.out_height = block.height;
     q.input = planes_of<const void*>(planes.data, source);
     body(q, between(m, block, source), block);
   });
 }
 
-template <class T>
-void few_channels_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first, int64_t last) {
-  over_sampled_blocks<T>(
+template <class Map>
+void few_channels_forward(const Problem& p, int64_t item, const Map& m, int64_t first, int64_t last) {
+  over_sampled_blocks(
       p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Rectangle& block) STN_LAMBDA {
         const Scratch<float> planes(block.area() * p.channels, uninitialized);
         q.output = planes_of<void*>(planes.data, block);
-        with_tiles(q, map, [&](auto shape) { tile_forward<decltype(shape), float>(q, 0, map, 0, block.height); });
-        from_planes<T>(p, planes.data, block, p.output, item * p.output.batch);
+        with_tiles(q, map, [&](auto shape) { tile_forward<decltype(shape)>(q, 0, map, 0, block.height); });
+        from_planes(p, planes.data, block, p.output, item * p.output.batch);
       });
 }
 
-template <class T>
-void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t first, int64_t last,
+template <class Map>
+void few_channels_theta_moments(const Problem& p, int64_t item, const Map& m, int64_t first, int64_t last,
                                 double* moments) {
   for (int k = 0; k < 6; ++k) moments[k] = 0;
-  over_sampled_blocks<T>(
+  over_sampled_blocks(
       p, item, m, first, last, [&](Problem& q, const PixelMap<double>& map, const Rectangle& block) STN_LAMBDA {
         const Scratch<float> planes(block.area() * p.channels, uninitialized);
-        to_planes<T>(p, p.grad_output, item * p.grad_output.batch, block, planes.data);
+        to_planes(p, p.grad_output, item * p.grad_output.batch, block, planes.data);
         q.grad_output = planes_of<const void*>(planes.data, block);
         double local[6];
-        with_tiles(q, map,
-                   [&](auto shape) { tile_theta_moments<decltype(shape), float>(q, 0, map, 0, block.height, local); });
+        with_tiles(q, map, [&](auto shape) { tile_theta_moments<decltype(shape)>(q, 0, map, 0, block.height, local); });
         for (int k = 0; k < 6; k += 3) {
           moments[k] += local[k];
           moments[k + 1] += local[k + 1] + double(block.x) * local[k];
@@ -195,11 +198,11 @@ void few_channels_theta_moments(const Problem& p, int64_t item, const PixelMap<d
 }
 
 // Rows [first, last) of one image's gradient; maps(s) is the pixel map of its s-th transformation.
-template <class T, class Maps>
+template <class Maps>
 void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, int64_t last) {
   over_blocks(p.width, first, last, [&](const Rectangle& block) STN_LAMBDA {
     const Scratch<float> sums(block.area() * p.channels, uninitialized);
-    const Images<float*> target{sums.data, 0, block.area(), block.width, 1};
+    const Images<Elements<Any>> target{{(char*)sums.data, DType::float32}, 0, block.area(), block.width, 1};
     bool care = false;
     for (int64_t s = 0; s < p.samples; ++s) {
       const PixelMap<double> m = maps(s);
@@ -207,16 +210,16 @@ void few_channels_gather(const Problem& p, int64_t b, Maps maps, int64_t first, 
       const Rectangle source =
           touched(inverse.map, block, inverse.radius_u, inverse.radius_v, p.out_height, p.out_width);
       const Scratch<float> planes(source.area() * p.channels, uninitialized);
-      to_planes<T>(p, p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, planes.data);
+      to_planes(p, p.grad_output, (b * p.samples + s) * p.grad_output.batch, source, planes.data);
       Problem q = p;
-      q.batch = q.samples = 1, q.channels_last = false;
+      q.batch = q.samples = 1, q.channels_last = false, q.dtype = DType::float32;
       q.width = block.width, q.height = block.height, q.out_width = source.width, q.out_height = source.height;
       q.grad_output = planes_of<const void*>(planes.data, source);
       const PixelMap<double> map = between(m, source, block);
-      if (tile_gather<float>(q, 0, map, 0, block.height, target, s > 0, care) || care) continue;
+      if (tile_gather(q, 0, map, 0, block.height, target, s > 0, care) || care) continue;
       care = true, s = -1;  // from the first on, with care
     }
-    from_planes<T>(p, sums.data, block, p.grad_input, b * p.grad_input.batch);
+    from_planes(p, sums.data, block, p.grad_input, b * p.grad_input.batch);
   });
 }
 

@@ -15,6 +15,10 @@
 #define STN_CONCAT(a, b) STN_CONCAT_(a, b)
 
 namespace stn::STN_LEVEL {
+
+template void store_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
+template void store_planes<Half>(const Problem&, const float*, int64_t, int64_t, Elements<Half>, int64_t);
+
 namespace {
 
 // Calls body(item, block, row_begin, row_end) for tasks [begin, end) of items x row blocks.
@@ -32,11 +36,11 @@ void run_forward(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
     if constexpr (kHasTiles) {
-      const auto run = [&](auto shape) { tile_forward<decltype(shape), T>(p, item, source.pixels(), first, last); };
+      const auto run = [&](auto shape) { tile_forward<decltype(shape)>(p, item, source.pixels(), first, last); };
       if (p.transform == Transform::affine) {
         if (with_tiles(p, source.pixels(), run)) return;
         if (tiled_in_blocks(p, source.pixels(), last - first))
-          return few_channels_forward<T>(p, item, source.pixels(), first, last);
+          return few_channels_forward(p, item, source.pixels(), first, last);
       }
     }
     rows_forward<T>(p, source, first, last);
@@ -50,11 +54,11 @@ void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
     double* sums = p.sums + 6 * task;
     if constexpr (kHasTiles) {
       const auto run = [&](auto shape) {
-        tile_theta_moments<decltype(shape), T>(p, item, source.pixels(), first, last, sums);
+        tile_theta_moments<decltype(shape)>(p, item, source.pixels(), first, last, sums);
       };
       if (with_tiles(p, source.pixels(), run)) return;
       if (tiled_in_blocks(p, source.pixels(), last - first))
-        return few_channels_theta_moments<T>(p, item, source.pixels(), first, last, sums);
+        return few_channels_theta_moments(p, item, source.pixels(), first, last, sums);
     }
     AffineSums total(p);
     rows_parameter_sums(p, source, first, last, total);
@@ -94,13 +98,13 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
   for (int64_t s = 0; s < p.samples; ++s) {
     if (!gathered(p, map(s), Inverse(map(s)))) return false;
   }
-  if (few) return few_channels_gather<T>(p, b, map, first, last), true;
-  const Images<Elements<T>> target{
-      elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row, 0, p.grad_input.channel,
-      p.grad_input.row, 1};
+  if (few) return few_channels_gather(p, b, map, first, last), true;
+  const Images<Elements<Any>> target{
+      elements<Any>(p, p.grad_input.data) + (b * p.grad_input.batch + first * p.grad_input.row), 0,
+      p.grad_input.channel, p.grad_input.row, 1};
   bool care = false;
   for (int64_t s = 0; s < p.samples; ++s) {
-    if (tile_gather<T>(p, b * p.samples + s, map(s), first, last, target, s > 0, care) || care) continue;
+    if (tile_gather(p, b * p.samples + s, map(s), first, last, target, s > 0, care) || care) continue;
     care = true, s = -1;  // from the first on, with care
   }
   return true;
@@ -191,16 +195,18 @@ Work grid_sums(const Problem& p) {
 template <class F>
 Work quad_work(const Problem& call, F kernel) {
   const Problem p = call.in_lines();
-  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), kernel(t)}; });
+  return with_row_storage(p.dtype, [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), kernel(t)}; });
 }
 
 Work forward(const Problem& call) {
   if (in_quads(call)) return quad_work(call, [](auto t) STN_LAMBDA { return quads_forward<decltype(t)>; });
-  if (in_windows(call)) return window_forward(call);
+  if constexpr (kHasTiles) {
+    if (in_windows(call)) return window_forward(call);
+  }
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_forward(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
-  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_row_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     return is_grouped(p) ? Work{p, group_tasks(p), group_forward<T>} : Work{p, tasks, run_forward<T>};
   });
@@ -217,7 +223,9 @@ Work grad_parameters(const Problem& call) {
     Problem p = call;
     return p.grad_input.data = nullptr, gradients(p);
   }
-  if (in_windows(call)) return window_grad_parameters(call);
+  if constexpr (kHasTiles) {
+    if (in_windows(call)) return window_grad_parameters(call);
+  }
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_grad_parameters(p);
   const int64_t tasks = p.items() * row_blocks(p.out_height);
@@ -226,7 +234,7 @@ Work grad_parameters(const Problem& call) {
       return Work{p, group_tasks(p), group_parameter_sums<Sums>, row_blocks(p.out_height)};
     });
   }
-  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_row_storage(p.dtype, [&](auto t) STN_LAMBDA {
     using T = decltype(t);
     return Work{p, tasks, p.transform == Transform::grid ? run_grad_grid<T> : run_affine_sums<T>};
   });
@@ -243,7 +251,7 @@ Work grad_input(const Problem& call) {
   const int64_t block = scattered_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;
   const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
-  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA {
+  return with_row_storage(p.dtype, [&](auto t) STN_LAMBDA {
     if (is_grouped(p)) return Work{p, image_groups(p).count * image_bands(p), group_grad_input<decltype(t)>};
     return Work{p, tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
   });
@@ -255,6 +263,7 @@ Work grad_input(const Problem& call) {
 extern const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL);
 const stn::Kernels STN_CONCAT(stn_kernels_, STN_LEVEL) = {STN_STRING(STN_LEVEL),
                                                           stn::STN_LEVEL::kHasFloat64,
+                                                          stn::STN_LEVEL::kHasHalfRows,
                                                           stn::STN_LEVEL::forward,
                                                           stn::STN_LEVEL::grad_input,
                                                           stn::STN_LEVEL::grad_parameters,

@@ -20,6 +20,7 @@ struct Images {
 struct Problem {
   int64_t batch, samples, channels, height, width, out_height, out_width;
   DType dtype;
+  bool has_half_rows;  // whether the level's kernels for rows take half precision
   int dimensions = 2;  // 1: (W), 2: (H, W), 3: (D, H, W); the extents of the others are 1
   int64_t depth = 1, out_depth = 1;
   int64_t lacking = 0;  // points that the last row of the output has less than the others
@@ -62,7 +63,10 @@ struct Problem {
   int64_t item_points() const { return out_width * out_height * out_depth - lacking; }
   int64_t row_width(int64_t row) const { return row + 1 < out_height * out_depth ? out_width : out_width - lacking; }
   // Whether the kernels for rows of points (passes.h) add to the image's gradient; else those for lists of taps.
-  bool scatters_rows() const { return mode == Mode::bilinear && dimensions == 2 && dtype != DType::float64; }
+  bool scatters_rows() const {
+    return mode == Mode::bilinear && dimensions == 2 &&
+           (dtype == DType::float32 || (has_half_rows && dtype != DType::float64));
+  }
   // Whether they read the image: not where its rows are strided or one pixel wide.
   bool in_rows() const { return scatters_rows() && (channels_last || (width > 1 && input.column == 1)); }
   // The same call at a grid, whose points are dense, with rows of one length.
@@ -97,7 +101,7 @@ struct CpabKernels;
 
 struct Kernels {
   const char* level;
-  bool has_float64;
+  bool has_float64, has_half_rows;
   Work (*forward)(const Problem&);
   Work (*grad_input)(const Problem&);
   Work (*grad_parameters)(const Problem&);  // sums or grad_grid

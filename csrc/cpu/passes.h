@@ -94,7 +94,10 @@ void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_beg
     static_cast<Sums*>(to)->add(of, Cotangents(v, u, count, grad_x, grad_y));
   };
   const int64_t block = shared_channels(p);
-  const auto rows = p.dtype == DType::float32 ? rows_grad_points<float> : rows_grad_points<Half>;
+  auto rows = rows_grad_points<float>;
+  if constexpr (kHasHalfRows) {
+    if (p.dtype != DType::float32) rows = rows_grad_points<Half>;
+  }
   for (int64_t c = 0; c < p.channels; c += block)
     rows(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
 }

@@ -119,6 +119,9 @@ STN_SHARED void store_planes(const Problem& p, const Compute<T>* from, int64_t p
   }
 }
 
+extern template void store_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
+extern template void store_planes<Half>(const Problem&, const float*, int64_t, int64_t, Elements<Half>, int64_t);
+
 // Whether whole vectors can take a row where it lies; else it goes through a buffer.
 template <class T>
 STN_INLINE bool lies_in_planes(const Problem& p, int64_t count) {

@@ -13,6 +13,12 @@ template <class F>
 STN_INLINE Work with_narrow_storage(DType dtype, F f) {
   return dtype == DType::float32 ? f(float{}) : f(Half{});
 }
+// The same for the kernels for rows.
+template <class F>
+STN_INLINE Work with_row_storage(DType dtype, F f) {
+  if constexpr (kHasHalfRows) return with_narrow_storage(dtype, f);
+  return f(float{});
+}
 // Calls f(type tag of the storage type).
 template <class F>
 STN_INLINE Work with_storage(DType dtype, F f) {

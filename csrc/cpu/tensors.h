@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "huge_pages.h"
-#include "kernels.h"
+#include "level.h"
 
 namespace stn {
 
@@ -123,7 +123,7 @@ inline Problem image_problem(const Tensor& input, const Options& options) {
   p.dimensions = n;
   p.batch = input.size(0), p.channels = input.size(1);
   p.width = input.size(n + 1), p.height = n > 1 ? input.size(n) : 1, p.depth = n > 2 ? input.size(n - 1) : 1;
-  p.dtype = dtype_of(input);
+  p.dtype = dtype_of(input), p.has_half_rows = kernels().has_half_rows;
   p.channels_last = is_channels_last(input);
   p.mode = static_cast<Mode>(options.mode);
   p.padding = static_cast<Padding>(options.padding), p.align_corners = options.align_corners;

@@ -226,10 +226,11 @@ struct Prefetch {
 };
 
 // Distances of the next data to touch: the next channel block where several are walked, else the next row of tiles.
-template <class Shape, class T>
-STN_INLINE Prefetch<Shape> prefetch(const Problem& p, const PixelMap<double>& m, int64_t channels, int64_t block,
-                                    int64_t from_plane, int64_t from_row, int64_t to_plane, int64_t to_row) {
-  const int64_t bytes = p.items() * p.channels * p.out_height * p.out_width * 2 * int64_t(sizeof(T));
+template <class Shape>
+STN_INLINE Prefetch<Shape> prefetch(const Problem& p, const PixelMap<double>& m, int64_t element, int64_t channels,
+                                    int64_t block, int64_t from_plane, int64_t from_row, int64_t to_plane,
+                                    int64_t to_row) {
+  const int64_t bytes = p.items() * p.channels * p.out_height * p.out_width * 2 * element;
   if (channels > block && from_plane < 65536) return {bytes > (3 << 19), block * from_plane, block * to_plane};
   constexpr int kHeight = Shape::kHeight;
   const int64_t down = int64_t(__builtin_nearbyint(kHeight * m.yv));

@@ -1,4 +1,5 @@
-// The passes over tiles: forward, gradient to theta, and the input's gradient gathered through the inverse map.
+// The passes over tiles: forward, gradient to theta, and the input's gradient gathered through the inverse map. They
+// look at the storage format once a tile, so that placing tiles is compiled once.
 #pragma once
 #include "taps.h"
 #include "tile.h"
@@ -58,45 +59,52 @@ STN_INLINE I16 fresh_lanes(int u, int v) {
   return ((lane & (Shape::kWidth - 1)) >= splat<I16>(u)) & (lane >= splat<I16>(v * Shape::kWidth));
 }
 
-template <class Shape, class T>
+template <class Shape>
+STN_INLINE void store_zeros(Elements<Any> to, int64_t channel, int64_t row, int64_t channels) {
+  in_format(to, [&](auto out) STN_LAMBDA {
+    for (int64_t c = 0; c < channels; ++c, out += channel) store_tile<Shape>(out, row, F16{});
+  });
+}
+
+template <class Shape>
 void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end) {
   const TileMap<Shape> map(m);
-  Elements<const T> image = elements<const T>(p, p.input.data) + item / p.samples * p.input.batch;
-  Elements<T> output = elements<T>(p, p.output.data) + item * p.output.batch;
-  const int64_t block = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
+  const auto images = elements<const Any>(p, p.input.data) + item / p.samples * p.input.batch;
+  const auto outputs = elements<Any>(p, p.output.data) + item * p.output.batch;
+  const int64_t size = images.size(), block = channel_block(p.channels, p.input.channel * size, p.input.row * size);
   const auto ahead =
-      prefetch<Shape, T>(p, m, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
+      prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
   walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
              [&](const Tile& t, int, int, int64_t first, int64_t channels) STN_LAMBDA {
-               Elements<T> out = output + first * p.output.channel + t.v * p.output.row + t.u;
+               const auto output = outputs + (first * p.output.channel + t.v * p.output.row + t.u);
                const auto sample = [&](const auto& taps, int64_t offset) STN_LAMBDA {
                  const F16 gx = 1.f - taps.fx, gy = 1.f - taps.fy;
                  const F16 w00 = gx * gy, w01 = taps.fx * gy, w10 = gx * taps.fy, w11 = taps.fx * taps.fy;
-                 Elements<const T> in = image + first * p.input.channel + offset;
-                 for (int64_t c = 0; c < channels; ++c, in += p.input.channel, out += p.output.channel) {
-                   ahead(in, p.input.row, out, p.output.row);
-                   F16 a, b, c10, d;
-                   taps.read(in, p.input.row, a, b, c10, d);
-                   store_tile<Shape>(out, p.output.row, w00 * a + w01 * b + (w10 * c10 + w11 * d));
-                 }
+                 const auto image = images + (first * p.input.channel + offset);
+                 in_format(image, output, [&](auto in, auto out) STN_LAMBDA {
+                   for (int64_t c = 0; c < channels; ++c, in += p.input.channel, out += p.output.channel) {
+                     ahead(in, p.input.row, out, p.output.row);
+                     F16 a, b, c10, d;
+                     taps.read(in, p.input.row, a, b, c10, d);
+                     store_tile<Shape>(out, p.output.row, w00 * a + w01 * b + (w10 * c10 + w11 * d));
+                   }
+                 });
                };
-               with_taps(map, t, p, sample, [&]() STN_LAMBDA {
-                 for (int64_t c = 0; c < channels; ++c, out += p.output.channel)
-                   store_tile<Shape>(out, p.output.row, F16{});
-               });
+               with_taps(map, t, p, sample,
+                         [&]() STN_LAMBDA { store_zeros<Shape>(output, p.output.channel, p.output.row, channels); });
              });
 }
 
 // moments = the sums over output pixels of g_x, g_x u, g_x v, g_y, g_y u, g_y v, with g = dL/d(source pixel).
-template <class Shape, class T>
+template <class Shape>
 void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin, int64_t row_end,
                         double* moments) {
   const TileMap<Shape> map(m);
-  Elements<const T> image = elements<const T>(p, p.input.data) + item / p.samples * p.input.batch;
-  Elements<const T> grad_output = elements<const T>(p, p.grad_output.data) + item * p.grad_output.batch;
-  const int64_t block = channel_block(p.channels, p.input.channel * sizeof(T), p.input.row * sizeof(T));
-  const auto ahead = prefetch<Shape, T>(p, m, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel,
-                                        p.grad_output.row);
+  const auto images = elements<const Any>(p, p.input.data) + item / p.samples * p.input.batch;
+  const auto grads = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch;
+  const int64_t size = images.size(), block = channel_block(p.channels, p.input.channel * size, p.input.row * size);
+  const auto ahead = prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel,
+                                     p.grad_output.row);
   // Sums a lane of g_x, g_x u, g_x v and the same of g_y, with (u, v) the tile's place; the lane's own place is added
   // at the end. They go to double every few tiles.
   F16 sums[6] = {};
@@ -110,16 +118,19 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
              [&](const Tile& t, int fresh_u, int fresh_v, int64_t first, int64_t channels) STN_LAMBDA {
                if (++tiles > 64) flush();
                const auto accumulate = [&](const auto& taps, int64_t offset) STN_LAMBDA {
-                 Elements<const T> grad = grad_output + first * p.grad_output.channel + t.v * p.grad_output.row + t.u;
-                 Elements<const T> in = image + first * p.input.channel + offset;
                  F16 s00{}, s01{}, s10{}, s11{};  // of the output's gradient times each tap
-                 for (int64_t c = 0; c < channels; ++c, in += p.input.channel, grad += p.grad_output.channel) {
-                   ahead(in, p.input.row, grad, p.grad_output.row);
-                   const F16 g = load_tile<Shape>(grad, p.grad_output.row);
-                   F16 a, b, c10, d;
-                   taps.read(in, p.input.row, a, b, c10, d);
-                   s00 += g * a, s01 += g * b, s10 += g * c10, s11 += g * d;
-                 }
+                 in_format(images + (first * p.input.channel + offset),
+                           grads + (first * p.grad_output.channel + t.v * p.grad_output.row + t.u),
+                           [&](auto in, auto grad) STN_LAMBDA {
+                             for (int64_t c = 0; c < channels;
+                                  ++c, in += p.input.channel, grad += p.grad_output.channel) {
+                               ahead(in, p.input.row, grad, p.grad_output.row);
+                               const F16 g = load_tile<Shape>(grad, p.grad_output.row);
+                               F16 a, b, c10, d;
+                               taps.read(in, p.input.row, a, b, c10, d);
+                               s00 += g * a, s01 += g * b, s10 += g * c10, s11 += g * d;
+                             }
+                           });
                  F16 gx = taps.slope_x * ((s01 - s00) + taps.fy * ((s11 - s10) - (s01 - s00)));
                  F16 gy = taps.slope_y * ((s10 - s00) + taps.fx * ((s11 - s01) - (s10 - s00)));
                  if (t.u != fresh_u || t.v != fresh_v) {
@@ -190,18 +201,19 @@ struct GatherLines {
 };
 
 // kMoved: a line's pair may begin at the second of the three.
-template <class T, int kLines, int kEach, bool kMoved>
+template <int kLines, int kEach, bool kMoved>
 bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m, const Inverse& inverse,
-                      const GatherLines& lines, int64_t row_begin, int64_t row_end, const Images<Elements<T>>& target,
+                      const GatherLines& lines, int64_t row_begin, int64_t row_end, const Images<Elements<Any>>& target,
                       bool add, bool care) {
   using Shape = Square;
   constexpr int kTile = Shape::kWidth, kWindow = Shape::kAcross, kBox = 3;
   constexpr double margin = 1e-7;  // an output exactly one pixel away has weight 0: either rounding is right
   const TileMap<Shape> map(inverse.map, inverse.radius_u + margin, inverse.radius_v + margin);
-  Elements<const T> grad_output = elements<const T>(p, p.grad_output.data) + item * p.grad_output.batch;
-  const int64_t block = channel_block(p.channels, p.grad_output.channel * sizeof(T), p.grad_output.row * sizeof(T));
-  const auto ahead = prefetch<Shape, T>(p, inverse.map, p.channels, block, p.grad_output.channel, p.grad_output.row,
-                                        target.channel, target.row);
+  const auto grads = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch;
+  const int64_t size = grads.size();
+  const int64_t block = channel_block(p.channels, p.grad_output.channel * size, p.grad_output.row * size);
+  const auto ahead = prefetch<Shape>(p, inverse.map, size, p.channels, block, p.grad_output.channel, p.grad_output.row,
+                                     target.channel, target.row);
   const int width = int(p.out_width), height = int(p.out_height);
   const int reach_u = int(map.reach_x) + kBox, reach_v = int(map.reach_y) + kBox;  // of a tile's last candidate
   const float xu = float(m.xu), xv = float(m.xv), yu = float(m.yu), yv = float(m.yv);
@@ -229,92 +241,93 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
   asm volatile("" : "+m"(line_step), "+m"(each_step), "+m"(index_step), "+m"(place_step));
   F16 lane_x, lane_y;
   for (int i = 0; i < 16; ++i) lane_x[i] = float(i % kTile), lane_y[i] = float(i / kTile);
-  walk_tiles(
-      map, p.width, row_begin, row_end, p.channels, block,
-      [&](const Tile& t, int fresh_x, int fresh_y, int64_t first, int64_t channels) STN_LAMBDA {
-        Elements<T> out = target.data + first * target.channel + (t.v - row_begin) * target.row + t.u;
-        const int u0 = t.x + 1, v0 = t.y + 1;  // first candidate of the tile's lowest corner
-        if (u0 >= width || u0 < -kWindow || v0 >= height || v0 < -kWindow) {
-          if (add) return;
-          for (int64_t c = 0; c < channels; ++c, out += target.channel) store_tile<Shape>(out, target.row, F16{});
-          return;
-        }
-        const I16 du = __builtin_convertvector(map.dx + t.fraction_x, I16),
-                  dv = __builtin_convertvector(map.dy + t.fraction_y, I16);
-        const F16 fu = __builtin_convertvector(du, F16), fv = __builtin_convertvector(dv, F16);
-        // Distance from the pixel to the first candidate's source, from fixed point so that it is exact far from
-        // 0.
-        const float base_x = float(fx0 + fxu * u0 + fxv * v0 - (int64_t(t.u) << 32)) * 0x1p-32f;
-        const float base_y = float(fy0 + fyu * u0 + fyv * v0 - (int64_t(t.v) << 32)) * 0x1p-32f;
-        const F16 distance_x = (base_x - lane_x) + fu * xu + fv * xv,
-                  distance_y = (base_y - lane_y) + fu * yu + fv * yv;
-        const F16 distance[] = {lines.by_y ? distance_y : distance_x, lines.by_y ? distance_x : distance_y};
-        const int window_u = clamped(u0, 0, width - kWindow), window_v = clamped(v0, 0, height - kWindow);
-        Elements<const T> in = grad_output + first * p.grad_output.channel + window_v * p.grad_output.row + window_u;
-        F16 weight[kCount];
-        I16 index[kCount], away[kLines];  // where a line's pair begins at its second candidate
+  walk_tiles(map, p.width, row_begin, row_end, p.channels, block,
+             [&](const Tile& t, int fresh_x, int fresh_y, int64_t first, int64_t channels) STN_LAMBDA {
+               const auto to = target.data + (first * target.channel + (t.v - row_begin) * target.row + t.u);
+               const int u0 = t.x + 1, v0 = t.y + 1;  // first candidate of the tile's lowest corner
+               if (u0 >= width || u0 < -kWindow || v0 >= height || v0 < -kWindow) {
+                 if (!add) store_zeros<Shape>(to, target.channel, target.row, channels);
+                 return;
+               }
+               const I16 du = __builtin_convertvector(map.dx + t.fraction_x, I16),
+                         dv = __builtin_convertvector(map.dy + t.fraction_y, I16);
+               const F16 fu = __builtin_convertvector(du, F16), fv = __builtin_convertvector(dv, F16);
+               // Distance from the pixel to the first candidate's source, from fixed point so that it is exact far from
+               // 0.
+               const float base_x = float(fx0 + fxu * u0 + fxv * v0 - (int64_t(t.u) << 32)) * 0x1p-32f;
+               const float base_y = float(fy0 + fyu * u0 + fyv * v0 - (int64_t(t.v) << 32)) * 0x1p-32f;
+               const F16 distance_x = (base_x - lane_x) + fu * xu + fv * xv,
+                         distance_y = (base_y - lane_y) + fu * yu + fv * yv;
+               const F16 distance[] = {lines.by_y ? distance_y : distance_x, lines.by_y ? distance_x : distance_y};
+               const int window_u = clamped(u0, 0, width - kWindow), window_v = clamped(v0, 0, height - kWindow);
+               const auto from = grads + (first * p.grad_output.channel + window_v * p.grad_output.row + window_u);
+               F16 weight[kCount];
+               I16 index[kCount], away[kLines];  // where a line's pair begins at its second candidate
 #pragma GCC unroll 3
-        for (int j = 0; j < kLines; ++j) {
-          F16 along = distance[0], across = distance[1];
-          if (j > 0) along += line_step[0][j], across += line_step[1][j];
-          if constexpr (kMoved) {
-            away[j] = (F16)((I16)along & 0x7fffffff) >= splat<F16>(1.f);
-            along = away[j] ? along + each_step[0][1] : along;
-            across = away[j] ? across + each_step[1][1] : across;
-          }
-          weight[j * kEach] = hat(along) * hat(across);
+               for (int j = 0; j < kLines; ++j) {
+                 F16 along = distance[0], across = distance[1];
+                 if (j > 0) along += line_step[0][j], across += line_step[1][j];
+                 if constexpr (kMoved) {
+                   away[j] = (F16)((I16)along & 0x7fffffff) >= splat<F16>(1.f);
+                   along = away[j] ? along + each_step[0][1] : along;
+                   across = away[j] ? across + each_step[1][1] : across;
+                 }
+                 weight[j * kEach] = hat(along) * hat(across);
 #pragma GCC unroll 2
-          for (int k = 1; k < kEach; ++k)
-            weight[j * kEach + k] = hat(along + each_step[0][k]) * hat(across + each_step[1][k]);
-        }
-        const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
-        const auto place = [&](I16 corner, const int* step, int k) STN_LAMBDA {
-          const I16 at = corner + step[k];
-          if constexpr (kMoved) return away[k / kEach] ? at + step[1] : at;
-          return at;
-        };
-        if (u0 >= 0 && v0 >= 0 && u0 + reach_u < width && v0 + reach_v < height) {
+                 for (int k = 1; k < kEach; ++k)
+                   weight[j * kEach + k] = hat(along + each_step[0][k]) * hat(across + each_step[1][k]);
+               }
+               const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
+               const auto place = [&](I16 corner, const int* step, int k) STN_LAMBDA {
+                 const I16 at = corner + step[k];
+                 if constexpr (kMoved) return away[k / kEach] ? at + step[1] : at;
+                 return at;
+               };
+               if (u0 >= 0 && v0 >= 0 && u0 + reach_u < width && v0 + reach_v < height) {
 #pragma GCC unroll 9
-          for (int k = 0; k < kCount; ++k) index[k] = place(row * kWindow + column, index_step, k);
-        } else {
+                 for (int k = 0; k < kCount; ++k) index[k] = place(row * kWindow + column, index_step, k);
+               } else {
 #pragma GCC unroll 9
-          for (int k = 0; k < kCount; ++k) {
-            const I16 at = place((row << kRowBit) + column, place_step, k);
-            weight[k] = masked(weight[k], (at & kOutside) == 0);
-            index[k] = at | at >> (kRowBit - 3);  // of which only six bits count
-          }
-        }
-        for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
-          ahead(in, p.grad_output.row, out, target.row);
-          const Window<Shape> window(in, p.grad_output.row);
-          F16 even{}, odd{};
-          if (care) {
-            for (int k = 0; k < kCount; ++k) even += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
-          } else {
+                 for (int k = 0; k < kCount; ++k) {
+                   const I16 at = place((row << kRowBit) + column, place_step, k);
+                   weight[k] = masked(weight[k], (at & kOutside) == 0);
+                   index[k] = at | at >> (kRowBit - 3);  // of which only six bits count
+                 }
+               }
+               in_format(from, to, [&](auto in, auto out) STN_LAMBDA {
+                 for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
+                   ahead(in, p.grad_output.row, out, target.row);
+                   const Window<Shape> window(in, p.grad_output.row);
+                   F16 even{}, odd{};
+                   if (care) {
+                     for (int k = 0; k < kCount; ++k)
+                       even += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
+                   } else {
 #pragma GCC unroll 9
-            for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
-          }
-          F16 sum = even + odd;
-          not_finite += sum * 0.f;
-          if (add)
-            sum = load_tile<Shape>(out, target.row) + masked(sum, fresh_lanes<Shape>(fresh_x - t.u, fresh_y - t.v));
-          store_tile<Shape>(out, target.row, sum);
-        }
-      });
+                     for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
+                   }
+                   F16 sum = even + odd;
+                   not_finite += sum * 0.f;
+                   if (add)
+                     sum = load_tile<Shape>(out, target.row) +
+                           masked(sum, fresh_lanes<Shape>(fresh_x - t.u, fresh_y - t.v));
+                   store_tile<Shape>(out, target.row, sum);
+                 }
+               });
+             });
   return all(not_finite == not_finite);
 }
 
 // Input gradient of rows [row_begin, row_end): each pixel sums the outputs that may read it.
 // With add it is added to what is there. Returns false where something is not finite: then a weight of 0 may have met
 // an Inf or NaN, and all has to be done again with care, which reads nothing under a weight of 0.
-template <class T>
 STN_INLINE bool tile_gather(const Problem& p, int64_t item, const PixelMap<double>& m, int64_t row_begin,
-                            int64_t row_end, const Images<Elements<T>>& target, bool add, bool care) {
+                            int64_t row_end, const Images<Elements<Any>>& target, bool add, bool care) {
   const Inverse inverse(m);
   const GatherLines lines(m, inverse);
-  const auto run = lines.count == 3 ? lines.pairs ? tile_gather_from<T, 3, 2, true> : tile_gather_from<T, 3, 3, false>
-                   : lines.moved    ? tile_gather_from<T, 2, 2, true>
-                                    : tile_gather_from<T, 2, 2, false>;
+  const auto run = lines.count == 3 ? lines.pairs ? tile_gather_from<3, 2, true> : tile_gather_from<3, 3, false>
+                   : lines.moved    ? tile_gather_from<2, 2, true>
+                                    : tile_gather_from<2, 2, false>;
   return run(p, item, m, inverse, lines, row_begin, row_end, target, add, care);
 }
 

@@ -1,4 +1,4 @@
-// Compiled once a level, like kernels.cpp, and under its rules.
+// Compiled once a level that has tiles, like kernels.cpp, and under its rules.
 #include "windows.h"
 
 #include "samplers.h"
@@ -10,11 +10,8 @@ namespace {
 template <class F>
 Work with_kernels(const Problem& p, F f) {
   const Groups groups(p, p.items());
-  Work work{p, groups.count * groups.blocks, nullptr, groups.blocks};
-  if constexpr (kHasTiles) {
-    work.run = with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA { return f(std::integral_constant<Mode, kMode>{}); });
-  }
-  return work;
+  const auto run = with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA { return f(std::integral_constant<Mode, kMode>{}); });
+  return {p, groups.count * groups.blocks, run, groups.blocks};
 }
 
 }  // namespace

@@ -16,9 +16,9 @@ STN_INLINE bool windowed(const Problem& p) {
   if (p.mode == Mode::nearest && p.channels < 8) return false;  // a pixel a point: placing tiles takes longer
   const bool placed =
       placed_in_float(p) || (p.mode == Mode::bilinear && p.transform != Transform::affine && worthwhile);
-  return kHasTiles && p.dimensions == 2 && placed && p.dtype != DType::float64 && !p.channels_last &&
-         p.input.column == 1 && p.width >= kWindow && p.height >= kWindow && p.out_width >= kTile &&
-         p.out_height >= kTile && Region(p, p.input).small;
+  return p.dimensions == 2 && placed && p.dtype != DType::float64 && !p.channels_last && p.input.column == 1 &&
+         p.width >= kWindow && p.height >= kWindow && p.out_width >= kTile && p.out_height >= kTile &&
+         Region(p, p.input).small;
 }
 
 // The taps of a tile are read from its window where all are inside, where some are outside the image, or one by one.
@@ -269,8 +269,8 @@ struct Strips {
 template <Mode kMode, class First, class Body, class Between, class After>
 STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First first, Body body, Between between,
                              After after) {
-  const int64_t bytes = p.dtype == DType::float32 ? 4 : 2;
-  const int64_t step = channel_block(p.channels, p.input.channel * bytes, p.input.row * bytes);
+  const int64_t size = elements<const Any>(p, p.input.data).size();
+  const int64_t step = channel_block(p.channels, p.input.channel * size, p.input.row * size);
   const Images<const void*> output{p.output.data, p.output.batch, p.output.channel, p.output.row, 1};
   const Images<const void*> other = p.output.data ? output : p.grad_output;
   // The next block of channels; along the rows of one the processor follows by itself.

@@ -1,7 +1,6 @@
-// Compiled once a level, like kernels.cpp, and under its rules.
+// What the CPAB kernels do with a run of points: images sampled there, and the gradients of that.
+#pragma once
 #include "cpab_sample.h"
-
-#include "cpab_kernels.h"
 #include "level.h"
 #include "points.h"
 
@@ -108,8 +107,6 @@ void with_context(const void* context, F f) {
                   [&](auto n) { s.images.double_parameters ? f(double{}, n, s) : f(float{}, n, s); });
 }
 
-}  // namespace
-
 void cpab_read(const void* context, const CpabRun& run) {
   with_context(context, [&](auto t, auto n, const CpabSampling& s) { read_run<decltype(t), n>(s, run); });
 }
@@ -120,4 +117,5 @@ void cpab_pull(const void* context, const CpabRun& run) {
   with_context(context, [&](auto t, auto n, const CpabSampling& s) { pull_run<decltype(t), n>(s, run); });
 }
 
+}  // namespace
 }  // namespace stn::STN_LEVEL

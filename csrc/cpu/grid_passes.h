@@ -67,36 +67,51 @@ void rows_affine_grid_sums(const Problem& p, int64_t item, int64_t row_begin, in
   }
 }
 
+// Calls f(coordinates as they are stored), of a row of an item's points.
+template <class Void, class F>
+STN_INLINE void with_points(const Problem& p, Void* grid, int64_t item, int64_t row, F f) {
+  const int64_t at = 2 * p.out_width * (item * p.out_height + row);
+  const auto as = [&]<class G>(G*) STN_LAMBDA {
+    return static_cast<std::conditional_t<std::is_const_v<Void>, const G, G>*>(grid) + at;
+  };
+  if constexpr (kHasFloat64) {
+    if (p.double_grid) return f(as((double*)nullptr));
+  }
+  f(as((float*)nullptr));
+}
+
 // The same in two dimensions for any other transform.
-template <class Row, class G>
+template <class Row>
 void rows_grid(const Source& source, int64_t row_begin, int64_t row_end) {
   const Problem& p = source.p;
   for (int64_t v = row_begin; v < row_end; ++v) {
     const Row row(source, v);
-    G* grid = static_cast<G*>(p.grid) + 2 * p.out_width * (source.item * p.out_height + v);
     for (int64_t u = 0; u < p.out_width; u += kDoubles) {
       Doubles x, y;
       row.points(u, p.out_width - u, x, y);
       const int64_t count = minimum<int64_t>(kDoubles, p.out_width - u);
-      for (int64_t i = 0; i < count; ++i) grid[2 * (u + i)] = G(x[i]), grid[2 * (u + i) + 1] = G(y[i]);
+      with_points(p, p.grid, source.item, v, [&]<class G>(G* grid) STN_LAMBDA {
+        for (int64_t i = 0; i < count; ++i) grid[2 * (u + i)] = G(x[i]), grid[2 * (u + i) + 1] = G(y[i]);
+      });
     }
   }
 }
 
-template <class Sums, class G>
+template <class Sums>
 void rows_grid_sums(const Source& source, int64_t row_begin, int64_t row_end, Sums& total) {
   constexpr int64_t kPoints = Run<double>::kPoints;
   const Problem& p = source.p;
   for (int64_t v = row_begin; v < row_end; ++v) {
-    const G* grad = static_cast<const G*>(p.grad_grid) + 2 * p.out_width * (source.item * p.out_height + v);
     for (int64_t u = 0; u < p.out_width; u += kPoints) {
       const int64_t count = minimum<int64_t>(kPoints, p.out_width - u);
       double grad_x[kPoints], grad_y[kPoints];
-      for (int64_t i = 0; i < count; i += kDoubles) {
-        Doubles x, y;
-        load_points(grad + 2 * (u + i), count - i, x, y);
-        store(grad_x + i, x), store(grad_y + i, y);
-      }
+      with_points(p, (const void*)p.grad_grid, source.item, v, [&](const auto* grad) STN_LAMBDA {
+        for (int64_t i = 0; i < count; i += kDoubles) {
+          Doubles x, y;
+          load_points(grad + 2 * (u + i), count - i, x, y);
+          store(grad_x + i, x), store(grad_y + i, y);
+        }
+      });
       total.add(source, Cotangents(v, u, count, grad_x, grad_y));
     }
   }

@@ -61,12 +61,12 @@ void group_forward(const Problem& p, int64_t begin, int64_t end) {
       });
 }
 
-template <class Row, class G>
+template <class Row>
 void group_grid(const Problem& p, int64_t begin, int64_t end) {
   Groups(p, p.items())
       .over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
         over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
-          rows_grid<Row, G>(source, v, end_v);
+          rows_grid<Row>(source, v, end_v);
         });
       });
 }
@@ -96,10 +96,10 @@ void group_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-template <class Sums, class G>
+template <class Sums>
 void group_grid_sums(const Problem& p, int64_t begin, int64_t end) {
   sum_groups<Sums>(p, begin, end, [&](const Source& source, int64_t v, int64_t end_v, Sums& total) STN_LAMBDA {
-    rows_grid_sums<Sums, G>(source, v, end_v, total);
+    rows_grid_sums<Sums>(source, v, end_v, total);
   });
 }
 

@@ -16,6 +16,8 @@
 
 namespace stn::STN_LEVEL {
 
+template void load_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
+template void load_planes<Half>(const Problem&, Elements<const Half>, int64_t, int64_t, float*, int64_t);
 template void store_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
 template void store_planes<Half>(const Problem&, const float*, int64_t, int64_t, Elements<Half>, int64_t);
 
@@ -172,24 +174,23 @@ int64_t group_tasks(const Problem& p) {
 bool is_grouped(const Problem& p) { return p.transform != Transform::affine && p.transform != Transform::grid; }
 
 Work grid(const Problem& p) {
-  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
-  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
-    using G = decltype(t);
-    if (p.transform == Transform::affine) return Work{p, tasks, run_affine_grid<G, n>};
+  if (p.transform != Transform::affine) {
     return with_transform(
-        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, group_tasks(p), group_grid<Row, G>}; });
-  });
+        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, group_tasks(p), group_grid<Row>}; });
+  }
+  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
+  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA { return Work{p, tasks, run_affine_grid<decltype(t), n>}; });
 }
 
 Work grid_sums(const Problem& p) {
-  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
-  return with_lattice(p, [&](auto t, auto n) STN_LAMBDA {
-    using G = decltype(t);
-    if (p.transform == Transform::affine) return Work{p, tasks, run_affine_grid_sums<G, n>};
+  if (p.transform != Transform::affine) {
     return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
-      return Work{p, group_tasks(p), group_grid_sums<Sums, G>, row_blocks(p.out_height)};
+      return Work{p, group_tasks(p), group_grid_sums<Sums>, row_blocks(p.out_height)};
     });
-  });
+  }
+  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
+  return with_lattice(p,
+                      [&](auto t, auto n) STN_LAMBDA { return Work{p, tasks, run_affine_grid_sums<decltype(t), n>}; });
 }
 
 template <class F>

@@ -119,6 +119,9 @@ STN_SHARED void store_planes(const Problem& p, const Compute<T>* from, int64_t p
   }
 }
 
+// Instantiated in kernels.cpp.
+extern template void load_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
+extern template void load_planes<Half>(const Problem&, Elements<const Half>, int64_t, int64_t, float*, int64_t);
 extern template void store_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
 extern template void store_planes<Half>(const Problem&, const float*, int64_t, int64_t, Elements<Half>, int64_t);
 

@@ -1,5 +1,7 @@
 // The passes over lists of taps: any mode, number of dimensions, transform, padding, storage type and stride.
 #pragma once
+#include <optional>
+
 #include "parameter_sums.h"
 #include "tap_sums.h"
 
@@ -120,22 +122,43 @@ void taps_forward(const Problem& p, int64_t begin, int64_t end) {
           });
 }
 
-// dL/d(source pixel) of N points by axis, of some channels.
+// What is done with dL/d(source pixel), by axis, of some channels of the points [u + from, u + to) of a row; and at the
+// end of each line, perhaps the last of its task. Pointers, so that all share one pass.
 template <class A>
-STN_INLINE void point_gradient(const TapKernels<A>& kernels, const Row& row, const TapList<A>& list,
-                               const Region& region, int64_t u, int count, int64_t channel, int64_t channels,
-                               typename TapList<A>::V (&gradient)[3]) {
-  const Problem& p = row.item.p;
-  typename TapList<A>::V dots[TapList<A>::kMost];
-  kernels.set_dots(p, list, region, p.input.data, row.item.image * p.input.batch + channel * p.input.channel,
-                   row.at(p.grad_output, u) + channel * p.grad_output.channel, count, channels, dots);
-  contract<A>(list, p.dimensions, dots, gradient);
+using PixelGradient = typename TapList<A>::V[3];
+template <class A>
+struct TakeGradients {
+  void* state;
+  void (*take)(void* state, const Row&, int64_t u, int from, int to, bool first_channels, const PixelGradient<A>&);
+  void (*end_line)(void* state, const Row&, int64_t task, bool last) = nullptr;
+  bool zeros = false;  // whether points outside are taken too
+};
+
+template <class A>
+void taps_gradients(const Problem& p, int64_t begin, int64_t end, const TakeGradients<A>& to) {
+  const Region region(p, p.input);
+  const auto kernels = TapKernels<A>::of(p.dtype);
+  const auto end_line = [&](const Row& row, int64_t task, bool last) STN_LAMBDA {
+    if (to.end_line) to.end_line(to.state, row, task, last);
+  };
+  over_points<Sampler<A>>(
+      p, begin, end, region, true, end_line,
+      [&](const Row& row, const auto& list, int64_t u, int from, int count, int64_t channel, int64_t channels)
+          STN_LAMBDA {
+            if (list.outside && !to.zeros) return;
+            typename TapList<A>::V dots[TapList<A>::kMost];
+            kernels.set_dots(p, list, region, p.input.data, row.item.image * p.input.batch + channel * p.input.channel,
+                             row.at(p.grad_output, u) + channel * p.grad_output.channel, count, channels, dots);
+            PixelGradient<A> gradient;
+            contract<A>(list, p.dimensions, dots, gradient);
+            to.take(to.state, row, u, from, count, channel == 0, gradient);
+          });
 }
 
 // Stores the gradient of points [begin, end), or adds it to that of other channels.
 template <class G, class A>
-STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int end, bool add,
-                                    const typename TapList<A>::V (&gradient)[3]) {
+void store_grid_gradient(void*, const Row& row, int64_t u, int begin, int end, bool first,
+                         const PixelGradient<A>& gradient) {
   const Item& item = row.item;
   const Problem& p = item.p;
   const int n = p.dimensions;
@@ -144,40 +167,41 @@ STN_INLINE void store_grid_gradient(const Row& row, int64_t u, int begin, int en
     const A scale = A(item.axis[a].scale);
     for (int i = begin; i < end; ++i) {
       const G value = G(gradient[a][i] * scale);
-      to[i * n + a] = add ? to[i * n + a] + value : value;
+      to[i * n + a] = first ? value : to[i * n + a] + value;
     }
   }
 }
 
 template <class A>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
-  const Region region(p, p.input);
-  const auto kernels = TapKernels<A>::of(p.dtype);
-  over_points<Sampler<A>>(
-      p, begin, end, region, true, Nothing{},
-      [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
-        typename TapList<A>::V gradient[3];
-        point_gradient<A>(kernels, row, list, region, u, to, channel, channels, gradient);
-        p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
-                            : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
-      });
+  const auto take = p.double_parameters ? store_grid_gradient<double, A> : store_grid_gradient<float, A>;
+  taps_gradients<A>(p, begin, end, {nullptr, take, nullptr, true});
 }
 
 // Sums of a task: its n (n + 1) entries of dL/dtheta.
 template <class A>
-void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
-  constexpr int N = TapList<A>::N;
-  using V = typename TapList<A>::V;
-  using I = typename TapList<A>::I;
+struct ThetaSums {
+  static constexpr int N = TapList<A>::N;
   using Wide = Vec<double, N>;
-  const int n = p.dimensions;
-  const Region region(p, p.input);
-  const auto kernels = TapKernels<A>::of(p.dtype);
-  Wide lane, sum[3] = {}, moment[3] = {}, totals[3][4] = {};  // of a row; of a task, by entry of theta
-  I number;
-  for (int i = 0; i < N; ++i) lane[i] = i, number[i] = IndexOf<A>(i);
-  const auto end_line = [&](const Row& row, int64_t task, bool last) STN_LAMBDA {
+  Wide sum[3] = {}, moment[3] = {}, totals[3][4] = {};  // of a row; of a task, by entry of theta
+
+  static void take(void* state, const Row& row, int64_t u, int from, int to, bool, const PixelGradient<A>& gradient) {
+    using I = typename TapList<A>::I;
+    auto& sums = *static_cast<ThetaSums*>(state);
+    Wide lane;
+    I number;
+    for (int i = 0; i < N; ++i) lane[i] = i, number[i] = IndexOf<A>(i);
+    const Wide at = lane + (double(u) - row.item.lattice[0].centre);
+    const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
+    for (int a = 0; a < row.item.p.dimensions; ++a) {
+      const Wide g = __builtin_convertvector(masked(gradient[a], fresh), Wide);
+      sums.sum[a] += g, sums.moment[a] += g * at;
+    }
+  }
+  static void end_line(void* state, const Row& row, int64_t task, bool last) {
+    auto& [sum, moment, totals] = *static_cast<ThetaSums*>(state);
     const Item& item = row.item;
+    const int n = item.p.dimensions;
     for (int a = 0; a < n; ++a) {
       totals[a][0] += item.lattice[0].step * moment[a];
       for (int b = 1; b < n; ++b) totals[a][b] += item.lattice[b].step * item.from_centre(b, row.row) * sum[a];
@@ -189,57 +213,50 @@ void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
       for (int b = 0; b <= n; ++b) {
         double total = 0;
         for (int i = 0; i < N; ++i) total += totals[a][b][i];
-        p.sums[(task * n + a) * (n + 1) + b] = item.axis[a].scale * total;
+        item.p.sums[(task * n + a) * (n + 1) + b] = item.axis[a].scale * total;
         totals[a][b] = Wide{};
       }
     }
-  };
-  over_points<Sampler<A>>(
-      p, begin, end, region, true, end_line,
-      [&](const Row& row, const auto& list, int64_t u, int from, int to, int64_t channel, int64_t channels) STN_LAMBDA {
-        if (list.outside) return;
-        V gradient[3];
-        point_gradient<A>(kernels, row, list, region, u, to, channel, channels, gradient);
-        const Wide at = lane + (double(u) - row.item.lattice[0].centre);
-        const I fresh = (number >= splat<I>(IndexOf<A>(from))) & (number < splat<I>(IndexOf<A>(to)));
-        for (int a = 0; a < n; ++a) {
-          const Wide g = __builtin_convertvector(masked(gradient[a], fresh), Wide);
-          sum[a] += g, moment[a] += g * at;
-        }
-      });
+  }
+};
+
+template <class A>
+void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
+  ThetaSums<A> sums;
+  taps_gradients<A>(p, begin, end, {&sums, sums.take, sums.end_line});
 }
 
 // The same of a transform in two dimensions that is neither affine nor a grid.
 template <class A, class Sums>
+struct TransformSums {
+  std::optional<Source> source;
+  std::optional<Sums> total;  // of a task
+
+  STN_INLINE void begin(const Row& row) {
+    if (!total) source.emplace(row.item.p, row.item.item), total.emplace(row.item.p);
+  }
+  static void take(void* state, const Row& row, int64_t u, int from, int to, bool, const PixelGradient<A>& gradient) {
+    constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
+    auto& sums = *static_cast<TransformSums*>(state);
+    sums.begin(row);
+    A grad_x[kWhole] = {}, grad_y[kWhole] = {};
+    for (int i = from; i < to; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
+    sums.total->add(*sums.source, Cotangents(row.row, u, to, grad_x, grad_y));
+  }
+  static void end_line(void* state, const Row& row, int64_t task, bool last) {
+    if (!last) return;
+    auto& sums = *static_cast<TransformSums*>(state);
+    sums.begin(row);
+    const Problem& p = row.item.p;
+    sums.total->finish(*sums.source, p.sums + task * p.parameter_count());
+    sums.total.reset();
+  }
+};
+
+template <class A, class Sums>
 void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
-  constexpr int N = TapList<A>::N, kWhole = N > kDoubles ? N : kDoubles;
-  const Region region(p, p.input);
-  const auto kernels = TapKernels<A>::of(p.dtype);
-  const Sampler<A> sampler(p, true);
-  const Lines lines(p);
-  const int64_t step = Sampler<A>::planes(p);
-  over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
-    const Item item(p, number);
-    const Source source(p, number);
-    Sums total(p);
-    for (int64_t channel = 0; channel < p.channels; channel += step) {
-      const int64_t channels = minimum(step, p.channels - channel);
-      for (int64_t line = first; line < last; ++line) {
-        const Row row(item, line / lines.per_row);
-        const int64_t u = line % lines.per_row * Lines::kLine;
-        sampler.over(item, row.row, u, minimum(u + Lines::kLine, p.row_width(row.row)), region,
-                     [&](const auto& list, int64_t point, int from, int to) STN_LAMBDA {
-                       if (list.outside) return;
-                       typename TapList<A>::V gradient[3];
-                       point_gradient<A>(kernels, row, list, region, point, to, channel, channels, gradient);
-                       A grad_x[kWhole] = {}, grad_y[kWhole] = {};
-                       for (int i = from; i < to; ++i) grad_x[i] = gradient[0][i], grad_y[i] = gradient[1][i];
-                       total.add(source, Cotangents(row.row, point, to, grad_x, grad_y));
-                     });
-      }
-    }
-    total.finish(source, p.sums + task * p.parameter_count());
-  });
+  TransformSums<A, Sums> sums;
+  taps_gradients<A>(p, begin, end, {&sums, sums.take, sums.end_line});
 }
 
 // Slices of the image along its last axis: whole images, cut into bands only to occupy the threads. A pixel's sum has

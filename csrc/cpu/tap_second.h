@@ -113,8 +113,8 @@ void taps_second_grid(const Problem& p, int64_t begin, int64_t end) {
                 gradient[2] += q[0] * xz + q[1] * yz;
               });
             }
-            p.double_parameters ? store_grid_gradient<double, A>(row, u, from, to, channel > 0, gradient)
-                                : store_grid_gradient<float, A>(row, u, from, to, channel > 0, gradient);
+            p.double_parameters ? store_grid_gradient<double, A>(nullptr, row, u, from, to, channel == 0, gradient)
+                                : store_grid_gradient<float, A>(nullptr, row, u, from, to, channel == 0, gradient);
           });
 }
 

@@ -70,20 +70,20 @@ struct TpsSums {
   STN_INLINE explicit TpsSums(const Problem& p) : sums(p.parameter_count() * kDoubles) {}
   void add(const Source& source, const Cotangents& g) {
     const TpsRow row(source, g.v);
-    for (int64_t k = 0; k < row.count + kTpsAffine; ++k) {
+    const auto add_function = [&](int64_t k, auto value_at) STN_LAMBDA {
       double* target = sums.data + 2 * k * kDoubles;
       Doubles sum_x = load<Doubles>(target), sum_y = load<Doubles>(target + kDoubles);
       for (int64_t i = 0; i < g.count; ++i) {
-        const int64_t u = g.u + i * kDoubles;
-        const Doubles x = row.columns(u);
-        const Doubles value = k < row.count        ? row.basis(u, x, k)
-                              : k == row.count     ? splat<Doubles>(1.0)
-                              : k == row.count + 1 ? x
-                                                   : splat<Doubles>(row.y);
+        const Doubles value = value_at(g.u + i * kDoubles);
         sum_x += value * g.x[i], sum_y += value * g.y[i];
       }
       store(target, sum_x), store(target + kDoubles, sum_y);
-    }
+    };
+    for (int64_t k = 0; k < row.count; ++k)
+      add_function(k, [&](int64_t u) STN_LAMBDA { return row.basis(u, row.columns(u), k); });
+    add_function(row.count, [](int64_t) STN_LAMBDA { return splat<Doubles>(1.0); });
+    add_function(row.count + 1, [&](int64_t u) STN_LAMBDA { return row.columns(u); });
+    add_function(row.count + 2, [&](int64_t) STN_LAMBDA { return splat<Doubles>(row.y); });
   }
   STN_INLINE void finish(const Source& source, double* out) const {
     for (int64_t k = 0; k < source.p.parameter_count(); ++k) {

@@ -53,7 +53,7 @@ def build(run: Run, seconds: float) -> list[str]:
     # A rehearsal's CUDA kernels are those of the runner on the CPU.
     code = "from stn_kernels import _build; print(_build.configuration()); print(*_build.build(), sep='\\n')"
     if run.rehearsal:
-        code += "\nfrom tests.simt import build; print(build.build('plain'))"
+        code += "\nfrom tests.simt import build; print(build.build())"
     if libcpab_compiled.available():
         code += f"\nfrom benchmarks import libcpab_compiled; print(libcpab_compiled.extension({run.device!r}))"
     return [sys.executable, "-c", code]

@@ -32,11 +32,12 @@ VARIANTS = {
         "",
     ),
 }
+COMPARED = "race"  # whose results are those of the backend "simt"
 LIBRARIES = {"stn_kernels_simt": sorted((_build.SOURCES / "cuda").glob("*.cu")), "planted": [HERE / "planted.cu"]}
 
 
 @functools.cache
-def build(variant: str, library: str = "stn_kernels_simt") -> pathlib.Path:
+def build(variant: str = COMPARED, library: str = "stn_kernels_simt") -> pathlib.Path:
     """One variant ("race", "asan") of the kernels or of the planted faults, built if its sources changed."""
     flags, kernel_flags, link_flags = VARIANTS[variant]
     includes, links = _build.torch_flags()
@@ -64,7 +65,7 @@ def build(variant: str, library: str = "stn_kernels_simt") -> pathlib.Path:
     return target
 
 
-def load(variant: str = "race") -> str:
+def load(variant: str = COMPARED) -> str:
     """Builds and loads a variant, declares its operators; returns the namespace. One variant a process."""
     _load(variant)
     return NAMESPACE

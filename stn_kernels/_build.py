@@ -148,8 +148,8 @@ def torch_flags() -> tuple[str, str]:
 
 
 def host_flags() -> str:
-    optimisation = "-O0 -g" if debug() else "-O3 -DNDEBUG"
-    return f"-std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi {optimisation} -I{SOURCES}"
+    kind = "-O0 -g" if debug() else "-DNDEBUG"
+    return f"-std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi {kind} -I{SOURCES}"
 
 
 def level_flags(level: str) -> str:
@@ -226,9 +226,10 @@ def configuration() -> dict[str, str]:
         if compiler()
         else ""
     )
+    by_level = ", ".join(f"{v}: {_optimisation(v)}" for v in CPU_LEVELS)
     return {
         "COMPILER": version.splitlines()[0] if version else "",
-        "FLAGS": host_flags().replace(f" -I{SOURCES}", ""),
+        "FLAGS": host_flags().replace(f" -I{SOURCES}", "") + ("" if debug() else f"; kernels {by_level}"),
         "CPU_LEVELS": " ".join(CPU_LEVELS),
         "CUDA_ARCHS": "" if why_no_cuda() else " ".join(cuda_archs()),
         "TORCH": importlib.metadata.version("torch") if torch_folder() else "",

@@ -183,16 +183,12 @@ struct TpsRow {
   STN_INLINE void points(int64_t u, int64_t, Doubles& source_x, Doubles& source_y) const {
     const Doubles x = columns(u);
     const double* affine = coefficients + 2 * count;  // of 1, x, y
-    // Every other function apart: a sum waits for the one before.
     Doubles sum_x[] = {affine[0] + affine[4] * y + affine[2] * x, Doubles{}},
             sum_y[] = {affine[1] + affine[5] * y + affine[3] * x, Doubles{}};
-    const auto add = [&](int64_t k, int part) STN_LAMBDA {
+    in_two_parts(count, [&](int64_t k, int part) STN_LAMBDA {
       const Doubles value = basis(u, x, k);
       sum_x[part] += coefficients[2 * k] * value, sum_y[part] += coefficients[2 * k + 1] * value;
-    };
-    int64_t k = 0;
-    for (; k + 2 <= count; k += 2) add(k, 0), add(k + 1, 1);
-    if (k < count) add(k, 0);
+    });
     source_x = to_x.scale * (sum_x[0] + sum_x[1]) + to_x.shift;
     source_y = to_y.scale * (sum_y[0] + sum_y[1]) + to_y.shift;
   }

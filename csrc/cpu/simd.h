@@ -20,7 +20,8 @@ constexpr int kVectorBytes = 16;
 
 // In float64 512 bits gained 12 % in the mean over 256 and took a sixth of the build: the level below runs there.
 constexpr bool kHasFloat64 = kVectorBytes < 64;
-// At the baseline those for lists of taps do instead, of which half precision is a small part to build.
+// Whether the kernels for rows of points (passes.h) take half precision: at the baseline those for lists of taps do, in
+// which it is a small part to build.
 constexpr bool kHasHalfRows = kVectorBytes > 16;
 
 template <class T, int N>
@@ -50,6 +51,14 @@ STN_INLINE V masked(V value, M mask) {  // a select, not a product: 0 * Inf woul
 }
 STN_INLINE Vec<float, 16> joined(Vec<float, 8> a, Vec<float, 8> b) {
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+// Calls add(k, part) for k from 0 to count - 1, the parts 0 and 1 in turn: a sum waits for the one before.
+template <class Add>
+STN_INLINE void in_two_parts(int64_t count, Add add) {
+  int64_t k = 0;
+  for (; k + 2 <= count; k += 2) add(k, 0), add(k + 1, 1);
+  if (k < count) add(k, 0);
 }
 
 // Whether every lane of a comparison holds, by as few extractions as each width allows.

@@ -207,13 +207,10 @@ struct SplineStrip {
     for (int i = 0; i < strip.count; i += kDoubles) {
       Doubles at_x[2] = {}, at_y[2] = {};
       const double* middle = shared.middle.data + i;
-      const auto add = [&](int64_t k, int part) STN_LAMBDA {
+      in_two_parts(shared.functions, [&](int64_t k, int part) STN_LAMBDA {
         const Doubles f = load<Doubles>(middle + k * kStripTiles);
         at_x[part] += c[2 * k] * f, at_y[part] += c[2 * k + 1] * f;
-      };
-      int64_t k = 0;
-      for (; k + 2 <= shared.functions; k += 2) add(k, 0), add(k + 1, 1);
-      if (k < shared.functions) add(k, 0);
+      });
       const Doubles pixel_x = at_x[0] + at_x[1] + s.x.shift, pixel_y = at_y[0] + at_y[1] + s.y.shift;
       if (!all((absolute(pixel_x) < far) & (absolute(pixel_y) < far))) return false;
       x.set(i, pixel_x), y.set(i, pixel_y);
@@ -223,13 +220,10 @@ struct SplineStrip {
   STN_INLINE void offsets(int i, F16& from_x, F16& from_y) const {
     F16 sum_x[2] = {}, sum_y[2] = {};
     const float* f = basis->difference(i, 0);
-    const auto add = [&](int64_t k, int part) STN_LAMBDA {
+    in_two_parts(basis->functions, [&](int64_t k, int part) STN_LAMBDA {
       const F16 value = load<F16>(f + 16 * k);
       sum_x[part] += along_x[k] * value, sum_y[part] += along_y[k] * value;
-    };
-    int64_t k = 0;
-    for (; k + 2 <= basis->functions; k += 2) add(k, 0), add(k + 1, 1);
-    if (k < basis->functions) add(k, 0);
+    });
     from_x = sum_x[0] + sum_x[1], from_y = sum_y[0] + sum_y[1];
   }
 };

@@ -136,27 +136,44 @@ struct Tile {
   float fraction_x, fraction_y;
 };
 
+// Fixed point numbers -> integers and fractions.
+STN_INLINE void split_fixed(Vec<int64_t, 8> x, int32_t* integer, float* fraction) {
+  store(integer, __builtin_convertvector(x >> 32, Vec<int32_t, 8>));
+  const auto low = __builtin_convertvector(x, Vec<uint32_t, 8>);
+  store(fraction, __builtin_convertvector(low, Vec<float, 8>) * 0x1p-32f);
+}
+
 // Walks the tiles of rows [row_begin, row_end) in strips, channel blocks outside the rows of a strip, so that the lines
 // of a block stay in the cache. The last tile of a row or column is moved inside and overlaps its neighbour: fresh(u,
 // v) tells from where on it is new. body(tile, first fresh u, first fresh v, first channel, channels).
 template <class Shape, class Body>
 STN_INLINE void walk_tiles(const TileMap<Shape>& map, int64_t width, int64_t row_begin, int64_t row_end,
                            int64_t channels, int64_t channel_block, Body body) {
-  constexpr int kWidth = Shape::kWidth, kHeight = Shape::kHeight;
+  using Fixed = Vec<int64_t, 8>;
+  constexpr int kWidth = Shape::kWidth, kHeight = Shape::kHeight, N = 8;
   const int columns = int((width + kWidth - 1) / kWidth);
   for (int first = 0; first < columns; first += kStrip) {
     const int count = columns - first < kStrip ? columns - first : kStrip;
+    int u[kStrip];
+    int64_t along_x[kStrip], along_y[kStrip];  // of each tile's corner, but for its row
+    for (int i = 0; i < (count + N - 1) / N * N; ++i) {
+      const int start = (first + i) * kWidth;
+      u[i] = start < int(width) - kWidth ? start : int(width) - kWidth;
+      along_x[i] = map.x0 + map.xu * u[i], along_y[i] = map.y0 + map.yu * u[i];
+    }
     for (int64_t c = 0; c < channels; c += channel_block) {
       const int64_t block = channels - c < channel_block ? channels - c : channel_block;
       for (int64_t row = row_begin; row < row_end; row += kHeight) {
         const int v = int(row < row_end - kHeight ? row : row_end - kHeight);
-        Tile tiles[kStrip];
-        for (int i = 0; i < count; ++i) {
-          const int start = (first + i) * kWidth, u = start < int(width) - kWidth ? start : int(width) - kWidth;
-          const int64_t x = map.x0 + map.xu * u + map.xv * v, y = map.y0 + map.yu * u + map.yv * v;
-          tiles[i] = {u, v, int(x >> 32), int(y >> 32), float(uint32_t(x)) * 0x1p-32f, float(uint32_t(y)) * 0x1p-32f};
+        int32_t x[kStrip], y[kStrip];
+        float fraction_x[kStrip], fraction_y[kStrip];
+        for (int i = 0; i < count; i += N) {
+          split_fixed(load<Fixed>(along_x + i) + map.xv * v, x + i, fraction_x + i);
+          split_fixed(load<Fixed>(along_y + i) + map.yv * v, y + i, fraction_y + i);
         }
-        for (int i = 0; i < count; ++i) body(tiles[i], (first + i) * kWidth, int(row), c, block);
+        for (int i = 0; i < count; ++i) {
+          body(Tile{u[i], v, x[i], y[i], fraction_x[i], fraction_y[i]}, (first + i) * kWidth, int(row), c, block);
+        }
       }
     }
   }

@@ -173,10 +173,33 @@ STN_INLINE bool gathered(const Problem& p, const PixelMap<double>& m, const Inve
          representable(m, p.out_height, p.out_width) && representable(i.map, p.height, p.width);
 }
 
-// max(0, 1 - |distance|), as integers: the sign bit of a float is that of an integer.
-STN_INLINE F16 hat(F16 distance) {
-  const I16 w = (I16)(1.f - (F16)((I16)distance & 0x7fffffff));
-  return (F16)(w > 0 ? w : I16{});
+// min(|distance|, 1).
+STN_INLINE F16 within_one(F16 distance) {
+#if defined(__AVX512DQ__) && !defined(__clang__)
+  return __builtin_ia32_rangeps512_mask(distance, splat<F16>(1.f), 0b1010, F16{}, -1, 4);  // one instruction, not two
+#else
+  return minimum((F16)((I16)distance & 0x7fffffff), splat<F16>(1.f));
+#endif
+}
+// The weight of an output as far away as this: max(0, 1 - |x|) max(0, 1 - |y|).
+STN_INLINE F16 hat(F16 x, F16 y) {
+  const F16 along = 1.f - within_one(x);
+  return along - along * within_one(y);
+}
+
+template <int kCount>
+struct Candidates {
+  F16 weight[kCount];
+  I16 index[kCount];
+};
+
+// A sum of weighted candidates that reads nothing under a weight of 0.
+template <class Shape, class Pixels, int kCount>
+STN_SHARED F16 careful_sum(Pixels from, int64_t stride, Candidates<kCount> all) {
+  const Window<Shape> window(from, stride);
+  F16 sum{};
+  for (int k = 0; k < kCount; ++k) sum += all.weight[k] * masked(window.at(all.index[k]), all.weight[k] > F16{});
+  return sum;
 }
 
 // Where the outputs are that may read a pixel: on two or three rows, or columns, of the 3x3 around its pre-image.
@@ -261,8 +284,9 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
                const F16 distance[] = {lines.by_y ? distance_y : distance_x, lines.by_y ? distance_x : distance_y};
                const int window_u = clamped(u0, 0, width - kWindow), window_v = clamped(v0, 0, height - kWindow);
                const auto from = grads + (first * p.grad_output.channel + window_v * p.grad_output.row + window_u);
-               F16 weight[kCount];
-               I16 index[kCount], away[kLines];  // where a line's pair begins at its second candidate
+               Candidates<kCount> all;
+               auto& [weight, index] = all;
+               I16 away[kLines];  // where a line's pair begins at its second candidate
 #pragma GCC unroll 3
                for (int j = 0; j < kLines; ++j) {
                  F16 along = distance[0], across = distance[1];
@@ -272,10 +296,10 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
                    along = away[j] ? along + each_step[0][1] : along;
                    across = away[j] ? across + each_step[1][1] : across;
                  }
-                 weight[j * kEach] = hat(along) * hat(across);
+                 weight[j * kEach] = hat(along, across);
 #pragma GCC unroll 2
                  for (int k = 1; k < kEach; ++k)
-                   weight[j * kEach + k] = hat(along + each_step[0][k]) * hat(across + each_step[1][k]);
+                   weight[j * kEach + k] = hat(along + each_step[0][k], across + each_step[1][k]);
                }
                const I16 column = du + (u0 - window_u), row = dv + (v0 - window_v);
                const auto place = [&](I16 corner, const int* step, int k) STN_LAMBDA {
@@ -295,24 +319,28 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
                  }
                }
                in_format(from, to, [&](auto in, auto out) STN_LAMBDA {
-                 for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
-                   ahead(in, p.grad_output.row, out, target.row);
+                 const auto each_channel = [&](auto gather) STN_LAMBDA {
+                   for (int64_t c = 0; c < channels; ++c, in += p.grad_output.channel, out += target.channel) {
+                     ahead(in, p.grad_output.row, out, target.row);
+                     F16 sum = gather();
+                     not_finite += sum * 0.f;
+                     if (add) {
+                       int u = fresh_x - t.u, v = fresh_y - t.v;
+                       asm volatile("" : "+r"(u), "+r"(v));  // else the lanes are found for every tile
+                       sum = load_tile<Shape>(out, target.row) + masked(sum, fresh_lanes<Shape>(u, v));
+                     }
+                     store_tile<Shape>(out, target.row, sum);
+                   }
+                 };
+                 if (care)
+                   return each_channel([&]() STN_LAMBDA { return careful_sum<Shape>(in, p.grad_output.row, all); });
+                 each_channel([&]() STN_LAMBDA {
                    const Window<Shape> window(in, p.grad_output.row);
                    F16 even{}, odd{};
-                   if (care) {
-                     for (int k = 0; k < kCount; ++k)
-                       even += weight[k] * masked(window.at(index[k]), weight[k] > F16{});
-                   } else {
 #pragma GCC unroll 9
-                     for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
-                   }
-                   F16 sum = even + odd;
-                   not_finite += sum * 0.f;
-                   if (add)
-                     sum = load_tile<Shape>(out, target.row) +
-                           masked(sum, fresh_lanes<Shape>(fresh_x - t.u, fresh_y - t.v));
-                   store_tile<Shape>(out, target.row, sum);
-                 }
+                   for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
+                   return even + odd;
+                 });
                });
              });
   return all(not_finite == not_finite);

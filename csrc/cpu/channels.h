@@ -102,13 +102,4 @@ struct ChannelSum {
   }
 };
 
-template <class V>
-STN_INLINE auto sum_of_lanes(V v) {
-  if constexpr (sizeof(v) / sizeof(v[0]) == 2) {
-    return v[0] + v[1];
-  } else {
-    return (v[0] + v[2]) + (v[1] + v[3]);
-  }
-}
-
 }  // namespace stn::STN_LEVEL

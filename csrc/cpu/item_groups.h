@@ -6,17 +6,23 @@
 #include "gradient_band.h"
 #include "grid_passes.h"
 #include "passes.h"
+#include "samplers.h"
+#include "tile_passes.h"
 
 namespace stn::STN_LEVEL {
 
-// The items of a call in groups, and the output's rows in blocks: a fixed partition, so that results do not depend on
-// the number of threads. A group has few enough items that their rows stay in the cache.
+// The items of a call in groups, and the output's rows in blocks: a fixed partition, as far as sums go, so that results
+// do not depend on the number of threads. A group has few enough items that their rows stay in the cache and that all
+// threads have some.
 struct Groups {
   int64_t items, size, count, rows, blocks;
-  STN_INLINE Groups(const Problem& p, int64_t number, int64_t most = 16)
+  STN_INLINE explicit Groups(const Problem& p) : Groups(p, p.items(), 64, row_blocks(p.out_height)) {}
+  // parts: the tasks of one group.
+  STN_INLINE Groups(const Problem& p, int64_t number, int64_t most, int64_t parts)
       : items(number), rows(p.out_height), blocks(row_blocks(rows)) {
     const int64_t row = maximum<int64_t>(1, p.channels * maximum(p.width, p.out_width));
-    size = p.transform != Transform::tps ? 1 : maximum<int64_t>(1, minimum(most, 65536 / row));
+    most = minimum(minimum(most, 65536 / row), (items * parts + p.threads - 1) / p.threads);
+    size = p.transform != Transform::tps ? 1 : maximum<int64_t>(1, most);
     count = (items + size - 1) / size;
   }
 
@@ -53,28 +59,26 @@ STN_INLINE void over_rows_of_items(const Problem& p, int64_t first_item, int64_t
 
 template <class T>
 void group_forward(const Problem& p, int64_t begin, int64_t end) {
-  Groups(p, p.items())
-      .over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
-        over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
-          rows_forward<T>(p, source, v, end_v);
-        });
-      });
+  Groups(p).over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
+    over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
+      rows_forward<T>(p, source, v, end_v);
+    });
+  });
 }
 
 template <class Row>
 void group_grid(const Problem& p, int64_t begin, int64_t end) {
-  Groups(p, p.items())
-      .over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
-        over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
-          rows_grid<Row>(source, v, end_v);
-        });
-      });
+  Groups(p).over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
+    over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
+      rows_grid<Row>(source, v, end_v);
+    });
+  });
 }
 
 // add(source, first row, last row, total) adds what some rows give.
 template <class Sums, class Add>
 STN_INLINE void sum_groups(const Problem& p, int64_t begin, int64_t end, Add add) {
-  const Groups groups(p, p.items());
+  const Groups groups(p);
   groups.over(begin, end, [&](int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
     std::vector<Sums> totals;
     totals.reserve(size_t(last - first));
@@ -108,7 +112,7 @@ void group_grid_sums(const Problem& p, int64_t begin, int64_t end) {
 // has the order of the outputs whatever the bands.
 STN_INLINE Groups image_groups(const Problem& p) {
   const int64_t points = maximum<int64_t>(1, p.samples * p.out_height * p.out_width);
-  return Groups(p, p.batch, maximum<int64_t>(1, minimum<int64_t>(16, (1 << 18) / points)));
+  return Groups(p, p.batch, minimum<int64_t>(16, (1 << 18) / points), 1);
 }
 STN_INLINE int64_t image_bands(const Problem& p) {
   const int64_t groups = image_groups(p).count;
@@ -123,21 +127,28 @@ void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
   const Locate<A> place = locator<A>(p);
   const int64_t bands = image_bands(p), step = scattered_channels(p);
   const int64_t per_row = (p.out_width + kPoints - 1) / kPoints, per_item = p.out_height * per_row;
-  const bool kept = groups.size > 1 || step < p.channels;  // else placed where they are used
+  bool by_tiles = false;
+  if constexpr (kHasTiles && sizeof(A) == 4) by_tiles = has_placed_runs(p);
+  const bool small = p.samples * p.item_points() <= (1 << 14);
+  const bool kept = groups.size > 1 || step < p.channels || (by_tiles && small);  // else placed where they are used
   const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : 1, uninitialized);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b0 = task / bands * groups.size, b1 = minimum(b0 + groups.size, p.batch);
     const int64_t first = p.height * (task % bands) / bands, last = p.height * (task % bands + 1) / bands;
     const auto of_row = [&](int64_t item, int64_t v)
                             STN_LAMBDA { return runs.data + (item - b0 * p.samples) * per_item + v * per_row; };
-    over_rows_of_items(p, b0 * p.samples, kept ? b1 * p.samples : b0 * p.samples, 0, p.out_height,
-                       [&](const Source& source, int64_t row, int64_t end_row) STN_LAMBDA {
-                         for (int64_t v = row; v < end_row; ++v) {
-                           Run<A>* run = of_row(source.item, v);
-                           for (int64_t u = 0; u < p.out_width; u += kPoints)
-                             place(source, v, u, minimum(kPoints, p.out_width - u), *run++);
-                         }
-                       });
+    if (kept && by_tiles) {
+      if constexpr (kHasTiles) place_item_runs(p, b0 * p.samples, b1 * p.samples, runs.data);
+    } else if (kept) {
+      over_rows_of_items(p, b0 * p.samples, b1 * p.samples, 0, p.out_height,
+                         [&](const Source& source, int64_t row, int64_t end_row) STN_LAMBDA {
+                           for (int64_t v = row; v < end_row; ++v) {
+                             Run<A>* run = of_row(source.item, v);
+                             for (int64_t u = 0; u < p.out_width; u += kPoints)
+                               place(source, v, u, minimum(kPoints, p.out_width - u), *run++);
+                           }
+                         });
+    }
     for (int64_t b = b0; b < b1; ++b) {
       for (int64_t c = 0; c < p.channels; c += step) {
         GradientBand<T> band(p, b, c, minimum(step, p.channels - c), first, last);

@@ -167,7 +167,7 @@ STN_INLINE auto with_lattice(const Problem& p, F f) {
 }
 
 int64_t group_tasks(const Problem& p) {
-  const Groups groups(p, p.items());
+  const Groups groups(p);
   return groups.count * groups.blocks;
 }
 

@@ -89,7 +89,9 @@ void sum_parameters(stn::Work work, int64_t points, Tensor& result) {
   void* data = result.mutable_data_ptr();
   for (size_t item = 0; item < size_t(p.items()); ++item) {
     std::fill(total.begin(), total.end(), 0.0);
-    for (size_t i = 0; i < each; ++i) total[i % count] += sums[item * each + i];
+    for (const double* share = &sums[item * each]; share < &sums[0] + (item + 1) * each; share += count) {
+      for (size_t k = 0; k < count; ++k) total[k] += share[k];
+    }
     if (moments) {
       const auto frame = stn::affine_frame<double>(p.height, p.width, p.out_height, p.out_width, p.align_corners);
       stn::theta_gradient({total[0], total[1], total[2], total[3], total[4], total[5]}, frame, total.data());

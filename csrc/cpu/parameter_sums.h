@@ -6,12 +6,6 @@
 
 namespace stn::STN_LEVEL {
 
-STN_INLINE double sum_lanes(Doubles v) {
-  double sum = 0;
-  for (int i = 0; i < kDoubles; ++i) sum += v[i];
-  return sum;
-}
-
 // Cotangents of the points [u, u + count) of output row v, zeros up to a whole vector.
 struct Cotangents {
   int64_t v, u, count;
@@ -40,7 +34,7 @@ struct AffineSums {
     }
   }
   STN_INLINE void finish(const Source&, double* out) const {
-    for (int k = 0; k < 6; ++k) out[k] = sum_lanes(sums[k]);
+    for (int k = 0; k < 6; ++k) out[k] = sum_of_lanes(sums[k]);
   }
 };
 
@@ -60,7 +54,7 @@ struct HomographySums {
     }
   }
   STN_INLINE void finish(const Source&, double* out) const {
-    for (int k = 0; k < 9; ++k) out[k] = sum_lanes(sums[k]);
+    for (int k = 0; k < 9; ++k) out[k] = sum_of_lanes(sums[k]);
   }
 };
 
@@ -88,7 +82,7 @@ struct TpsSums {
   STN_INLINE void finish(const Source& source, double* out) const {
     for (int64_t k = 0; k < source.p.parameter_count(); ++k) {
       const double scale = k % 2 ? source.y.scale : source.x.scale;
-      out[k] = scale * sum_lanes(load<Doubles>(sums.data + k * kDoubles));
+      out[k] = scale * sum_of_lanes(load<Doubles>(sums.data + k * kDoubles));
     }
   }
 };

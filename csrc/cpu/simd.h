@@ -53,6 +53,21 @@ STN_INLINE Vec<float, 16> joined(Vec<float, 8> a, Vec<float, 8> b) {
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+template <class V>
+STN_INLINE auto sum_of_lanes(V v) {
+  constexpr int kLanes = sizeof(v) / sizeof(v[0]);
+  if constexpr (kLanes == 2) {
+    return v[0] + v[1];
+  } else if constexpr (kLanes == 4) {
+    return (v[0] + v[2]) + (v[1] + v[3]);
+  } else {
+    using Lane = std::remove_cvref_t<decltype(v[0])>;
+    Vec<Lane, kLanes / 2> halves[2];
+    __builtin_memcpy(halves, &v, sizeof v);
+    return sum_of_lanes(halves[0] + halves[1]);
+  }
+}
+
 // Calls add(k, part) for k from 0 to count - 1, the parts 0 and 1 in turn: a sum waits for the one before.
 template <class Add>
 STN_INLINE void in_two_parts(int64_t count, Add add) {

@@ -187,14 +187,12 @@ struct SplineCoefficients {
 
 struct SplineStrip {
   Middles x, y;
-  const SplineBasis* basis;
-  const float *along_x, *along_y;  // coefficients
+  PerTile<F16> from_x, from_y;  // of each tile's points from its middle
 
   // False where float is not exact enough: points far away, or offsets of large terms.
   bool place(const Source& s, const Strip& strip, const SplineBasis& shared, const SplineCoefficients& given,
              int64_t item) {
-    basis = &shared;
-    along_x = given.near.data + 2 * item * given.row, along_y = along_x + given.row;
+    const float *along_x = given.near.data + 2 * item * given.row, *along_y = along_x + given.row;
     F16 most_x{}, most_y{};  // pixels that the terms may add up to, signs aside
     for (int64_t k = 0; k < given.row; k += 16) {
       const F16 most = load<F16>(shared.most.data + k);
@@ -215,16 +213,18 @@ struct SplineStrip {
       if (!all((absolute(pixel_x) < far) & (absolute(pixel_y) < far))) return false;
       x.set(i, pixel_x), y.set(i, pixel_y);
     }
+    constexpr int kTogether = 4;  // tiles, which share the coefficients
+    for (int i = 0; i < strip.count; i += kTogether) {
+      F16 sum_x[kTogether] = {}, sum_y[kTogether] = {};
+      for (int64_t k = 0; k < shared.functions; ++k) {
+        for (int j = 0; j < kTogether; ++j) {
+          const F16 difference = load<F16>(shared.difference(i + j, k));
+          sum_x[j] += along_x[k] * difference, sum_y[j] += along_y[k] * difference;
+        }
+      }
+      for (int j = 0; j < kTogether; ++j) from_x[i + j] = sum_x[j], from_y[i + j] = sum_y[j];
+    }
     return true;
-  }
-  STN_INLINE void offsets(int i, F16& from_x, F16& from_y) const {
-    F16 sum_x[2] = {}, sum_y[2] = {};
-    const float* f = basis->difference(i, 0);
-    in_two_parts(basis->functions, [&](int64_t k, int part) STN_LAMBDA {
-      const F16 value = load<F16>(f + 16 * k);
-      sum_x[part] += along_x[k] * value, sum_y[part] += along_y[k] * value;
-    });
-    from_x = sum_x[0] + sum_x[1], from_y = sum_y[0] + sum_y[1];
   }
 };
 

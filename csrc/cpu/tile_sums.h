@@ -95,9 +95,7 @@ struct SplineTileSums {
   void finish(const Source& s, double* out) {
     flush();
     for (int64_t k = 0; k < 2 * functions; ++k) {
-      double sum = 0;
-      for (int i = 0; i < 16; ++i) sum += totals.data[16 * k + i];
-      out[k] += (k % 2 ? s.y.scale : s.x.scale) * sum;
+      out[k] += (k % 2 ? s.y.scale : s.x.scale) * sum_of_lanes(load<Wide16>(totals.data + 16 * k));
     }
   }
 };

@@ -9,7 +9,7 @@ namespace {
 // The work that f(mode) runs.
 template <class F>
 Work with_kernels(const Problem& p, F f) {
-  const Groups groups(p, p.items());
+  const Groups groups(p);
   const auto run = with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA { return f(std::integral_constant<Mode, kMode>{}); });
   return {p, groups.count * groups.blocks, run, groups.blocks};
 }
@@ -17,6 +17,13 @@ Work with_kernels(const Problem& p, F f) {
 }  // namespace
 
 bool in_windows(const Problem& p) { return windowed(p); }
+
+bool has_placed_runs(const Problem& p) {
+  return p.padding != Padding::reflection && p.out_width >= kTile && p.out_height >= kTile;
+}
+void place_item_runs(const Problem& p, int64_t first, int64_t last, void* runs) {
+  place_runs(p, first, last, static_cast<Run<float>*>(runs));
+}
 
 Work window_forward(const Problem& p) {
   return with_kernels(p, [&](auto mode) STN_LAMBDA { return windows_forward<mode>; });

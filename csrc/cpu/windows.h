@@ -141,6 +141,11 @@ STN_INLINE void store_pairs_of_tile(float* pairs, int64_t stride, F16 x, F16 y) 
   }
 }
 
+struct TilePoints {
+  I16 index_x, index_y;
+  F16 part_x, part_y, slope_x, slope_y;
+};
+
 // Where the points of a strip of tiles lie in one item's image.
 template <Mode kMode>
 struct StripPoints {
@@ -157,14 +162,14 @@ struct StripPoints {
   SplineStrip spline;
   RunStrip runs;
 
-  STN_INLINE explicit StripPoints(const Problem& problem)
+  STN_INLINE StripPoints(const Problem& problem, int64_t items)
       : p(problem),
         to_x(axis(0)),
         to_y(axis(1)),
         limits_x(limits(0)),
         limits_y(limits(1)),
         locate(locator<float>(problem)),
-        coefficients(problem, Groups(problem, problem.items()).size) {}
+        coefficients(problem, items) {}
   STN_INLINE Axis<float> axis(int a) const {
     const auto exact = pixel_axis<double>(p.extent(a), p.align_corners);
     return {float(exact.scale), float(exact.shift)};
@@ -191,30 +196,47 @@ struct StripPoints {
     }
   }
   STN_INLINE WindowTaps<kMode> taps(int tile) const {
+    const TilePoints at = points(tile);
+    return {{at.index_x, at.part_x, at.slope_x, p.width}, {at.index_y, at.part_y, at.slope_y, p.height}};
+  }
+  STN_INLINE TilePoints points(int tile) const {
     const int64_t u = strip.u(tile);
-    I16 index_x, index_y;
-    F16 part_x, part_y, slope_x, slope_y;
+    TilePoints at;
     if (by == By::grid) {
       F16 x, y;
       load_pairs_of_tile(grid + 2 * (strip.v * p.out_width + u), 2 * p.out_width, x, y);
-      STN_LEVEL::place<kMode>(x, to_x, limits_x, index_x, part_x, slope_x);
-      STN_LEVEL::place<kMode>(y, to_y, limits_y, index_y, part_y, slope_y);
+      STN_LEVEL::place<kMode>(x, to_x, limits_x, at.index_x, at.part_x, at.slope_x);
+      STN_LEVEL::place<kMode>(y, to_y, limits_y, at.index_y, at.part_y, at.slope_y);
     } else if (by == By::rows) {
-      runs.points(u, index_x, part_x, slope_x, index_y, part_y, slope_y);
+      runs.points(u, at.index_x, at.part_x, at.slope_x, at.index_y, at.part_y, at.slope_y);
     } else {
       const bool border = p.padding == Padding::border;
-      F16 x, y;
       if (by == By::homography) {
+        F16 x, y;
         homography.offsets(tile, x, y);
-        homography.x.points(tile, x, border, p.width, index_x, part_x, slope_x);
-        homography.y.points(tile, y, border, p.height, index_y, part_y, slope_y);
+        homography.x.points(tile, x, border, p.width, at.index_x, at.part_x, at.slope_x);
+        homography.y.points(tile, y, border, p.height, at.index_y, at.part_y, at.slope_y);
       } else {
-        spline.offsets(tile, x, y);
-        spline.x.points(tile, x, border, p.width, index_x, part_x, slope_x);
-        spline.y.points(tile, y, border, p.height, index_y, part_y, slope_y);
+        spline.x.points(tile, spline.from_x[tile], border, p.width, at.index_x, at.part_x, at.slope_x);
+        spline.y.points(tile, spline.from_y[tile], border, p.height, at.index_y, at.part_y, at.slope_y);
       }
     }
-    return {{index_x, part_x, slope_x, p.width}, {index_y, part_y, slope_y, p.height}};
+    return at;
+  }
+  // The strip as one run of each of its rows, but for slopes.
+  void to_runs(Run<float>* const (&rows)[kTile], int64_t width) const {
+    for (int i = 0; i < strip.count; ++i) {
+      const TilePoints at = points(i);
+      const int64_t to = strip.u(i) - strip.first_u;
+      const auto put = [&](auto values, auto array) STN_LAMBDA {
+        alignas(64) decltype(values) from = values;
+        for (int row = 0; row < kTile; ++row)
+          __builtin_memcpy(rows[row]->*array + to, (const char*)&from + 16 * row, 16);
+      };
+      put(at.index_x, &Run<float>::x_index), put(at.index_y, &Run<float>::y_index);
+      put(at.part_x, &Run<float>::x_fraction), put(at.part_y, &Run<float>::y_fraction);
+    }
+    for (Run<float>* run : rows) run->count = width, end_run(*run);
   }
 };
 
@@ -276,61 +298,83 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
   // The next block of channels; along the rows of one the processor follows by itself.
   const Prefetch<Square> ahead{p.channels > step && p.input.channel < 65536, step * p.input.channel,
                                step * other.channel};
-  StripPoints<kMode> points(p);
+  StripPoints<kMode> points(p, Groups(p).size);
   Strips strips(p, step);
   TpsBasis stored(p, kTile);
   std::vector<Source> sources;
-  Groups(p, p.items())
-      .over(begin, end,
-            [&](int64_t first_item, int64_t last_item, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
-              sources.clear();
-              for (int64_t item = first_item; item < last_item; ++item) {
-                sources.emplace_back(p, item, &stored);
-                if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first_item);
-              }
-              first(first_item, last_item);
-              strips.over(p, top, bottom, [&]() STN_LAMBDA {
-                for (const Source& source : sources) {
-                  for (int64_t channel = 0; channel < p.channels; channel += step) {
-                    const int64_t channels = minimum(step, p.channels - channel);
-                    Elements<const Any> image = elements<const Any>(p, p.input.data) +
-                                                source.item / p.samples * p.input.batch + channel * p.input.channel;
-                    for (int s = 0; s < strips.count; ++s) {
-                      points.place(source, source.item - first_item, strips.strips[s], strips.basis(s));
-                      const int64_t first =
-                          source.item * other.batch + channel * other.channel + points.strip.v * other.row;
-                      for (int i = 0; i < points.strip.count; ++i) {
-                        WindowTaps<kMode> taps = points.taps(i);
-                        const WindowTile tile{image + taps.corner(p.input.row),
-                                              first + points.strip.u(i),
-                                              channels,
-                                              channel == 0,
-                                              s,
-                                              i,
-                                              ahead};
-                        const auto run = [&]<Reach kReach>()
-                                             STN_LAMBDA { body.template operator()<kReach>(tile, taps); };
-                        switch (taps.reach(p)) {
-                          case Reach::interior:
-                            run.template operator()<Reach::interior>();
-                            break;
-                          case Reach::window:
-                            run.template operator()<Reach::window>();
-                            break;
-                          case Reach::anywhere:
-                            run.template operator()<Reach::anywhere>();
-                            break;
-                          case Reach::outside:
-                            run.template operator()<Reach::outside>();
-                        }
-                      }
-                    }
+  Groups(p).over(
+      begin, end, [&](int64_t first_item, int64_t last_item, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
+        sources.clear();
+        for (int64_t item = first_item; item < last_item; ++item) {
+          sources.emplace_back(p, item, &stored);
+          if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first_item);
+        }
+        first(first_item, last_item);
+        strips.over(p, top, bottom, [&]() STN_LAMBDA {
+          for (const Source& source : sources) {
+            for (int64_t channel = 0; channel < p.channels; channel += step) {
+              const int64_t channels = minimum(step, p.channels - channel);
+              Elements<const Any> image = elements<const Any>(p, p.input.data) +
+                                          source.item / p.samples * p.input.batch + channel * p.input.channel;
+              for (int s = 0; s < strips.count; ++s) {
+                points.place(source, source.item - first_item, strips.strips[s], strips.basis(s));
+                const int64_t first = source.item * other.batch + channel * other.channel + points.strip.v * other.row;
+                for (int i = 0; i < points.strip.count; ++i) {
+                  WindowTaps<kMode> taps = points.taps(i);
+                  const WindowTile tile{
+                      image + taps.corner(p.input.row), first + points.strip.u(i), channels, channel == 0, s, i, ahead};
+                  const auto run = [&]<Reach kReach>() STN_LAMBDA { body.template operator()<kReach>(tile, taps); };
+                  switch (taps.reach(p)) {
+                    case Reach::interior:
+                      run.template operator()<Reach::interior>();
+                      break;
+                    case Reach::window:
+                      run.template operator()<Reach::window>();
+                      break;
+                    case Reach::anywhere:
+                      run.template operator()<Reach::anywhere>();
+                      break;
+                    case Reach::outside:
+                      run.template operator()<Reach::outside>();
                   }
-                  between(source, strips, points);
                 }
-              });
-              for (const Source& source : sources) after(source, block);
-            });
+              }
+            }
+            between(source, strips, points);
+          }
+        });
+        for (const Source& source : sources) after(source, block);
+      });
+}
+
+// Places the points of the items [first, last) as runs, row by row of an item after the other; zeros or border padding.
+inline void place_runs(const Problem& p, int64_t first, int64_t last, Run<float>* runs) {
+  constexpr int64_t kPoints = Run<float>::kPoints;
+  static_assert(kPoints == kTile * kStripTiles);
+  const int64_t per_row = (p.out_width + kPoints - 1) / kPoints;
+  StripPoints<Mode::bilinear> points(p, last - first);
+  Strips strips(p, p.channels);
+  TpsBasis stored(p, kTile);
+  std::vector<Source> sources;
+  for (int64_t item = first; item < last; ++item) {
+    sources.emplace_back(p, item, &stored);
+    if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first);
+  }
+  strips.over(p, 0, p.out_height, [&]() STN_LAMBDA {
+    const Strip& strip = strips.strips[0];
+    const int64_t u = strip.first_u, width = minimum(kPoints, p.out_width - u);
+    for (const Source& source : sources) {
+      Run<float>* rows[kTile];
+      for (int j = 0; j < kTile; ++j)
+        rows[j] = runs + ((source.item - first) * p.out_height + strip.v + j) * per_row + u / kPoints;
+      if (width >= kTile) points.place(source, source.item - first, strip, strips.basis(0));
+      if (width >= kTile && points.by != points.By::rows) {
+        points.to_runs(rows, width);
+      } else {
+        for (int j = 0; j < kTile; ++j) points.locate(source, strip.v + j, u, width, *rows[j]);
+      }
+    }
+  });
 }
 
 template <Mode kMode>

@@ -1,4 +1,4 @@
-"""The C++ kernels of one instruction set under the address and undefined-behaviour sanitizers, on hostile input.
+"""The C++ kernels of the wider instruction sets under the address and undefined-behaviour sanitizers, on hostile input.
 
 `python -m tests.sanitized [PYTEST OPTION ...]` builds them in build/sanitized and runs pytest on them: by default every
 case of tests/test_hostile.py, and the operators' tests of bad coordinates, shapes, layouts and channels.
@@ -17,11 +17,19 @@ NAMES = "hostile samplers affine_sample grid_sample homography_sample tps_sample
 CHOSEN = "hostile or bad or sizes or channels or random_shapes or empty or like_reference or large or bits or lattices"
 
 
+FEATURES = {"v3": " avx2 ", "v4": " avx512dq "}  # that a level's processors have; tiles are only at v4
+
+
+def levels() -> list[str]:
+    """Those that run here, the baseline where there is no other."""
+    has = CPU_FLAGS.read_text() if CPU_FLAGS.exists() else ""
+    return [level for level in FEATURES if FEATURES[level] in has] or list(_build.CPU_LEVELS[:1])
+
+
 def build() -> None:
-    level = "v3" if CPU_FLAGS.exists() and " avx2 " in CPU_FLAGS.read_text() else _build.CPU_LEVELS[0]
     graph = _build.Graph(FOLDER / "objects")
     flags = f"-O1 -g1 -fsanitize={CHECKS} -fno-sanitize-recover=all"
-    _build.add_cpu(graph, FOLDER / "libstn_kernels_cpu.so", flags, (level,))
+    _build.add_cpu(graph, FOLDER / "libstn_kernels_cpu.so", flags, tuple(levels()))
     graph.run()
 
 
@@ -30,7 +38,12 @@ def main() -> int:
     environment = {**os.environ, **sanitizer_environment("asan"), "STN_KERNELS_LIBRARIES": str(FOLDER)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--backends", "cpu", "--only-backends"]
     options = sys.argv[1:] or [*(f"tests/test_{name}.py" for name in NAMES.split()), "-k", CHOSEN]
-    return subprocess.run([*command, *options], env=environment, cwd=ROOT, check=False).returncode
+    failed = False
+    for level in levels():
+        print(f"{level}:", flush=True)
+        environment["STN_KERNELS_CPU_LEVEL"] = level
+        failed |= subprocess.run([*command, *options], env=environment, cwd=ROOT, check=False).returncode != 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Real data from installed packages, and the papers' own data sets from a local folder.
 
-A loader returns `Examples`; what is not here raises `MissingDataError`, whose message says how to get it.
+A loader returns `Examples`, the same at every call. What is not here raises `MissingDataError`, whose message says how
+to get it; a file that is not what it should be raises `DamagedDataError`, which names it.
 """
 
+import contextlib
 import functools
 import gzip
 import importlib.util
@@ -20,6 +22,36 @@ FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 class MissingDataError(RuntimeError):
     """A data set is not on this machine; the message says where it comes from."""
+
+
+class DamagedDataError(ValueError):
+    """A file of a data set is not what it should be; the message names it and says what is wrong."""
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path, what: str):
+    """Whatever goes wrong meanwhile is a `DamagedDataError`: `path` should be `what`."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedDataError(f"{path} is not {what}: {type(error).__name__}: {error}") from error
+
+
+def kept(*variables: str):
+    """Decorates a loader: what it returned is returned again while these environment variables stay as they are."""
+
+    def decorate(load):
+        @functools.cache
+        def found(values, *args, **options):
+            return load(*args, **options)
+
+        @functools.wraps(load)
+        def loader(*args, **options):
+            return found(tuple(map(os.environ.get, variables)), *args, **options)
+
+        return loader
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -82,20 +114,18 @@ def small_digits() -> Examples:
 
 def read_idx(path: pathlib.Path) -> torch.Tensor:
     """An MNIST-format file, gzipped or not: uint8 of the shape it states."""
-    raw = path.read_bytes()
-    raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    try:
+    with reading(path, "an idx file of bytes"):
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
         zeros, kind, dimensions = struct.unpack(">HBB", raw[:4])
         shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
-    except struct.error as error:
-        raise ValueError(f"{path} is not an idx file of bytes: its header is cut off ({error})") from None
-    pixels = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
-    if zeros or kind != 8 or pixels.size != np.prod(shape):
-        raise ValueError(f"{path} is not an idx file of bytes: its header says {shape}, it holds {pixels.size} bytes")
-    return torch.from_numpy(pixels.reshape(shape).copy())
+        pixels = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
+        if zeros or kind != 8 or pixels.size != np.prod(shape):
+            raise ValueError(f"its header says {shape}, it holds {pixels.size} bytes")
+        return torch.from_numpy(pixels.reshape(shape).copy())
 
 
-@functools.cache
+@kept("FASHION_MNIST_DIR")
 def fashion(part: str = "train", folder: str | None = None) -> Examples:
     """Fashion-MNIST: (60000, 1, 28, 28) of "train" or (10000, ...) of "test", in [0, 1].
 
@@ -110,6 +140,9 @@ def fashion(part: str = "train", folder: str | None = None) -> Examples:
             f"Fashion-MNIST is not in {place}: run `apt-get install dataset-fashion-mnist`, or set FASHION_MNIST_DIR"
         )
     images, labels = map(read_idx, paths)
+    with reading(paths[0], f"the images of {paths[1].name}"):
+        if images.dim() != 3 or len(images) != labels.numel():
+            raise ValueError(f"it holds {tuple(images.shape)}, and there are {tuple(labels.shape)} labels")
     return Examples(images.float().div(255).unsqueeze(1), labels.long())
 
 
@@ -126,13 +159,16 @@ def faces() -> Examples:
 BUNDLED_SERIES = ("ItalyPowerDemand", "GunPoint", "ArrowHead", "OSULeaf", "ACSF1")
 
 
-@functools.cache
+@kept("UCR_DIR")
 def series(name: str, part: str = "train") -> Examples:
     """A UCR set: (N, 1, L), labels from 0. From $UCR_DIR/name/name_TRAIN.tsv, else sktime's if it bundles the set."""
     folder = os.environ.get("UCR_DIR")
     path = pathlib.Path(folder or ".") / name / f"{name}_{part.upper()}.tsv"
     if folder and path.exists():
-        table = np.loadtxt(path, delimiter="\t", ndmin=2)
+        with reading(path, "a table of numbers, a class and a series a line, separated by tabs"):
+            table = np.loadtxt(path, delimiter="\t", ndmin=2)
+            if table.shape[0] == 0 or table.shape[1] < 2:
+                raise ValueError(f"its shape is {table.shape}")
         names, values = table[:, 0], table[:, 1:]
     elif name in BUNDLED_SERIES:
         _need("sktime", f"{name}")
@@ -146,29 +182,29 @@ def series(name: str, part: str = "train") -> Examples:
     return Examples(torch.from_numpy(values).float().unsqueeze(1), torch.from_numpy(labels).long())
 
 
-def local_folder(variable: str, *files: str) -> pathlib.Path:
+def local_folder(variable: str, *files: str, note: str = "no package has this data") -> pathlib.Path:
     """The folder that an environment variable names, if the files are in it.
 
     Raises:
-        MissingDataError: it is not set, or files are not there.
+        MissingDataError: it is not set, or files are not there; `note` is what more to say of them.
     """
     value = os.environ.get(variable)
     if not value:
         content = f" with {', '.join(files)}" if files else ""
-        raise MissingDataError(f"set {variable} to a folder{content}: no package has this data")
+        raise MissingDataError(f"set {variable} to a folder{content}: {note}")
     missing = [name for name in files if not (pathlib.Path(value) / name).exists()]
-    if missing:
-        raise MissingDataError(f"{variable}={value} lacks {', '.join(missing)}")
+    if missing or not pathlib.Path(value).is_dir():
+        raise MissingDataError(f"{variable}={value} lacks {', '.join(missing) or 'a folder'}: {note}")
     return pathlib.Path(value)
 
 
+@kept("CIFAR10_DIR")
 def cifar10(part: str = "train") -> Examples:
     """CIFAR-10's python version in $CIFAR10_DIR: (N, 3, 32, 32) in [0, 1]."""
     files = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
     folder = local_folder("CIFAR10_DIR", *files)
-    batches = [_unpickled(folder / name) for name in files]
-    pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-    labels = np.concatenate([batch[b"labels"] for batch in batches])
+    batches = [_cifar_batch(folder / name) for name in files]
+    pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     return Examples(torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels).long())
 
 
@@ -183,73 +219,94 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"a data file may not hold {module}.{name}")
 
 
-def _unpickled(path: pathlib.Path):
-    with open(path, "rb") as file:
-        return _ArraysOnly(file, encoding="bytes").load()
+def _cifar_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (N, 3, 32, 32) and labels (N,)."""
+    with reading(path, "a batch of CIFAR-10's python version"), open(path, "rb") as file:
+        content = _ArraysOnly(file, encoding="bytes").load()
+        pixels, labels = content[b"data"].reshape(-1, 3, 32, 32), np.array(content[b"labels"], np.int64)
+        if len(pixels) != len(labels):
+            raise ValueError(f"it holds {len(pixels)} images and {len(labels)} labels")
+        return pixels, labels
 
 
+@kept("SVHN_DIR")
 def house_numbers(part: str = "train") -> Examples:
     """SVHN's cropped digit sequences in $SVHN_DIR/{train,test}.npz: "images" (N, 64, 64, 3) uint8, "labels" (N, 5).
 
     Labels are 0 to 9, and 10 where a number has fewer than five digits. The folder is made from the full-number format
-    by cutting 64 x 64 pixels around every sequence (Finnveden et al. 2020, Sec. IV-B).
+    by cutting 64 x 64 pixels around every sequence (Finnveden et al. 2020, Sec. IV-B); the cropped digits of
+    train_32x32.mat have one digit an image, which is another task.
     """
-    folder = local_folder("SVHN_DIR", f"{part}.npz")
-    with np.load(folder / f"{part}.npz", allow_pickle=False) as file:
+    made = (
+        'to be cut from the full-number format, "images" (N, 64, 64, 3) uint8 and "labels" (N, 5), not the .mat files'
+    )
+    path = local_folder("SVHN_DIR", f"{part}.npz", note=made) / f"{part}.npz"
+    content = '"images" (N, 64, 64, 3) uint8 and "labels" (N, 5)'
+    with reading(path, content), open(path, "rb") as raw, np.load(raw) as file:
         images, labels = file["images"], file["labels"]
+        if (images.dtype, *images.shape[1:]) != (np.uint8, 64, 64, 3) or labels.shape != (len(images), 5):
+            raise ValueError(f"it holds {images.dtype} {images.shape} and {labels.shape}")
     images = torch.from_numpy(images).float().div(255).movedim(-1, 1)
     mean, deviation = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
     return Examples((images - mean) / deviation, torch.from_numpy(labels).long())
 
 
-def pictures(variable: str, size: tuple[int, int], grey: bool = False) -> Examples:
-    """A folder of one sub-folder a class ($PLANKTON_DIR, $CUB_DIR): images resized to `size`, in [0, 1]."""
-    folder = local_folder(variable)
+def picture(path: pathlib.Path, size: tuple[int, int], kind: str = "RGB") -> torch.Tensor:
+    """An image file resized: (C, *size) uint8."""
     _need("PIL", "Reading pictures")
     from PIL import Image
 
+    with reading(path, "a picture"), Image.open(path) as found:
+        pixels = np.asarray(found.convert(kind).resize(size[::-1])).copy()
+    return torch.from_numpy(pixels).reshape(*size, -1).movedim(-1, 0)
+
+
+@kept("PLANKTON_DIR", "CUB_DIR")
+def pictures(variable: str, size: tuple[int, int], grey: bool = False) -> Examples:
+    """A folder of one sub-folder a class ($PLANKTON_DIR, $CUB_DIR): images resized to `size`, in [0, 1]."""
+    folder = local_folder(variable)
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if not classes:
         raise MissingDataError(f"{variable}={folder} has no sub-folder, one a class is needed")
-    images, labels = [], []
-    for label, place in enumerate(classes):
-        for path in sorted(place.iterdir()):
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("L" if grey else "RGB").resize(size[::-1]))
-            images.append(torch.from_numpy(pixels.copy()).float().div(255).reshape(*size, -1).movedim(-1, 0))
-            labels.append(label)
-    return Examples(torch.stack(images), torch.tensor(labels))
+    paths = [(path, label) for label, place in enumerate(classes) for path in sorted(place.iterdir())]
+    if not paths:
+        raise MissingDataError(f"the sub-folders of {variable}={folder} are empty")
+    images = torch.stack([picture(path, size, "L" if grey else "RGB") for path, _ in paths])
+    return Examples(images.float() / 255, torch.tensor([label for _, label in paths]))
 
 
+@kept("CELEBA_DIR")
 def celeb_faces(size: tuple[int, int] = (218, 178), count: int | None = None) -> Examples:
     """CelebA in $CELEBA_DIR: img_align_celeba/ and list_attr_celeba.txt; labels (N, 40) of 0 and 1."""
     folder = local_folder("CELEBA_DIR", "img_align_celeba", "list_attr_celeba.txt")
-    from PIL import Image
+    listing = folder / "list_attr_celeba.txt"
+    with reading(listing, "CelebA's list: two lines, then a file and 40 times 1 or -1 a line"):
+        rows = [line.split() for line in listing.read_text().splitlines()[2:][:count]]
+        attributes = torch.tensor([[int(value) > 0 for value in row[1:]] for row in rows])
+        if attributes.shape != (len(rows), 40):
+            raise ValueError(f"its shape is {tuple(attributes.shape)}")
+    images = torch.stack([picture(folder / "img_align_celeba" / row[0], size) for row in rows])
+    return Examples(images.float() / 255, attributes.long())
 
-    rows = (folder / "list_attr_celeba.txt").read_text().splitlines()[2:][:count]
-    images = []
-    for row in rows:
-        with Image.open(folder / "img_align_celeba" / row.split()[0]) as picture:
-            images.append(torch.from_numpy(np.asarray(picture.convert("RGB").resize(size[::-1])).copy()))
-    attributes = torch.tensor([[int(value) > 0 for value in row.split()[1:]] for row in rows])
-    return Examples(torch.stack(images).float().div(255).movedim(-1, 1), attributes.long())
 
-
+@kept("LFW_DIR")
 def face_pairs(part: str = "train", size: tuple[int, int] = (250, 250)) -> Examples:
     """LFW's view 1 in $LFW_DIR: lfw/ and pairsDev{Train,Test}.txt; inputs (N, 6, H, W), two pictures each."""
-    listing = {"train": "pairsDevTrain.txt", "test": "pairsDevTest.txt"}[part]
-    folder = local_folder("LFW_DIR", "lfw", listing)
-    from PIL import Image
+    name = {"train": "pairsDevTrain.txt", "test": "pairsDevTest.txt"}[part]
+    folder = local_folder("LFW_DIR", "lfw", name)
 
-    def picture(name, number):
-        with Image.open(folder / "lfw" / name / f"{name}_{int(number):04d}.jpg") as found:
-            return torch.from_numpy(np.asarray(found.convert("RGB").resize(size[::-1])).copy()).movedim(-1, 0)
+    def path(person, number):
+        return folder / "lfw" / person / f"{person}_{int(number):04d}.jpg"
 
-    inputs, labels = [], []
-    for row in (folder / listing).read_text().splitlines()[1:]:
-        words = row.split()
-        same = len(words) == 3
-        first, second = (words[:2], (words[0], words[2])) if same else (words[:2], words[2:])
-        inputs.append(torch.cat([picture(*first), picture(*second)]))
-        labels.append(int(same))
-    return Examples(torch.stack(inputs).float().div(255), torch.tensor(labels))
+    with reading(
+        folder / name, "LFW's list: after the first line a person and two numbers, or two of person and number"
+    ):
+        rows = [line.split() for line in (folder / name).read_text().splitlines()[1:]]
+        same = [len(row) == 3 for row in rows]
+        pairs = [
+            (path(*row[:2]), path(*((row[0], row[2]) if one else row[2:]))) for row, one in zip(rows, same, strict=True)
+        ]
+        if not pairs:
+            raise ValueError("it has no pair")
+    inputs = [torch.cat([picture(place, size) for place in pair]) for pair in pairs]
+    return Examples(torch.stack(inputs).float() / 255, torch.tensor(same).long())

@@ -185,6 +185,22 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def data_sets(tmp_path_factory):
+    """The environment variables of samples of the data sets that no package has (tests/data_samples.py)."""
+    from .data_samples import everything
+
+    return everything(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def samples(data_sets, monkeypatch):
+    """Those of `data_sets`, set."""
+    for name, folder in data_sets.items():
+        monkeypatch.setenv(name, folder)
+    return data_sets
+
+
 @pytest.fixture
 def one_thread_environment():
     """The environment of a subprocess that uses this checkout."""

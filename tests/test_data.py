@@ -1,15 +1,15 @@
 """Loaders: real data that packages bring, and the real formats of data that they do not, made small."""
 
-import gzip
 import pickle
-import struct
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from models import data
+
+from . import data_samples
 
 
 def test_split_is_balanced_disjoint_and_seeded():
@@ -39,16 +39,9 @@ def test_packaged(load, shape, classes):
     assert load() is found
 
 
-def idx(array, compress):
-    head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    raw = head + array.tobytes()
-    return gzip.compress(raw) if compress else raw
-
-
 def test_fashion(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
-    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(idx(images, True))
-    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(idx(np.array([1, 0, 9], np.uint8), True))
+    data_samples.fashion(tmp_path, "t10k", images, np.array([1, 0, 9], np.uint8))
     found = data.fashion("test", str(tmp_path))
     torch.testing.assert_close(found.inputs[:, 0], torch.from_numpy(images) / 255)
     assert found.labels.tolist() == [1, 0, 9]
@@ -56,11 +49,11 @@ def test_fashion(tmp_path):
         data.fashion("train", str(tmp_path))
 
 
-@pytest.mark.parametrize("raw", [b"", b"\0\0\x08\x01", idx(np.zeros(4, np.uint8), False)[:-1]])
+@pytest.mark.parametrize("raw", [b"", b"\0\0\x08\x01", data_samples.idx(np.zeros(4, np.uint8), False)[:-1]])
 def test_damaged_idx(tmp_path, raw):
     path = tmp_path / "labels"
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match="is not an idx file of bytes"):
+    with pytest.raises(data.DamagedDataError, match="labels is not an idx file of bytes"):
         data.read_idx(path)
 
 
@@ -68,16 +61,13 @@ def test_series(tmp_path, monkeypatch):
     train = data.series("GunPoint", "train")
     assert train.inputs.shape == (50, 1, 150)
     assert train.labels.unique().tolist() == [0, 1]
-    (tmp_path / "FaceAll").mkdir()
-    (tmp_path / "FaceAll" / "FaceAll_TEST.tsv").write_text("3\t0.5\t1.5\n-1\t2\t3\n")
+    data_samples.series(tmp_path, "FaceAll", "TEST", [3, -1], [[0.5, 1.5], [2, 3]])
     with pytest.raises(data.MissingDataError, match="FaceAll is not in"):
         data.series("FaceAll", "test")
     monkeypatch.setenv("UCR_DIR", str(tmp_path))
-    data.series.cache_clear()
     found = data.series("FaceAll", "test")
     assert found.inputs.tolist() == [[[0.5, 1.5]], [[2, 3]]]
     assert found.labels.tolist() == [1, 0]
-    data.series.cache_clear()
 
 
 class TestLocal:
@@ -91,23 +81,26 @@ class TestLocal:
 
     def test_cifar10(self, monkeypatch, tmp_path):
         monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
-        pixels = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
-        content = {b"data": pixels, b"labels": [4, 9], b"batch_label": b"testing batch 1 of 1"}
-        (tmp_path / "test_batch").write_bytes(pickle.dumps(content, protocol=2))
-        found = data.cifar10("test")
-        torch.testing.assert_close(found.inputs, torch.from_numpy(pixels).reshape(2, 3, 32, 32) / 255)
-        assert found.labels.tolist() == [4, 9]
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 3072), np.uint8)
+        for number, name in enumerate(("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")):
+            data_samples.cifar10(tmp_path, name, pixels[2 * number : 2 * number + 2], [number, 9 - number])
+        data_samples.cifar10(tmp_path, "test_batch", pixels[10:], [4, 7])
+        train, test = data.cifar10("train"), data.cifar10("test")
+        torch.testing.assert_close(train.inputs, torch.from_numpy(pixels[:10]).reshape(10, 3, 32, 32) / 255)
+        torch.testing.assert_close(test.inputs, torch.from_numpy(pixels[10:]).reshape(2, 3, 32, 32) / 255)
+        assert train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
+        assert test.labels.tolist() == [4, 7]
 
     def test_a_pickle_runs_no_code(self, monkeypatch, tmp_path):
         monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
         (tmp_path / "test_batch").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-        with pytest.raises(pickle.UnpicklingError, match=r"may not hold os\.system"):
+        with pytest.raises(data.DamagedDataError, match=r"test_batch is not a batch of .* may not hold os\.system"):
             data.cifar10("test")
 
     def test_house_numbers(self, monkeypatch, tmp_path):
         monkeypatch.setenv("SVHN_DIR", str(tmp_path))
         images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
-        np.savez(tmp_path / "train.npz", images=images, labels=np.full((4, 5), 10))
+        data_samples.house_numbers(tmp_path, "train", images, np.full((4, 5), 10))
         found = data.house_numbers("train")
         assert found.inputs.shape == (4, 3, 64, 64)
         torch.testing.assert_close(found.inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
@@ -118,9 +111,8 @@ class TestLocal:
         monkeypatch.setenv("PLANKTON_DIR", str(tmp_path))
         with pytest.raises(data.MissingDataError, match="no sub-folder"):
             data.pictures("PLANKTON_DIR", (10, 12))
-        for name, value in (("copepod", 255), ("shrimp", 0)):
-            (tmp_path / name).mkdir()
-            Image.new("L", (20, 30), value).save(tmp_path / name / "1.png")
+        black = np.zeros((30, 20), np.uint8)
+        data_samples.pictures(tmp_path, {"copepod": [black + 255], "shrimp": [black]})
         found = data.pictures("PLANKTON_DIR", (10, 12), grey=True)
         assert found.inputs.shape == (2, 1, 10, 12)
         assert found.inputs.mean((1, 2, 3)).tolist() == [1, 0]
@@ -128,22 +120,88 @@ class TestLocal:
 
     def test_celeb_faces(self, monkeypatch, tmp_path):
         monkeypatch.setenv("CELEBA_DIR", str(tmp_path))
-        (tmp_path / "img_align_celeba").mkdir()
-        Image.new("RGB", (178, 218), (255, 0, 0)).save(tmp_path / "img_align_celeba" / "000001.jpg")
-        signs = " ".join(["1", "-1"] * 20)
-        (tmp_path / "list_attr_celeba.txt").write_text(f"1\nnames\n000001.jpg {signs}\n")
+        red = np.zeros((218, 178, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
+        data_samples.celeb_faces(tmp_path, [red], [[1, -1] * 20])
         found = data.celeb_faces((20, 16))
         assert found.inputs.shape == (1, 3, 20, 16)
         assert found.labels.tolist() == [[1, 0] * 20]
 
     def test_face_pairs(self, monkeypatch, tmp_path):
         monkeypatch.setenv("LFW_DIR", str(tmp_path))
-        for name, number, value in (("Ann", 1, 0), ("Ann", 2, 255), ("Bob", 1, 128)):
-            (tmp_path / "lfw" / name).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (250, 250), (value,) * 3).save(tmp_path / "lfw" / name / f"{name}_{number:04d}.jpg")
-        (tmp_path / "pairsDevTest.txt").write_text("1\nAnn\t1\t2\nAnn\t2\tBob\t1\n")
+        grey = np.ones((250, 250, 3), np.uint8)
+        people = {"Ann": [0 * grey, 255 * grey], "Bob": [128 * grey]}
+        data_samples.face_pairs(tmp_path, people, pairsDevTest=["Ann\t1\t2", "Ann\t2\tBob\t1"])
         found = data.face_pairs("test", (10, 10))
         assert found.labels.tolist() == [1, 0]
         assert found.inputs.shape == (2, 6, 10, 10)
         means = found.inputs.unflatten(1, (2, 3)).mean((2, 3, 4))
         torch.testing.assert_close(means, torch.tensor([[0, 1], [1, 128 / 255]]), atol=0.01, rtol=0)
+
+
+LOADERS = {
+    "fashion": lambda: data.fashion("test"),
+    "cifar10": data.cifar10,
+    "house_numbers": data.house_numbers,
+    "pictures": lambda: data.pictures("PLANKTON_DIR", (10, 12)),
+    "celeb_faces": lambda: data.celeb_faces((20, 16)),
+    "face_pairs": lambda: data.face_pairs("train", (10, 10)),
+    "series": lambda: data.series("FaceAll"),
+}
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+def test_loaders_keep_what_they_read(samples, load):
+    assert load() is load()
+
+
+def test_another_folder_is_read_anew(samples, monkeypatch, tmp_path):
+    before = data.house_numbers("test")
+    data_samples.house_numbers(
+        tmp_path, "test", np.arange(2 * 12288).astype(np.uint8).reshape(2, 64, 64, 3), [[10] * 5] * 2
+    )
+    monkeypatch.setenv("SVHN_DIR", str(tmp_path))
+    assert len(data.house_numbers("test")) == 2
+    monkeypatch.setenv("SVHN_DIR", samples["SVHN_DIR"])
+    assert data.house_numbers("test") is before
+
+
+DAMAGE = [
+    ("fashion", "FASHION_MNIST_DIR", "t10k-images-idx3-ubyte.gz", b"not gzip", "is not an idx file of bytes"),
+    ("fashion", "FASHION_MNIST_DIR", "t10k-labels-idx1-ubyte.gz", None, "is not an idx file of bytes"),
+    (
+        "fashion",
+        "FASHION_MNIST_DIR",
+        "t10k-labels-idx1-ubyte.gz",
+        data_samples.idx(np.zeros(3, np.uint8)),
+        "the images of",
+    ),
+    ("cifar10", "CIFAR10_DIR", "data_batch_3", None, "is not a batch of CIFAR-10"),
+    ("cifar10", "CIFAR10_DIR", "data_batch_5", pickle.dumps({b"data": 3}), "is not a batch of CIFAR-10"),
+    ("house_numbers", "SVHN_DIR", "train.npz", None, r'is not "images" \(N, 64, 64, 3\)'),
+    ("pictures", "PLANKTON_DIR", "shrimp/notes.txt", b"no picture", "is not a picture"),
+    ("pictures", "PLANKTON_DIR", "shrimp/0.png", None, "is not a picture"),
+    ("celeb_faces", "CELEBA_DIR", "list_attr_celeba.txt", b"1\nnames\n000001.jpg 1 -1\n", "is not CelebA's list"),
+    ("celeb_faces", "CELEBA_DIR", "img_align_celeba/000002.jpg", b"", "is not a picture"),
+    ("face_pairs", "LFW_DIR", "pairsDevTrain.txt", b"1\nAnn\t1\n", "is not LFW's list"),
+    ("face_pairs", "LFW_DIR", "lfw/Ann/Ann_0001.jpg", b"", "is not a picture"),
+    ("series", "UCR_DIR", "FaceAll/FaceAll_TRAIN.tsv", b"1\t0.5\tword\n", "is not a table of numbers"),
+    ("series", "UCR_DIR", "FaceAll/FaceAll_TRAIN.tsv", b"1\t2\n3\n", "is not a table of numbers"),
+]
+
+
+@pytest.mark.parametrize(("name", "variable", "file", "content", "message"), DAMAGE, ids=[d[2] for d in DAMAGE])
+def test_damaged_files_are_named(samples, monkeypatch, tmp_path, name, variable, file, content, message):
+    """What a file should be and is not; None cuts it off in the middle."""
+    shutil.copytree(samples[variable], tmp_path / "copy")
+    path = tmp_path / "copy" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
+    monkeypatch.setenv(variable, str(tmp_path / "copy"))
+    with pytest.raises(data.DamagedDataError, match=message) as caught:
+        LOADERS[name]()
+    assert str(path) in str(caught.value) or "the images of" in message
+
+
+def test_what_svhn_should_be(monkeypatch):
+    monkeypatch.delenv("SVHN_DIR", raising=False)
+    with pytest.raises(data.MissingDataError, match=r"full-number format.*not the \.mat files"):
+        data.house_numbers("train")

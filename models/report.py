@@ -1,6 +1,7 @@
 """Results of an experiment: the table, the JSON, the plots."""
 
 import json
+import os
 import pathlib
 import statistics
 
@@ -80,8 +81,10 @@ def verdict(claim: dict) -> str:
 
 
 def write_json(path: pathlib.Path, content) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    """Replaces the file at once or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, path)
 
 
 def plot_losses(path: pathlib.Path, curves: dict[str, list[float]]) -> None:

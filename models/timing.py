@@ -9,9 +9,10 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from stn_kernels import Linearized, affine_sample, nn
+from stn_kernels import affine_sample, nn
 
 from . import ddtn, estn, finnveden, jaderberg, pstn
+from .processes import has_linearized
 from .training import Run, State, take_step
 
 
@@ -87,10 +88,8 @@ def torch_sampling():
 
 def torch_can(network) -> bool:
     """Whether torch has samplers for all of the network's transformers: it has none for CPAB and linearized ones."""
-    return not any(
-        getattr(module, "tessellation", None) or isinstance(getattr(module, "mode", None), Linearized)
-        for module in network.modules()
-    )
+    cpab = any(getattr(module, "tessellation", None) for module in network.modules())
+    return not (cpab or has_linearized(network))
 
 
 def seconds_of(run: Run, state: State) -> float:

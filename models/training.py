@@ -3,17 +3,22 @@
 Everything random is drawn from (seed, step) alone, so that a checkpoint is weights, optimizer state and a step number.
 """
 
+import contextlib
 import json
+import math
 import os
 import pathlib
+import signal
+import threading
 from dataclasses import asdict, dataclass, field
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from . import processes
 from .experiments.base import Examples, Experiment, Preset, Split
+from .processes import ranks
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,18 @@ class Run:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a checkpoint must agree with to be this run's."""
+        """What a checkpoint or a record must agree with to be this run's."""
         budget = json.dumps(asdict(self.preset), sort_keys=True)
         run = {"experiment": self.experiment.name, "network": self.network, "seed": str(self.seed)}
         return run | {"preset": self.preset_name, "budget": budget}
+
+    def check(self, found: dict[str, str], path: pathlib.Path) -> None:
+        """Raises:
+        CheckpointError: the identity found in a file is another one.
+        """
+        for key, wanted in self.identity.items():
+            if found.get(key) != wanted:
+                raise CheckpointError(f"{path} is of another run: its {key} is {found.get(key)}, this run's {wanted}")
 
     def checkpoint(self, folder: pathlib.Path) -> pathlib.Path:
         name = self.network.replace(" ", "-").replace("/", "")
@@ -53,20 +66,7 @@ class State:
 
 
 class CheckpointError(RuntimeError):
-    """A file is not the checkpoint of this run."""
-
-
-def ranks() -> tuple[int, int]:
-    """This process's number and how many train together."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def join_processes(device: str) -> None:
-    """Joins the processes that torchrun started, if it did."""
-    if "RANK" in os.environ and not dist.is_initialized():
-        if device.startswith("cuda"):
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    """A file is not the checkpoint, or the record, of this run."""
 
 
 def start(run: Run, device="cpu") -> State:
@@ -81,8 +81,12 @@ def seed_of(run: Run, step: int) -> int:
     return (run.seed * 1_000_003 + step) * 7919 + 1
 
 
-def shard(batch: Examples) -> Examples:
-    """This process's share of a batch."""
+def share_of(batch: Examples) -> Examples:
+    """This process's part of a batch.
+
+    Raises:
+        ValueError: the processes cannot share it equally.
+    """
     rank, world = ranks()
     if len(batch) % world:
         raise ValueError(f"the batch must be divisible by the {world} processes, got {len(batch)} examples")
@@ -90,16 +94,15 @@ def shard(batch: Examples) -> Examples:
     return batch[rank * size : (rank + 1) * size]
 
 
-def average_gradients(network: torch.nn.Module) -> None:
-    """Over the processes, in one message."""
-    _, world = ranks()
-    if world == 1:
-        return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    for gradient, mean in zip(gradients, (flat / world).split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def loss_of(run: Run, state: State, batch: Examples) -> torch.Tensor:
+    """The loss of a batch, or where several processes train that of this one's share: theirs have the batch's mean."""
+    arguments = state.step / run.preset.steps, run.preset
+    rank, world = ranks()
+    if world == 1 or run.experiment.joint or processes.has_linearized(state.network):
+        return run.experiment.loss(state.network, batch, *arguments)
+    share = share_of(batch)
+    with processes.Share(len(share), rank, world):
+        return run.experiment.loss(state.network, share, *arguments)
 
 
 def learning_rate_factor(preset: Preset, step: int) -> float:
@@ -108,43 +111,61 @@ def learning_rate_factor(preset: Preset, step: int) -> float:
 
 def take_step(run: Run, state: State) -> float:
     """One optimizer step; returns the loss of the whole batch."""
-    experiment, preset = run.experiment, run.preset
     device = next(state.network.parameters()).device
     generator = torch.Generator().manual_seed(seed_of(run, state.step))
-    batch = shard(experiment.batch(state.split.train, preset, generator))
-    torch.manual_seed(seed_of(run, state.step) + ranks()[0])  # dropout and the networks' own draws
+    batch = run.experiment.batch(state.split.train, run.preset, generator)
+    torch.manual_seed(seed_of(run, state.step))  # dropout and the networks' own draws
     for group in state.optimizer.param_groups:
         group.setdefault("first_lr", group["lr"])
-        group["lr"] = group["first_lr"] * learning_rate_factor(preset, state.step)
-    batch = Examples(batch.inputs.to(device), batch.labels.to(device))
-    loss = experiment.loss(state.network, batch, state.step / preset.steps, preset)
+        group["lr"] = group["first_lr"] * learning_rate_factor(run.preset, state.step)
+    loss = loss_of(run, state, Examples(batch.inputs.to(device), batch.labels.to(device)))
     state.optimizer.zero_grad()
     loss.backward()
-    average_gradients(state.network)
+    processes.average_gradients(state.network)
     state.optimizer.step()
     state.step += 1
-    mean = loss.detach()
-    if dist.is_initialized():
-        dist.all_reduce(mean)
-        mean = mean / ranks()[1]
-    return mean.item()
+    return processes.mean(loss.detach()).item()
+
+
+@contextlib.contextmanager
+def interrupts_noted():
+    """Yields a list that Ctrl-C meanwhile adds to, so that a step is finished first; a second Ctrl-C interrupts."""
+    noted = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number, frame):
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def train(run: Run, state: State, checkpoint: pathlib.Path | None = None, every: int = 200, progress=None) -> State:
-    """Takes the steps that are left; writes the checkpoint every `every` steps and at the end.
+    """Takes the steps that are left; writes the checkpoint every `every` steps, at the end and when interrupted.
 
     Raises:
         FloatingPointError: the loss is not finite.
+        KeyboardInterrupt: Ctrl-C was pressed; the step under way was finished and saved.
     """
     progress = progress or (lambda step, loss: None)
-    while state.step < run.preset.steps:
-        loss = take_step(run, state)
-        if not torch.isfinite(torch.tensor(loss)):
-            raise FloatingPointError(f"{run.network}, seed {run.seed}: the loss is {loss} at step {state.step}")
-        state.losses.append(loss)
-        if checkpoint and (state.step % every == 0 or state.step == run.preset.steps):
-            save(run, state, checkpoint)
-        progress(state.step, loss)
+    with interrupts_noted() as noted:
+        while state.step < run.preset.steps:
+            loss = take_step(run, state)
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"{run.network}, seed {run.seed}: the loss is {loss} at step {state.step}")
+            state.losses.append(loss)
+            if checkpoint and (noted or state.step % every == 0 or state.step == run.preset.steps):
+                save(run, state, checkpoint)
+            if noted:
+                raise KeyboardInterrupt
+            progress(state.step, loss)
     return state
 
 
@@ -173,21 +194,29 @@ def save(run: Run, state: State, path: pathlib.Path) -> None:
     os.replace(unfinished, path)
 
 
+def check_checkpoint(run: Run, path: pathlib.Path) -> dict[str, str]:
+    """What the file says of itself.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or that of another network, seed or budget.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            found = file.metadata() or {}
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
+    run.check(found, path)
+    return found
+
+
 def restore(run: Run, state: State, path: pathlib.Path) -> State:
     """Puts a checkpoint into a started state.
 
     Raises:
         CheckpointError: the file is no checkpoint, or that of another network, seed or budget; nothing is changed.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            found = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
-    for key, wanted in run.identity.items():
-        if found.get(key) != wanted:
-            raise CheckpointError(f"{path} is of another run: its {key} is {found.get(key)}, this run's {wanted}")
+    found = check_checkpoint(run, path)
+    tensors = load_file(path)
     weights = {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}
     expected = {name: tuple(v.shape) for name, v in state.network.state_dict().items()}
     if {name: tuple(v.shape) for name, v in weights.items()} != expected:

@@ -1,6 +1,7 @@
 """The command `stn-kernels`. Every command imports what it needs when it runs."""
 
 import json
+import os
 import sys
 
 import click
@@ -12,7 +13,16 @@ def main():
     """Kernels for spatial transformer networks: what is here, whether it is right, how fast it is."""
 
 
-json_option = click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the same to FILE.")
+def _in_a_folder(context, parameter, path):
+    """A click callback: hours of work should not end at a file that cannot be written."""
+    if path and not os.access(os.path.dirname(path) or ".", os.W_OK):
+        raise click.BadParameter(f"there is no folder for {path!r} that can be written to")
+    return path
+
+
+json_option = click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False), callback=_in_a_folder, help="Write the same to FILE."
+)
 
 
 def _names(kind: str, known):
@@ -239,24 +249,26 @@ def train(names, listing, preset, seeds, networks, device, out, resume, json_fil
         _print(table)
         return
     found = []
-    for name in names:
-        with _progress() as progress:
-            try:
-                result = glue.run(progress, name, preset, seeds, networks or None, device, out, resume)
-            except glue.ERRORS as error:
-                raise click.ClickException(str(error)) from None
-        if result is None:  # a process of torchrun that does not report
-            continue
-        summary, folder, heads, rows = result
-        table = _table(f"{name}, {preset}: mean (standard deviation over seeds)", *heads)
-        for row in rows:
-            table.add_row(*row)
-        _print(table)
-        for line in glue.verdicts(summary):
-            click.echo(line)
-        click.echo(f"wrote {folder}")
-        found.append(summary)
-    _write_json(json_file, found)
+    try:
+        plans = glue.plans(names, preset, seeds, device, out, resume, networks or None)
+        for plan in plans:
+            with _progress() as progress:
+                result = glue.run(progress, plan)
+            if result is None:  # a process of torchrun that does not report
+                continue
+            summary, folder, heads, rows = result
+            title = f"{summary['experiment']}, {preset}: mean (standard deviation over seeds)"
+            table = _table(title, *heads)
+            for row in rows:
+                table.add_row(*row)
+            _print(table)
+            for line in glue.verdicts(summary):
+                click.echo(line)
+            click.echo(f"wrote {folder}")
+            found.append(summary)
+            _write_json(json_file, found)  # after each, so that none is lost if a later one fails
+    except glue.ERRORS as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command()

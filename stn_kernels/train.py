@@ -1,10 +1,11 @@
 """Connects `stn-kernels train` with stn_kernels.models."""
 
-from .models import report, session, training
-from .models.data import MissingDataError
+from .models import processes, report, session, training
+from .models.data import DamagedDataError, MissingDataError
 from .models.experiments import EXPERIMENTS
 
-ERRORS = (session.SessionError, MissingDataError, training.CheckpointError, FloatingPointError, ImportError)
+ERRORS = (session.SessionError, MissingDataError, DamagedDataError, training.CheckpointError)
+ERRORS += (FloatingPointError, ImportError)
 
 
 def listing() -> list[tuple[str, ...]]:
@@ -17,13 +18,19 @@ def listing() -> list[tuple[str, ...]]:
     return rows
 
 
-def run(progress, name, preset, seeds, networks, device, out, resume):
+def plans(names, preset, seeds, device, out, resume, networks) -> list[session.Plan]:
+    """What is to be run, all of it checked; joins the processes of torchrun."""
+    session.check_device(device)
+    processes.join(device)
+    return [session.planned(name, preset, seeds, device, out, resume, networks) for name in dict.fromkeys(names)]
+
+
+def run(progress, plan):
     """Trains; returns the summary, its folder, the table's heads and rows; None where another process reports."""
-    training.join_processes(device)
     tasks = {}
 
     def advance(run, step, loss):
-        if training.ranks()[0]:
+        if processes.ranks()[0]:
             return  # one process of torchrun shows the progress
         key = run.network, run.seed
         if key not in tasks:
@@ -31,7 +38,7 @@ def run(progress, name, preset, seeds, networks, device, out, resume):
         text = f"{run.network}, seed {run.seed}: loss {loss:.3g}"
         progress.update(tasks[key], completed=step, description=text)
 
-    summary, folder = session.perform_all(name, preset, seeds, device, out, resume, networks, advance)
+    summary, folder = session.perform_all(plan, advance)
     return summary and (summary, folder, *report.cells(summary))
 
 

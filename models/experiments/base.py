@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from ..data import Examples, MissingDataError
+from ..data import DamagedDataError, Examples, MissingDataError
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,16 @@ class Experiment:
     published: dict[str, dict[str, float]] = {}
     claims: tuple[Claim, ...] = ()
     unit: str | None = None  # the network against whose step the others' cost is stated
+    joint = False  # the loss is no mean over the batch's examples: each of several processes computes all of it
 
     def load(self, preset: Preset, seed: int) -> Split:
         raise NotImplementedError
 
     def data_missing(self) -> str:
-        """Why the data is not here; "" if it is."""
+        """Why the data is not here, or cannot be read; "" if it can."""
         try:
             self.load(self.presets["quick"], 0)
-        except MissingDataError as error:
+        except (MissingDataError, DamagedDataError) as error:
             return str(error)
         return ""
 

@@ -68,6 +68,7 @@ class Align(Experiment):
         "quick": Preset(120, 1, 0.02, 120, 0, 1, (0.6, 0.85)),
         "paper": Preset(300, 1, 0.02, 600, 0, 3, (0.6, 0.85)),
     }
+    joint = True
     claims = tuple(
         Claim(
             f"under {factor}x down-sampling linearized gradients find more from 2 to 4 pixels",

@@ -102,6 +102,7 @@ class CoLocalisation(Experiment):
         "paper": Preset(4000, 32, 3e-3, 100, 100, 10, (), (("pretraining", 10_000),)),
     }
     published = {"without clutter": {"found": 100.0}}
+    joint = True
     claims = (
         Claim("without clutter nearly all digits are found (95 %)", lambda m: m["without clutter"]["found"] >= 95),
         Claim(

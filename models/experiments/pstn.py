@@ -221,6 +221,7 @@ class Alignment(Experiment):
         "quick": Preset(300, 32, 1e-3, 0, 0, 2, (), (("smooth", 0.02),)),
         "paper": Preset(5000, 32, 1e-4, 0, 0, 5, (), (("smooth", 0.02),)),
     }
+    joint = True
     claims = (
         Claim(
             "alignment lowers the variance within classes", lambda m: m["1-D CPAB"]["variance"] < m["None"]["variance"]

@@ -130,8 +130,8 @@ def take_step(run: Run, state: State) -> float:
 @contextlib.contextmanager
 def interrupts_noted():
     """Yields a list that Ctrl-C meanwhile adds to, so that a step is finished first; a second Ctrl-C interrupts."""
-    noted = []
-    if threading.current_thread() is not threading.main_thread():
+    noted, before = [], signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield noted
         return
 
@@ -140,7 +140,7 @@ def interrupts_noted():
             raise KeyboardInterrupt
         noted.append(number)
 
-    before = signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, note)
     try:
         yield noted
     finally:

@@ -240,7 +240,10 @@ def _linearized(out, backend, json_file):
 @json_option
 def train(names, listing, preset, seeds, networks, device, out, resume, json_file):
     """Train the papers' networks NAME... on real data; torchrun trains one on several processes."""
-    from . import train as glue
+    try:
+        from . import train as glue
+    except ImportError as error:
+        raise click.ClickException(f"{error}; run `pip install 'stn-kernels[train]'`") from None
 
     if listing or not names:
         table = _table("experiments", "name", "paper", "about", "networks", "data", "")

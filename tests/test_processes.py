@@ -90,6 +90,7 @@ class TestShare:
             lambda n: torch.zeros(n, 4).uniform_(2, 3),
             lambda n: StudentT(torch.full((), 2.0)).sample((n, 2, 6)),
             lambda n: nn.functional.dropout(torch.ones(3 * n, 8)),
+            lambda n: torch.native_dropout(torch.ones(n, 8), 0.5, True)[0],  # what dropout is on a GPU
             lambda n: nn.functional.dropout2d(torch.ones(n, 8, 2, 2)),
         ],
     )

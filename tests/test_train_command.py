@@ -3,10 +3,12 @@
 import dataclasses
 import pathlib
 import shutil
+import sys
 
 import pytest
 from click.testing import CliRunner
 
+import stn_kernels
 from stn_kernels import train as glue
 from stn_kernels.cli import main
 from stn_kernels.models import session, timing
@@ -58,6 +60,13 @@ def assert_refused(tmp_path, message, *arguments, code=1):
 )
 def test_unknown_names(tmp_path, out, arguments, message):
     assert_refused(tmp_path, message, *arguments, "--out", out, "--json", tmp_path / "a.json")
+
+
+def test_without_the_extra(tmp_path, out, monkeypatch):
+    monkeypatch.delattr(stn_kernels, "train")
+    monkeypatch.delitem(sys.modules, "stn_kernels.train")
+    monkeypatch.setitem(sys.modules, "stn_kernels.models", None)
+    assert_refused(tmp_path, "run `pip install 'stn-kernels[train]'`", "noisy", "--out", out)
 
 
 def test_json_without_a_folder(tmp_path, out):

@@ -43,7 +43,7 @@ def experiment_named(name: str) -> Experiment:
 
 
 def check_device(device: str) -> None:
-    """Of "cpu", "cuda" and "cuda:N".
+    """Of "cpu", "cuda" and "cuda:N"; each process of torchrun has a GPU of its own.
 
     Raises:
         SessionError: it is none of them, or it is not here.
@@ -54,9 +54,14 @@ def check_device(device: str) -> None:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
         raise SessionError(f"device must be cpu, cuda or cuda:N, got {device!r}")
-    count = torch.cuda.device_count()
-    if found.type == "cuda" and (found.index or 0) >= count:
-        raise SessionError(f"there is no device {device!r} here: torch sees {count} CUDA devices")
+    if found.type == "cpu":
+        return
+    together, count = "RANK" in os.environ, torch.cuda.device_count()
+    if together and found.index is not None:
+        raise SessionError(f"device must be cpu or cuda where torchrun starts the processes, got {device!r}")
+    if int(os.environ["LOCAL_RANK"]) >= count if together else (found.index or 0) >= count:
+        whose = " for every process" if together else ""
+        raise SessionError(f"there is no device {device!r} here{whose}: torch sees {count} CUDA devices")
 
 
 def folder_for(out, experiment: Experiment, preset: str, resume: bool) -> pathlib.Path:

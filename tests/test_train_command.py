@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import stn_kernels
@@ -82,6 +83,20 @@ def test_a_file_in_place_of_the_folder(tmp_path, out, file):
     target = out / "deeper" if file == "out" else out
     message = f"{tmp_path / file} is no folder that can be written to"
     assert_refused(tmp_path, message, "noisy", "--out", target)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:0", "device must be cpu or cuda where torchrun starts the processes, got 'cuda:0'"),
+        ("cuda", "there is no device 'cuda' here for every process: torch sees 1 CUDA devices"),
+    ],
+)
+def test_more_processes_than_devices(tmp_path, out, monkeypatch, device, message):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert_refused(tmp_path, message, "noisy", "--device", device, "--out", out)
 
 
 def test_processes_that_cannot_share_a_batch(tmp_path, out, monkeypatch):

@@ -43,6 +43,21 @@ def materialized(network: nn.Module, *shape: int) -> nn.Module:
     return network.train(training)
 
 
+class Frozen(nn.Module):
+    """A trained network that stays as it is: without gradients of its own, in evaluation mode whatever its parent's."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def forward(self, x):
+        return self.network(x)
+
+
 def fresh_copy(module: nn.Module) -> nn.Module:
     """The same layers with weights of their own."""
     result = copy.deepcopy(module)
@@ -58,7 +73,11 @@ def parameter_count(network: nn.Module) -> int:
 
 
 def within_budget(build: Callable[[int], nn.Module], budget: int, widths=range(2, 513)) -> nn.Module:
-    """build(width) with the width whose number of parameters is nearest to the budget; counts must grow with it."""
+    """build(width) with the width whose number of parameters is nearest to the budget; counts must grow with it.
+
+    Raises:
+        ValueError: the nearest is more than 5 % away.
+    """
     low, high = 0, len(widths) - 1
     while low < high:
         middle = (low + high) // 2
@@ -67,4 +86,10 @@ def within_budget(build: Callable[[int], nn.Module], budget: int, widths=range(2
         else:
             high = middle
     near = [widths[i] for i in (low - 1, low) if i >= 0]
-    return min((build(width) for width in near), key=lambda network: abs(parameter_count(network) - budget))
+    found = min((build(width) for width in near), key=lambda network: abs(parameter_count(network) - budget))
+    if abs(parameter_count(found) - budget) > 0.05 * budget:
+        raise ValueError(
+            f"no width from {widths[0]} to {widths[-1]} gives about {budget:,} parameters, "
+            f"the nearest {parameter_count(found):,}"
+        )
+    return found

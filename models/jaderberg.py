@@ -7,7 +7,7 @@ from torch import nn
 from stn_kernels import affine_sample, params
 from stn_kernels.nn import SpatialTransformer
 
-from .blocks import classifier, fully_connected, identity_head, materialized, stage, within_budget
+from .blocks import Frozen, classifier, fully_connected, identity_head, materialized, stage, within_budget
 
 
 def fcn_localization() -> nn.Sequential:
@@ -91,14 +91,9 @@ class Colocalisation(nn.Module):
 
     def __init__(self, encoder: nn.Module, size=(28, 28)):
         super().__init__()
-        self.encoder, self.size = encoder.requires_grad_(False).eval(), size
+        self.encoder, self.size = Frozen(encoder), size
         see = nn.Sequential(nn.Conv2d(1, 8, 9, stride=4), nn.ReLU(), nn.MaxPool2d(2), *fully_connected(128, 128))
         self.localization = nn.Sequential(see, identity_head(3))
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        self.encoder.eval()
-        return self
 
     def boxes(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 3): half the side and the centre (x, y) of a window inside the image, normalized; at first nearly all."""

@@ -13,7 +13,7 @@ from torch.distributions import StudentT
 from stn_kernels import Tessellation, affine_sample, cpab_transform, grid_sample
 from stn_kernels.nn import FAMILIES
 
-from .blocks import fully_connected, identity_head, materialized, stage, within_budget
+from .blocks import Frozen, fully_connected, identity_head, materialized, stage, within_budget
 
 
 def gamma_divergence(alpha, beta, alpha0, beta0):
@@ -44,18 +44,10 @@ class PSTN(nn.Module):
 
     def __init__(self, localization, classifier, warp, dimension, samples=(1, 10), alpha=1.0, beta=1e-2, frozen=False):
         super().__init__()
-        self.localization, self.classifier, self.warp = localization, classifier, warp
-        self.samples, self.alpha, self.frozen = samples, alpha, frozen
+        self.localization, self.warp, self.samples, self.alpha = localization, warp, samples, alpha
+        self.classifier = Frozen(classifier) if frozen else classifier
         self.mean, self.spread = identity_head(dimension), identity_head(1)
         self.register_buffer("spread_at_start", torch.tensor(beta).expm1().log())
-        if frozen:
-            classifier.requires_grad_(False)
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        if self.frozen:
-            self.classifier.eval()
-        return self
 
     def posterior(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """mu (B, d) and beta (B, 1) of q."""
@@ -93,10 +85,9 @@ class STN(nn.Module):
 
     def __init__(self, localization, classifier, warp, dimension, frozen=False):
         super().__init__()
-        self.localization, self.classifier, self.warp, self.frozen = localization, classifier, warp, frozen
+        self.localization, self.warp = localization, warp
+        self.classifier = Frozen(classifier) if frozen else classifier
         self.mean = identity_head(dimension)
-        if frozen:
-            classifier.requires_grad_(False)
 
     def posterior(self, image):
         """mu (B, d), and no spread."""
@@ -168,7 +159,7 @@ def on_frozen(network: str, trained: nn.Module, family: str, budget: int, sample
             kind(small_network(width), trained, warp, warp.dimension, frozen=True, **more), 1, size, size
         )
 
-    return within_budget(build, budget)
+    return within_budget(build, budget, range(2, 4097))
 
 
 def time_series(network: str, length: int, classes: int, budget: int = 1_000_000, samples=(10, 10), cells: int = 16):

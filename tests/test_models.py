@@ -9,7 +9,8 @@ from torch import nn
 from torch.distributions import Gamma, StudentT, kl_divergence
 
 from models import ddtn, distortions, estn, finnveden, jaderberg, pstn
-from models.blocks import parameter_count
+from models.blocks import parameter_count, within_budget
+from models.experiments import EXPERIMENTS
 from stn_kernels import affine_sample, params
 
 TABLE_VI = {
@@ -29,6 +30,14 @@ def randomized(network, amount=0.05):
                 module.bias.normal_(0, amount)
                 module.weight.normal_(0, amount)
     return network
+
+
+def test_a_budget_that_is_missed():
+    assert within_budget(lambda width: nn.Linear(width, 10), 1000).in_features == 99
+    with pytest.raises(ValueError, match="no width from 2 to 512 gives about 9,000 parameters, the nearest 5,130"):
+        within_budget(lambda width: nn.Linear(width, 10), 9000)
+    with pytest.raises(ValueError, match="about 20 parameters, the nearest 30"):
+        within_budget(lambda width: nn.Linear(width, 10), 20)
 
 
 class TestFinnveden:
@@ -104,8 +113,6 @@ class TestFinnveden:
     @pytest.mark.parametrize("name", ["rotated-digits", "translated-digits", "scaled-digits"])
     def test_pose_units(self, name):
         """The transformation that undoes a perturbation leaves no spread, in the sign and unit of Table I."""
-        from models.experiments import EXPERIMENTS
-
         experiment, generator = EXPERIMENTS[name], torch.Generator().manual_seed(0)
         _, done = experiment.perturbed(torch.rand(6, 1, 28, 28), generator)
         if name == "rotated-digits":
@@ -127,7 +134,7 @@ class TestPSTN:
 
     def network(self, samples=(3, 5)):
         torch.manual_seed(0)
-        return randomized(pstn.mnist("P-STN", 5000, samples))
+        return randomized(pstn.mnist("P-STN", 8000, samples))
 
     def test_posterior_is_student_t(self):
         network = self.network()
@@ -173,16 +180,30 @@ class TestPSTN:
         network.loss(image, torch.tensor([1, 2]), 0.1)
         assert [(a[0].data_ptr(), tuple(a[1].shape)) for a in calls] == [(image.data_ptr(), (2, 3, 2, 3))]
 
-    def test_frozen_classifier(self):
+    @pytest.mark.parametrize("name", ["STN", "P-STN"])
+    def test_frozen_classifier(self, name):
         classifier = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))
-        network = pstn.on_frozen("P-STN", classifier, "rotation", 5000).train()
-        assert not classifier.training
-        before = classifier[2].weight.clone()
+        network = pstn.on_frozen(name, classifier, "rotation", 5000).train()
+        assert network.training
+        assert not any(module.training for module in classifier.modules())
+        image, before = torch.rand(2, 1, 28, 28), classifier[2].weight.clone()
+        if name == "STN":
+            assert torch.equal(network(image), network(image))  # nothing is dropped
+            loss = network(image).square().mean()
+        else:
+            loss = network.loss(image, torch.tensor([0, 1]), 1e-4)
         trained = [p for p in network.parameters() if p.requires_grad]
-        network.loss(torch.rand(2, 1, 28, 28), torch.tensor([0, 1]), 1e-4).backward()
+        loss.backward()
         torch.optim.SGD(trained, 1.0).step()
         assert torch.equal(classifier[2].weight, before)
         assert all(p.grad is not None for p in trained)
+
+    @pytest.mark.parametrize("name", ["frozen-rotation", "frozen-placement"])
+    @pytest.mark.parametrize("network", ["STN", "P-STN"])
+    def test_budget_of_the_localizer(self, name, network):
+        experiment, trained = EXPERIMENTS[name], nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+        built = pstn.on_frozen(network, trained, experiment.family, experiment.budget)
+        assert parameter_count(built) == pytest.approx(experiment.budget, rel=0.01)
 
     def test_equal_budgets(self):
         counts = [parameter_count(pstn.mnist(name)) for name in ("CNN", "STN", "P-STN")]
@@ -240,7 +261,7 @@ class TestJaderberg:
         assert built(torch.rand(2, 2, 42, 42)).shape == (2, 19)
 
     def test_parallel_transformers_warp_all_channels(self):
-        network, image = jaderberg.addition("2xST-FCN", 20_000), torch.rand(2, 2, 42, 42)
+        network, image = jaderberg.addition("2xST-FCN", 250_000), torch.rand(2, 2, 42, 42)
         torch.testing.assert_close(network[1](image), image.repeat(1, 2, 1, 1), atol=1e-5, rtol=0)
 
     def test_overlap(self):

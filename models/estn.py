@@ -75,12 +75,21 @@ class Transformer(nn.Module):
         self.localization = nn.Sequential(nn.AdaptiveAvgPool2d(4), *fully_connected(32), identity_head(6))
         self.mode = mode
 
+    def parameters_of(self, x):
+        """The matrices (B, 2, 3)."""
+        return params.finnveden(self.localization(x))
+
     def forward(self, x):
-        return affine_sample(x, params.finnveden(self.localization(x)), x.shape[-2:], self.mode, "border")
+        return affine_sample(x, self.parameters_of(x), x.shape[-2:], self.mode, "border")
 
 
-def classifier(network: str, shape=(1, 32, 32), width: int = 32, classes: int = 10) -> nn.Sequential:
-    """Table 3: one of `NETWORKS` with `width` filters at the start, 32 for Fashion-MNIST and 64 for SVHN."""
+def classifier(network: str, shape=(1, 32, 32), width: int = 32, last=None, classes: int = 10) -> nn.Sequential:
+    """Table 3: one of `NETWORKS`.
+
+    Args:
+        width: filters at the start: 32 for Fashion-MNIST, 64 for SVHN, 128 for CelebA.
+        last: filters of the last three convolutions, (512, 256, 128) for CelebA; None: twice `width` each.
+    """
     if network not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
     norm = network in ("ESTN", "ESTN w/o ER")
@@ -97,8 +106,9 @@ def classifier(network: str, shape=(1, 32, 32), width: int = 32, classes: int = 
     w = width
     layers = [conv(shape[0], w), conv(w, w), transformer(), conv(w, w), pool()]
     layers += [conv(w, 2 * w), conv(2 * w, 2 * w), transformer(), conv(2 * w, 2 * w), pool()]
-    layers += [conv(2 * w, 2 * w, 3, "valid"), conv(2 * w, 2 * w, 1), transformer(), conv(2 * w, 2 * w, 1)]
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, classes)]
+    first, second, third = last or (2 * w,) * 3
+    layers += [conv(2 * w, first, 3, "valid"), conv(first, second, 1), transformer(), conv(second, third, 1)]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(third, classes)]
     return materialized(nn.Sequential(*layers), *shape)
 
 
@@ -139,7 +149,7 @@ class VAE(nn.Module):
 
     Encoder: kernels 5, 4, 3, 5 and strides 1, 2, 2, 1 to 2 x 8 channels (means and log-variances) at one place;
     decoder: transposed kernels 4, 5, 5, 3 and strides 1, 2, 2, 1. These layers have 85,249 parameters; Table 1 states
-    210 thousand and does not say of what. The latent's tangent is where ESTN takes its directions from.
+    210 thousand and does not say of what.
     """
 
     def __init__(self, latent: int = 8):
@@ -177,6 +187,15 @@ class VAE(nn.Module):
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
         return (reconstruction + divergence) / image.numel()
 
-    def tangent(self, latent: torch.Tensor, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The decoded image and its derivative along a latent direction: a vector of the manifold's tangent space."""
-        return torch.func.jvp(self.decoder, (latent,), (direction,))
+    def tangents(self, image: torch.Tensor) -> torch.Tensor:
+        """A basis of the data manifold's tangent space at each image: (B, 8, 1, H, W), the decoder's derivatives."""
+        mean = self.posterior(image)[0]
+        directions = torch.eye(mean.shape[1]).to(mean).unsqueeze(-1).unsqueeze(-1)
+        along = [torch.func.jvp(self.decoder, (mean,), (d.expand_as(mean),))[1] for d in directions]
+        return torch.stack(along, 1)
+
+    def share_in_tangent_space(self, image: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        """How much of the square of a change (B, 1, H, W) to each image lies in its tangent space: (B,), 0 to 1."""
+        basis = torch.linalg.qr(self.tangents(image).flatten(2).mT)[0]
+        along = basis.mT @ change.flatten(1).unsqueeze(-1)
+        return along.square().sum((1, 2)) / change.square().sum((1, 2, 3))

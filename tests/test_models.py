@@ -11,6 +11,7 @@ from torch.distributions import Gamma, StudentT, kl_divergence
 from models import ddtn, distortions, estn, finnveden, jaderberg, pstn
 from models.blocks import parameter_count, within_budget
 from models.experiments import EXPERIMENTS
+from models.experiments.base import Preset
 from stn_kernels import affine_sample, params
 
 TABLE_VI = {
@@ -30,6 +31,15 @@ def randomized(network, amount=0.05):
                 module.bias.normal_(0, amount)
                 module.weight.normal_(0, amount)
     return network
+
+
+def test_learning_rate_falls():
+    preset = Preset(100, 1, 1.0, 1, 1, drops=(0.5, 0.8))
+    assert [preset.rate_factor(step) for step in (0, 49, 50, 79, 80)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    preset = Preset(100, 1, 1.0, 1, 1, stages=5)
+    assert [preset.rate_factor(step) for step in (0, 19, 20, 40, 79, 80, 99)] == pytest.approx(
+        [1, 1, 0.8, 0.6, 0.4, 0.2, 0.2]
+    )
 
 
 def test_a_budget_that_is_missed():
@@ -369,6 +379,29 @@ class TestESTN:
         layers = [m for m in built if isinstance(m, estn.Transformer)]
         assert len(layers) == (0 if network == "CNN" else 3)
 
+    @pytest.mark.parametrize(
+        ("column", "filters"),
+        [  # Table 3: Fashion-MNIST, SVHN, CelebA
+            ({"width": 32}, (32,) * 3 + (64,) * 6),
+            ({"width": 64}, (64,) * 3 + (128,) * 6),
+            ({"width": 128, "last": (512, 256, 128)}, (128,) * 3 + (256,) * 3 + (512, 256, 128)),
+        ],
+    )
+    def test_table_3(self, column, filters):
+        with torch.device("meta"):
+            built = estn.classifier("CNN", (3, 32, 32), **column)
+        layers = [m for m in built.modules() if isinstance(m, nn.Conv2d)]
+        assert tuple(layer.out_channels for layer in layers) == filters
+        assert [layer.kernel_size[0] for layer in layers] == [3] * 7 + [1] * 2
+        assert (built[-1].in_features, built[-1].out_features) == (filters[-1], 10)
+
+    def test_plot_shows_the_first_transformer(self):
+        built, image = randomized(estn.classifier("STN", width=4)).eval(), torch.rand(2, 1, 32, 32)
+        theta = params.finnveden(built[2].localization(built[1](built[0](image))))
+        expected = affine_sample(image, theta, (32, 32), padding_mode="border")
+        assert torch.equal(EXPERIMENTS["fashion-1000-labels"].warp(built, image), expected)
+        assert EXPERIMENTS["fashion-1000-labels"].warp(estn.classifier("CNN", width=4).eval(), image) is None
+
     def test_registration_descends_to_the_truth(self):
         y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
         image = (-(x**2 + y**2) / 0.1).exp().reshape(1, 1, 64, 64)
@@ -399,14 +432,26 @@ class TestESTN:
         normalized = 2 * (32 + 32 + 64 + 32 + 16 + 16)
         assert parameter_count(vae) == sum(o * (i * k * k + 1) for i, o, k in convolutions) + normalized == 85_249
         vae.loss(image).backward()
-        vae.eval().double()
-        latent, direction = torch.randn(2, 1, 8, 1, 1, dtype=torch.float64).unbind(0)
-        value, tangent = vae.tangent(latent, direction)
-        step = 1e-6
+
+    def test_tangents(self):
+        """Against differences of decoded images; a change along them lies in their space, one across does not."""
+        vae, image, step = estn.VAE().eval().double(), torch.rand(2, 1, 28, 28, dtype=torch.float64), 1e-6
         with torch.no_grad():
-            difference = (vae.decoder(latent + step * direction) - vae.decoder(latent - step * direction)) / (2 * step)
-            torch.testing.assert_close(value, vae.decoder(latent))
-        torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-8)
+            latent, tangents = vae.posterior(image)[0], vae.tangents(image)
+            for i in range(8):
+                move = step * torch.eye(8, dtype=torch.float64)[i].reshape(1, 8, 1, 1)
+                difference = (vae.decoder(latent + move) - vae.decoder(latent - move)) / (2 * step)
+                torch.testing.assert_close(tangents[:, i], difference, rtol=1e-5, atol=1e-8)
+            inside = (tangents * torch.randn(2, 8, 1, 1, 1, dtype=torch.float64)).sum(1)
+            flat = tangents.flatten(2).mT
+            across = torch.randn(2, 784, 1, dtype=torch.float64)
+            across = (across - flat @ torch.linalg.lstsq(flat, across).solution).reshape(2, 1, 28, 28)
+            across = (
+                across * (inside.square().sum((1, 2, 3)) / across.square().sum((1, 2, 3))).sqrt()[:, None, None, None]
+            )
+            for change, share in ((inside, 1.0), (across, 0.0), (inside + across, 0.5)):
+                found = vae.share_in_tangent_space(image, change)
+                torch.testing.assert_close(found, torch.full_like(found, share), rtol=0, atol=1e-9)
 
 
 class TestDistortions:

@@ -22,9 +22,15 @@ class Preset:
     seeds: int = 1
     drops: tuple[float, ...] = ()  # the learning rate falls tenfold after these shares of the steps
     more: tuple = ()  # (name, value) pairs of one experiment alone
+    stages: int = 1  # besides, the rate falls linearly, in so many equal stages
 
     def __getitem__(self, name):
         return dict(self.more)[name]
+
+    def rate_factor(self, step: int) -> float:
+        """What the learning rate is multiplied by at a step."""
+        tenfold = 0.1 ** sum(step >= share * self.steps for share in self.drops)
+        return tenfold * (1 - step * self.stages // self.steps / self.stages)
 
 
 @dataclass(frozen=True)

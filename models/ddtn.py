@@ -18,9 +18,11 @@ LAYERS = ("None", "ST-Affine", "ST-AffineDiff", "ST-Homography", "ST-TPS", "ST-C
 FAMILIES = {"ST-Affine": "affine", "ST-AffineDiff": "affine_diffeo", "ST-Homography": "homography", "ST-TPS": "tps"}
 
 
-def localization_network(channels: int = 1) -> nn.Sequential:
-    """Two convolutions and one fully connected layer (Sec. 5.3)."""
-    return nn.Sequential(nn.AvgPool2d(2), stage(channels, 20, 5), stage(20, 20, 3, nn.ReLU()), *fully_connected(20))
+def localization_network(channels: int = 1, shrink: int = 2) -> nn.Sequential:
+    """Two convolutions and one fully connected layer (Sec. 5.3) on the image shrunk so many times."""
+    return nn.Sequential(
+        nn.AvgPool2d(shrink), stage(channels, 20, 5), stage(20, 20, 3, nn.ReLU()), *fully_connected(20)
+    )
 
 
 class AffineCPABTransformer(nn.Module):
@@ -43,18 +45,20 @@ class AffineCPABTransformer(nn.Module):
         return cpab_sample(image, theta, image.shape[-2:], self.tessellation, affine=affine)
 
 
-def transformer(layer: str, channels: int = 1) -> nn.Module:
-    """One of `LAYERS`."""
+def transformer(layer: str, channels: int = 1, shrink: int = 2) -> nn.Module:
+    """One of `LAYERS`, its localization networks seeing the image shrunk so many times."""
     if layer not in LAYERS:
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}")
     if layer == "None":
         return nn.Identity()
     if layer in FAMILIES:
-        return SpatialTransformer(localization_network(channels), FAMILIES[layer])
+        return SpatialTransformer(localization_network(channels, shrink), FAMILIES[layer])
     tessellation = Tessellation((4, 4), zero_boundary=False)  # d = 58
     if layer == "ST-CPAB":
-        return SpatialTransformer(localization_network(channels), "cpab", tessellation=tessellation)
-    return AffineCPABTransformer(localization_network(channels), localization_network(channels), tessellation)
+        return SpatialTransformer(localization_network(channels, shrink), "cpab", tessellation=tessellation)
+    return AffineCPABTransformer(
+        localization_network(channels, shrink), localization_network(channels, shrink), tessellation
+    )
 
 
 def features(channels: int, filters: int) -> nn.Sequential:
@@ -74,31 +78,48 @@ def network(layer: str, shape=(1, 28, 28), classes: int = 10, budget: int = 400_
     )
 
 
-class Siamese(nn.Module):
-    """LFW verification: both pictures (B, 6, H, W) through one transformer and encoder, a logit of their distance."""
+def shrunk(size: tuple[int, int]) -> int:
+    """How many times photographs are shrunk for the localization: to 32 pixels or a little more.
 
-    def __init__(self, layer: str):
+    At half their side its fully connected layer alone would have 1.3M parameters on LFW, where Table 1 has 200k in all.
+    """
+    return max(2, min(size) // 32)
+
+
+class Siamese(nn.Module):
+    """LFW verification: both pictures (B, 6, H, W) through one transformer and encoder, logits of their distance."""
+
+    def __init__(self, transformer: nn.Module, width: int):
         super().__init__()
-        stages = [stage(i, o, 5) for i, o in ((3, 8), (8, 16), (16, 32))]
-        self.encoder = nn.Sequential(transformer(layer, 3), *stages, nn.AdaptiveAvgPool2d(4), *fully_connected(64))
+        self.transformer = transformer
+        stages = [stage(i, o, 5) for i, o in ((3, width), (width, 2 * width), (2 * width, 4 * width))]
+        self.encoder = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(4), *fully_connected(64))
         self.decide = nn.Linear(64, 2)
 
     def forward(self, pairs):
-        first, second = self.encoder(pairs.unflatten(1, (2, 3)).flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        both = self.transformer(pairs.unflatten(1, (2, 3)).flatten(0, 1))
+        first, second = self.encoder(both).unflatten(0, (-1, 2)).unbind(1)
         return self.decide((first - second).abs())
 
 
 class Attributes(nn.Module):
-    """CelebA: 40 binary attributes (B, 40, 2) behind a layer; VGG-like stages at a width that a CPU can train."""
+    """CelebA: 40 binary attributes (B, 40, 2) behind a layer; stages of one convolution, where VGG has two or three."""
 
-    def __init__(self, layer: str, width: int = 16):
+    def __init__(self, transformer: nn.Module, width: int):
         super().__init__()
+        self.transformer = transformer
         channels = (3, width, 2 * width, 4 * width, 8 * width)
         stages = [stage(i, o, 3, nn.ReLU(), nn.MaxPool2d(2), padding=1) for i, o in itertools.pairwise(channels)]
-        self.network = nn.Sequential(transformer(layer, 3), *stages, *classifier(128, classes=80))
+        self.classify = nn.Sequential(*stages, *classifier(128, classes=80))
 
     def forward(self, image):
-        return self.network(image).unflatten(-1, (40, 2))
+        return self.classify(self.transformer(image)).unflatten(-1, (40, 2))
+
+
+def face_network(kind: type, layer: str, size: tuple[int, int], budget: int) -> nn.Module:
+    """`Siamese` or `Attributes` for pictures (H, W) behind a layer, as wide as the budget leaves."""
+    shape = (6 if kind is Siamese else 3, *size)
+    return within_budget(lambda width: materialized(kind(transformer(layer, 3, shrunk(size)), width), *shape), budget)
 
 
 def condition_numbers(theta: torch.Tensor) -> torch.Tensor:

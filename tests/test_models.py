@@ -244,6 +244,18 @@ class TestDDTN:
         torch.testing.assert_close(network[0](image), image, atol=1e-5, rtol=0)
         assert network(image).shape == (2, 10)
 
+    @pytest.mark.parametrize("name", ["ddtn-rts", "ddtn-fashion", "ddtn-cifar10", "ddtn-lfw", "ddtn-celeba"])
+    @pytest.mark.parametrize("preset", ["quick", "paper"])
+    def test_equal_budgets(self, name, preset):
+        """Every layer's network has the preset's parameters within 5 %, and the layers' differ by no more than that."""
+        experiment = EXPERIMENTS[name]
+        budget = experiment.presets[preset]["budget"]
+        with torch.device("meta"):
+            built = [experiment.build(layer, experiment.presets[preset], None) for layer in ddtn.LAYERS]
+        counts = [parameter_count(network) for network in built]
+        assert counts == [pytest.approx(budget, rel=0.05)] * len(ddtn.LAYERS)
+        assert max(counts) <= 1.05 * min(counts)
+
     def test_dimension_of_the_paper(self):
         assert ddtn.transformer("ST-CPAB").tessellation.dim == 58
 
@@ -252,10 +264,14 @@ class TestDDTN:
             ddtn.transformer("ST-Spline")
 
     def test_pairs_and_attributes(self):
-        siamese = ddtn.materialized(ddtn.Siamese("ST-Affine"), 6, 80, 80).eval()
-        pairs = torch.rand(2, 6, 80, 80)
+        siamese = randomized(ddtn.face_network(ddtn.Siamese, "ST-Affine", (64, 64), 200_000)).eval()
+        pairs = torch.rand(2, 6, 64, 64)
         torch.testing.assert_close(siamese(pairs), siamese(torch.cat([pairs[:, 3:], pairs[:, :3]], 1)))
-        assert ddtn.Attributes("None", 2)(torch.rand(2, 3, 32, 32)).shape == (2, 40, 2)
+        attributes = ddtn.face_network(ddtn.Attributes, "None", (32, 32), 100_000)
+        assert attributes(torch.rand(2, 3, 32, 32)).shape == (2, 40, 2)
+        shown = EXPERIMENTS["ddtn-lfw"].warp(siamese, pairs)
+        assert torch.equal(shown, siamese.transformer(pairs[:, :3]))
+        assert EXPERIMENTS["ddtn-celeba"].warp(attributes, torch.rand(2, 3, 32, 32)) is None
 
     def test_condition_numbers(self):
         theta = torch.tensor([[4.0, 0, 0.3], [0, 2, 0.1]])

@@ -16,12 +16,17 @@ def uniform(low: float, high: float, shape, generator) -> torch.Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def similar(images, size, angle=0.0, scale=1.0, shift=None) -> torch.Tensor:
-    """Images (B, C, h, w) turned, enlarged and moved from the centre by shift (B, 2) pixels, on a canvas `size`."""
-    angle, scale = (torch.as_tensor(x, dtype=torch.float32).expand(len(images)) for x in (angle, scale))
+def similar(images, size, angle=0.0, scale=1.0, shift=None, shear=0.0) -> torch.Tensor:
+    """Images (B, C, h, w) turned, enlarged and moved from the centre by shift (B, 2) pixels, on a canvas `size`.
+
+    Sheared images have their y axis turned by `shear` more than their x axis.
+    """
+    angle, scale, shear = (torch.as_tensor(x, dtype=torch.float32).expand(len(images)) for x in (angle, scale, shear))
     shift = torch.zeros(len(images), 2) if shift is None else shift
     half_in, half_out = torch.tensor([*images.shape[:1:-1]]) / 2, torch.tensor([*size[::-1]]) / 2
     turn = params.rotation(-angle)[:, :, :2] / scale[:, None, None]  # output pixels to source pixels
+    straight = torch.stack([torch.ones_like(shear), shear.tan(), torch.zeros_like(shear), 1 / shear.cos()], -1)
+    turn = straight.unflatten(-1, (2, 2)) @ turn
     linear = turn * half_out / half_in[:, None]
     offset = -(turn @ shift[:, :, None]) / half_in[:, None]
     return affine_sample(images, torch.cat([linear, offset], -1), size)

@@ -1,6 +1,7 @@
 """The papers' networks: counts of parameters, transformations, losses, and what they start from."""
 
 import math
+import re
 
 import pytest
 import scipy.stats
@@ -105,11 +106,38 @@ class TestFinnveden:
             finnveden.STN([], nn.Flatten(), {}, "X")
 
     def test_deep_networks(self):
-        image = torch.rand(2, 3, 64, 64)
-        assert finnveden.svhn("SL", (8,)).eval()(image).shape == (2, 5, 11)
-        assert finnveden.plankton("DL", (2,), 2).eval()(image[:, :1].repeat(1, 1, 2, 2)[..., :95, :95]).shape == (
-            2,
-            121,
+        image = torch.rand(1, 3, 64, 64)
+        built = finnveden.svhn("SL", (8,)).eval()
+        assert built(image).shape == (1, 5, 11)
+        torch.testing.assert_close(EXPERIMENTS["svhn"].warp(built, image), image, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize(("name", "classes"), [("svhn", (5, 11)), ("plankton", (121,))])
+    def test_every_placement_builds(self, name, classes):
+        """At the depths and with the iterations of its name; localization at the paper's share of the rate."""
+        experiment = EXPERIMENTS[name]
+        preset = experiment.presets["paper"]
+        for network in experiment.networks:
+            with torch.device("meta"):
+                built = experiment.build(network, preset, None)
+                assert (
+                    built.eval()(torch.rand(2, *((3, 64, 64) if classes[0] == 5 else (1, 95, 95)))).shape[1:] == classes
+                )
+            if found := re.fullmatch(r"STN-(C|DL|SL)(\d+)( twice)?", network):
+                kind, depths, twice = found.groups()
+                assert built.depths == ([0, 1, 2, 3] if depths == "0123" else [int(depths)])
+                assert built.kind == kind or built.depths == [0]
+                assert built.iterations == (2 if twice else 1)
+            groups = experiment.optimizer(built, preset).param_groups
+            assert groups[0]["lr"] == preset.rate
+            if network == "STN-DL3 twice":
+                assert groups[1]["lr"] == pytest.approx(0.03 * 0.03)
+            if network == "STN-SL10":
+                assert groups[1]["lr"] == pytest.approx(0.03 * 0.003)
+
+    def test_plankton_learning_rate(self):
+        preset = EXPERIMENTS["plankton"].presets["paper"]
+        assert [preset.rate_factor(step) for step in (179_999, 180_000, 204_999, 205_000)] == pytest.approx(
+            [1, 0.1, 0.1, 0.01]
         )
 
     def test_final_pose(self):
@@ -337,9 +365,17 @@ class TestJaderberg:
         assert (half + y.abs() <= 1.00001).all()
 
     def test_street_view(self):
-        image = torch.rand(1, 3, 64, 64)
-        for name in ("ST-CNN Single", "ST-CNN Multi"):
-            assert jaderberg.HouseNumbers(name).eval()(image).shape == (1, 5, 11)
+        """The layers of both papers' text, and transformers before the convolutions named."""
+        for name, depths in (("CNN", []), ("ST-CNN Single", [0]), ("ST-CNN Multi", [0, 1, 2, 3])):
+            with torch.device("meta"):
+                built = jaderberg.house_numbers(name)
+            convolutions = [m for m in built.layers.modules() if isinstance(m, nn.Conv2d)]
+            assert [m.out_channels for m in convolutions] == [48, 64, 128, 160, 192, 192, 192, 192]
+            assert [m.out_features for m in built.head.modules() if isinstance(m, nn.Linear)] == [3072] * 3 + [55]
+            assert built.depths == depths
+            assert built.kind == "C"
+        with pytest.raises(ValueError, match="'ST-CNN'"):
+            jaderberg.house_numbers("ST-CNN")
 
     def test_birds(self):
         def trunk():

@@ -11,13 +11,15 @@ from ..blocks import materialized
 from ..data import Examples
 from ..jaderberg import (
     DISTORTED_NETWORKS,
+    HOUSE_NUMBERS,
     Activations,
     Colocalisation,
-    HouseNumbers,
     addition,
     distorted_mnist,
+    house_numbers,
     overlap,
 )
+from . import finnveden
 from .base import Claim, Experiment, PlainSGD, Preset, Split, nll, slower_localization
 
 PAPER = "Jaderberg et al. 2015"
@@ -191,33 +193,24 @@ class Distorted(PlainSGD):
         return network[0](images) if hasattr(network[0], "transformers") else None
 
 
-class StreetView(Experiment):
+class StreetView(finnveden.HouseNumbers):
     """Supplement 1.4."""
 
-    name, paper, about = (
-        "svhn-single-multi",
-        PAPER,
-        "SVHN: one transformer on the input, or one before four convolutions",
-    )
-    data = "SVHN from $SVHN_DIR"
-    networks = ("CNN", "ST-CNN Single", "ST-CNN Multi")
+    name, paper = "svhn-single-multi", PAPER
+    about = "SVHN: one transformer on the input, or one before four convolutions"
+    networks = tuple(HOUSE_NUMBERS)
     presets = {
         "quick": Preset(300, 32, 0.01, 4000, 1000, 1, (0.2, 0.4, 0.6, 0.8)),
         "paper": Preset(400_000, 128, 0.01, 235_754, 13_068, 2, (0.2, 0.4, 0.6, 0.8)),
     }
     published = {n: {"error": e} for n, e in zip(networks, (4.0, 3.7, 3.6), strict=True)}
-
-    def load(self, preset, seed):
-        return Split(data.house_numbers("train")[: preset.train], data.house_numbers("test")[: preset.test])
+    claims = ()
 
     def build(self, network, preset, split):
-        return HouseNumbers(network)
-
-    def loss(self, network, batch, progress, preset):
-        return torch.nn.functional.cross_entropy(network(batch.inputs).flatten(0, 1), batch.labels.flatten())
+        return house_numbers(network)
 
     def optimizer(self, network, preset):
-        return slower_localization(network, of_transformers(network), preset.rate, 0.1, weight_decay=5e-4)
+        return slower_localization(network, network.localization_parameters(), preset.rate, 0.1, weight_decay=5e-4)
 
 
 EXPERIMENTS = (Addition(), CoLocalisation(), *map(Distorted, Distorted.kinds), StreetView())

@@ -11,9 +11,12 @@ from torch.distributions import Gamma, StudentT, kl_divergence
 
 from models import ddtn, distortions, estn, finnveden, jaderberg, pstn
 from models.blocks import parameter_count, within_budget
+from models.data import Examples
 from models.experiments import EXPERIMENTS
 from models.experiments.base import Preset
-from stn_kernels import affine_sample, params
+from stn_kernels import Tessellation, affine_sample, params
+
+from . import cpab_oracle
 
 TABLE_VI = {
     "CNN": (54122, 66692, 136674),
@@ -148,19 +151,21 @@ class TestFinnveden:
         shift = torch.tensor([[3.0, 4], [-3, -4], [1, 1], [1, 1]])
         assert finnveden.final_pose(shift, torch.zeros(4, 2), labels) == pytest.approx(5 / 2)
 
+    @pytest.mark.parametrize("network", ["STN-C0", "STN-C1"])
     @pytest.mark.parametrize("name", ["rotated-digits", "translated-digits", "scaled-digits"])
-    def test_pose_units(self, name):
+    def test_pose_units(self, name, network):
         """The transformation that undoes a perturbation leaves no spread, in the sign and unit of Table I."""
         experiment, generator = EXPERIMENTS[name], torch.Generator().manual_seed(0)
         _, done = experiment.perturbed(torch.rand(6, 1, 28, 28), generator)
         if name == "rotated-digits":
             undo = params.rotation(torch.deg2rad(-done))
         elif name == "translated-digits":
-            undo = params.translation(*(-done / 29.5).unbind(-1))
+            pixels = 29.5 if network == "STN-C0" else 25  # of a translation by 1 (App. A.2)
+            undo = params.translation(*(-done / pixels).unbind(-1))
         else:
             side = 2 ** (-done / 2)
             undo = params.attention(side, 0.0, 0.0)
-        stn = finnveden.mnist("STN-C0", experiment.kind)
+        stn = finnveden.mnist(network, experiment.kind)
         assert finnveden.final_pose(done, experiment.compensation(undo, stn), torch.zeros(6)) < 1e-4
 
 
@@ -242,6 +247,22 @@ class TestPSTN:
         experiment, trained = EXPERIMENTS[name], nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
         built = pstn.on_frozen(network, trained, experiment.family, experiment.budget)
         assert parameter_count(built) == pytest.approx(experiment.budget, rel=0.01)
+
+    def test_weight_in_the_name(self):
+        """Fig. 11's second P-STN: the same network, its KL-term weighted by what its name says."""
+        experiment = EXPERIMENTS["mnist100"]
+        preset = experiment.presets["quick"]
+        batch = Examples(torch.rand(4, 1, 28, 28), torch.arange(4))
+
+        def loss(name, seed):
+            torch.manual_seed(seed)
+            built = experiment.build(name, preset, None)
+            found = experiment.loss(built, batch, 0.5, preset)
+            divergence = pstn.gamma_divergence(1.0, built.posterior(batch.inputs)[1], 1.0, 1.0).mean()
+            return found, divergence
+
+        (usual, divergence), (other, _) = loss("P-STN", 0), loss("P-STN w=1e-4", 0)
+        torch.testing.assert_close(usual - other, (3e-4 - 1e-4) * divergence, rtol=1e-2, atol=1e-6)
 
     def test_equal_budgets(self):
         counts = [parameter_count(pstn.mnist(name)) for name in ("CNN", "STN", "P-STN")]
@@ -506,7 +527,32 @@ class TestESTN:
                 torch.testing.assert_close(found, torch.full_like(found, share), rtol=0, atol=1e-9)
 
 
+def dots(count: int, *places: tuple[float, float], side: int = 28, width: float = 1.5) -> torch.Tensor:
+    """`count` images (count, len(places), side, side), each channel with a dot so many pixels (x, y) off the centre."""
+    at = torch.arange(side) - (side - 1) / 2
+    shapes = [torch.exp(-((at - x) ** 2 + (at[:, None] - y) ** 2) / (2 * width**2)) for x, y in places]
+    return torch.stack(shapes).expand(count, -1, -1, -1)
+
+
+def centroids(images: torch.Tensor) -> torch.Tensor:
+    """Centres of mass (B, C, 2) of images (B, C, H, W), in pixels (x, y) off the canvas's centre."""
+    y, x = (torch.arange(size) - (size - 1) / 2 for size in images.shape[-2:])
+    mass = images.sum((2, 3))
+    return torch.stack([(images * x).sum((2, 3)) / mass, (images * y[:, None]).sum((2, 3)) / mass], -1)
+
+
+def turned(vector, angle):
+    """A vector (x, y) turned by angles (B,): (B, 2)."""
+    x, y = vector
+    return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], -1)
+
+
+PIXELS = {"rtol": 0, "atol": 0.03}
+
+
 class TestDistortions:
+    """What was done is found again in where dots go, one a channel."""
+
     def generator(self):
         return torch.Generator().manual_seed(3)
 
@@ -517,6 +563,57 @@ class TestDistortions:
         moved = distortions.similar(bump, (40, 40), angle, 2.0, shift)
         # The bump lies 2 pixels below the centre; turned by 90 degrees and doubled that is 4 pixels to the left.
         assert moved[0, 0, 16:18, 20:22].max() == moved.max()
+
+    def test_rotated(self):
+        images, angle = distortions.rotated(dots(500, (0, 0), (6, 0)), self.generator())
+        centre, right = centroids(images).unbind(1)
+        torch.testing.assert_close(centre, torch.zeros(500, 2), **PIXELS)
+        torch.testing.assert_close(right, turned((6, 0), angle), **PIXELS)
+        assert math.radians(85) < angle.max() <= math.pi / 2
+        assert -math.pi / 2 <= angle.min() < math.radians(-85)
+
+    def test_sheared(self):
+        angle, shear = torch.tensor([0.3, -1.0]), torch.tensor([0.35, -0.2])
+        images = distortions.similar(dots(2, (0, 0), (5, 0), (0, 5)), (60, 60), angle, 1.5, shear=shear)
+        centre, right, below = centroids(images).unbind(1)
+        torch.testing.assert_close(centre, torch.zeros(2, 2), **PIXELS)
+        torch.testing.assert_close(right, 1.5 * turned((5, 0), angle), **PIXELS)
+        torch.testing.assert_close(below, 1.5 * turned((0, 5), angle + shear), **PIXELS)
+
+    def test_rts(self):
+        """Turned by what is said, enlarged alike in both axes, and anywhere where the digit stays on the canvas."""
+        images, angle = distortions.rts(dots(1000, (0, 0), (6, 0), (0, 6)), self.generator())
+        centre, right, below = centroids(images).unbind(1)
+        scale = (right - centre).norm(dim=1) / 6
+        for found, axis in ((right, (1, 0)), (below, (0, 1))):  # shrunk dots are sampled coarsely
+            torch.testing.assert_close(found - centre, 6 * scale[:, None] * turned(axis, angle), rtol=0, atol=0.1)
+        share = centre / ((42 - 28 * scale) / 2)[:, None]
+        for values, low, high in ((angle, -math.pi / 4, math.pi / 4), (scale, 0.7, 1.2), (share.flatten(), -1, 1)):
+            assert scipy.stats.kstest(values.numpy(), "uniform", (low, high - low)).pvalue > 1e-3
+
+    def test_scaled(self):
+        images, scale = distortions.scaled(dots(400, (0, 0), (6, 0), (0, 6)), self.generator(), clutter=0)
+        assert images.shape[-2:] == (112, 112)
+        zero = torch.zeros(400)
+        expected = torch.stack([torch.stack([zero, zero], 1), torch.stack([6 * scale, zero], 1)], 1)
+        found = centroids(images)
+        torch.testing.assert_close(found[:, :2], expected, **PIXELS)
+        torch.testing.assert_close(found[:, 2], expected[:, 1].flip(-1), **PIXELS)
+        assert scipy.stats.kstest(scale.log2().numpy(), "uniform", (-1, 3)).pvalue > 1e-3
+
+    @pytest.mark.parametrize("scale", [1, 2])
+    def test_clutter(self, scale):
+        """One white square of 6 pixels at whole pixels anywhere inside; an enlarged one may be cut at the edge."""
+        empty, white = torch.zeros(300, 1, 40, 40), torch.ones(3, 1, 28, 28)
+        found = distortions.cluttered(empty, white, 1, self.generator(), (scale, scale))[:, 0]
+        whole = found[~(found[:, [0, -1]].any((1, 2)) | found[:, :, [0, -1]].any((1, 2)))] if scale == 2 else found
+        for axis in (1, 2):
+            assert ((whole > 0.5).any(axis).sum(1) == 6 * scale).all()
+        assert ((whole > 0.5).sum((1, 2)) == (6 * scale) ** 2).all()
+        corner = centroids(whole.unsqueeze(1))[:, 0] + 20 - 3 * scale
+        torch.testing.assert_close(corner, corner.round(), rtol=0, atol=0.01)
+        ends = (0, 34) if scale == 1 else (2, 26)  # a row of quarter grey around it
+        assert (corner.amin(0).round().tolist(), corner.amax(0).round().tolist()) == ([ends[0]] * 2, [ends[1]] * 2)
 
     def test_placed_moves_whole_pixels(self):
         images = torch.rand(5, 1, 6, 6)
@@ -532,6 +629,79 @@ class TestDistortions:
         square = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, 1]], dtype=torch.float64)
         mapped = square @ matrix.T
         torch.testing.assert_close(mapped[:, :2] / mapped[:, 2:], corners[0])
+
+    def test_projected(self):
+        """The middle of a picture goes to where the diagonals between its new corners meet."""
+        images, corners = distortions.projected(dots(300, (0, 0), width=0.8), self.generator(), 1.5)
+        a, b, c, d = (14 * corners).double().unbind(1)  # in pixels; a to d and b to c are the diagonals
+        along, across = d - a, c - b
+        cross = along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]
+        share = ((b - a)[:, 0] * across[:, 1] - (b - a)[:, 1] * across[:, 0]) / cross
+        meeting = (a + share[:, None] * along).float()
+        torch.testing.assert_close(centroids(images)[:, 0], meeting, rtol=0, atol=0.2)
+        corners = distortions.projected(torch.zeros(2000, 1, 28, 28), self.generator())[1]
+        # the factor, uniform on 0.75 to 1, and 5 of 28 pixels, which are 2 wide
+        assert corners.abs().sign().all()
+        assert corners[:, 3].mean().item() == pytest.approx(0.875, abs=0.03)
+        assert corners.std(0).mean().item() == pytest.approx(math.sqrt(0.25**2 / 12 + (5 * 2 / 28) ** 2), rel=0.03)
+
+    def test_elastic(self):
+        """At a control point the picture shows what was at the point that is returned."""
+        at = (torch.arange(30) + 0.5) / 15 - 1
+        ramps = torch.stack([at.expand(30, 30), at[:, None].expand(30, 30)]).expand(1000, -1, -1, -1)
+        images, points = distortions.elastic(ramps, self.generator())
+        grid = points.unflatten(1, (4, 4))
+        for row, y in ((1, 9), (2, 19)):  # the control points at +-1/3 lie between pixels 9 and 10, 19 and 20
+            for column, x in ((1, 9), (2, 19)):
+                shown = images[:, :, y : y + 2, x : x + 2].mean((2, 3))
+                torch.testing.assert_close(shown, grid[:, row, column], rtol=0, atol=0.02)
+        # at 1/3 over a factor that is uniform on 0.75 to 1, and 1.5 of 30 pixels, which are 2 wide
+        inverse = 4 * math.log(4 / 3)
+        spread = math.sqrt((4 / 3 - inverse**2) / 9 + (1.5 * 2 / 30) ** 2)
+        assert grid[:, 2, 2].mean().item() == pytest.approx(inverse / 3, abs=0.01)
+        assert grid[:, 2, 2].std(0).mean().item() == pytest.approx(spread, rel=0.05)
+
+    def test_diffeomorphic(self):
+        """Every pixel shows where SciPy's flow takes it; where the picture was put is where its white is."""
+        at = (torch.arange(28) + 0.5) / 28
+        white = torch.ones(28, 28)
+        pattern = torch.stack([at.expand(28, 28), at[:, None].expand(28, 28), white]).expand(3, -1, -1, -1)
+        tessellation = Tessellation((2, 2))
+        images, theta = distortions.diffeomorphic(pattern, self.generator())
+        maps = (theta.double() @ tessellation.basis.T).unflatten(1, (-1, 2, 3)).numpy()
+        place = centroids(images)[:, 2]
+        assert (place.abs() <= 7).all()
+        for b in range(3):
+            for offset in ((-6, 0), (3, -4), (5, 6)):
+                x, y = (20.5 + place[b] + torch.tensor(offset)).round().long().tolist()
+                source = (torch.tensor([x - 20.5, y - 20.5]) - place[b]) / 28 + 0.5
+                expected = cpab_oracle.flow((2, 2), maps[b], [source.tolist()], tolerance=1e-8)[0]
+                assert images[b, :2, y, x].tolist() == pytest.approx(expected, abs=5e-3)
+        theta = distortions.diffeomorphic(torch.zeros(2000, 1, 4, 4), self.generator(), 6)[1]
+        assert theta.std(0).tolist() == pytest.approx([0.5] * tessellation.dim, rel=0.08)
+
+    def test_addition(self):
+        """Each channel holds one digit, the label is their sum, and both are distorted on their own."""
+        labels = torch.arange(100) % 10
+        plain = ((labels + 1) / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+        made = EXPERIMENTS["addition"].distort(Examples(plain, labels), self.generator())
+        assert made.inputs.shape == (100, 2, 42, 42)
+        digits = (made.inputs.amax((2, 3)) * 0.25 * 10 - 1).round().long()
+        assert torch.equal(digits[:, 0], labels)
+        assert torch.equal(digits.sum(1), made.labels)
+        assert torch.equal(digits[:, 1].bincount(), labels.bincount())
+        assert not torch.equal(digits[:, 1], labels)
+        place = centroids(made.inputs)
+        assert ((place[:, 0] - place[:, 1]).norm(dim=1) > 1e-3).all()
+
+    def test_pictures_of_addition_show_every_channel(self):
+        experiment, built = EXPERIMENTS["addition"], jaderberg.addition("2xST-FCN", 250_000)
+        image = torch.rand(3, 2, 42, 42)
+        warped = built[1](image)
+        tiled = experiment.warp(built, image)
+        assert tiled.shape == (3, 1, *warped.shape[2:-1], 4 * warped.shape[-1])
+        for channel, part in enumerate(tiled[:, 0].chunk(4, -1)):
+            assert torch.equal(part, warped[:, channel])
 
     @pytest.mark.parametrize(
         "make",

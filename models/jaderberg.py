@@ -1,5 +1,7 @@
 """Spatial transformer networks and their supplement (Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015)."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -194,11 +196,43 @@ class Birds(nn.Module):
         small = image if image.shape[-1] == self.crop else F.avg_pool2d(image, image.shape[-1] // self.crop)
         return self.tiles + self.localization(self.trunk(small)).unflatten(-1, (-1, 2))
 
-    def forward(self, image):
+    def crops(self, image):
+        """What the streams see: (B, N, 3, crop, crop)."""
         tx, ty = self.windows(image).unbind(-1)
-        crops = affine_sample(image, params.attention(torch.full_like(tx, 0.5), tx, ty), (self.crop, self.crop))
-        described = [stream(crops[:, n]) for n, stream in enumerate(self.streams)]
+        return affine_sample(image, params.attention(torch.full_like(tx, 0.5), tx, ty), (self.crop, self.crop))
+
+    def forward(self, image):
+        described = [stream(crop) for stream, crop in zip(self.streams, self.crops(image).unbind(1), strict=True)]
         return self.head(torch.cat(described, 1))
+
+
+BIRD_NETWORKS = ("CNN", "2xST-CNN", "4xST-CNN")
+
+
+def birds(network: str, crop: int = 224, classes: int = 200, width: int = 32) -> nn.Module:
+    """`Birds` or the CNN of one stream, for pictures of twice the side `crop`.
+
+    The paper's streams are Inception networks trained on ImageNet; these are four convolutions of 8 `width` features.
+    """
+    if network not in BIRD_NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(BIRD_NETWORKS)}, got {network!r}")
+
+    def trunk():
+        channels = (3, width, 2 * width, 4 * width, 8 * width)
+        layers = [
+            stage(i, o, 3, nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2), padding=1)
+            for i, o in itertools.pairwise(channels)
+        ]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(7))
+
+    def describe():
+        return nn.Sequential(trunk(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    if network == "CNN":
+        built = nn.Sequential(nn.AvgPool2d(2), describe(), nn.LazyLinear(classes))
+    else:
+        built = Birds(trunk(), describe, int(network[0]), classes, crop)
+    return materialized(built, 3, 2 * crop, 2 * crop)
 
 
 def ten_crops(image: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """The papers' networks: counts of parameters, transformations, losses, and what they start from."""
 
+import dataclasses
 import math
 import re
 
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from torch import nn
 from torch.distributions import Gamma, StudentT, kl_divergence
 
@@ -413,6 +415,39 @@ class TestJaderberg:
         assert crops.shape == (1, 10, 1, 2, 2)
         assert crops[0, 4, 0].tolist() == [[5, 6], [9, 10]]
         assert torch.equal(crops[0, 5], crops[0, 0].flip(-1))
+
+    def test_birds_from_a_folder(self, tmp_path, monkeypatch):
+        """From pictures to the error over ten crops; the crops are placed by one network and tile the picture."""
+        experiment = EXPERIMENTS["birds"]
+        monkeypatch.delenv("CUB_DIR", raising=False)
+        assert "set CUB_DIR to a folder" in experiment.data_missing()
+        for label, colour in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255))):
+            (tmp_path / f"00{label}.Bird").mkdir()
+            for number in range(5):
+                Image.new("RGB", (50, 40), colour).save(tmp_path / f"00{label}.Bird" / f"{number}.png")
+        monkeypatch.setenv("CUB_DIR", str(tmp_path))
+        assert not experiment.data_missing()
+        preset = dataclasses.replace(experiment.presets["quick"], batch=6, more=(("crop", 28),))
+        split = experiment.load(preset, 0)
+        assert (len(split.train), len(split.test)) == (12, 3)
+        batch = experiment.batch(split.train, preset, torch.Generator().manual_seed(0))
+        assert batch.inputs.shape == (6, 3, 56, 56)
+        assert torch.equal(batch.inputs.mean((2, 3)).argmax(1), batch.labels)
+        assert experiment.warp(experiment.build("CNN", preset, split), batch.inputs) is None
+        built = experiment.build("4xST-CNN", preset, split)
+        picture = torch.rand(1, 3, 56, 56)
+        corners = [picture[..., y : y + 28, x : x + 28] for x, y in ((0, 0), (28, 28), (28, 0), (0, 28))]
+        torch.testing.assert_close(experiment.warp(built, picture), torch.cat(corners, -1), rtol=0, atol=1e-5)
+        built = experiment.build("2xST-CNN", preset, split)
+        optimizer = experiment.optimizer(built, preset)
+        for _ in range(8):
+            optimizer.zero_grad()
+            experiment.loss(built, batch, 0.0, preset).backward()
+            optimizer.step()
+        with torch.no_grad():
+            assert experiment.evaluate(built.eval(), split, "cpu")["error"] == 0
+        with pytest.raises(ValueError, match="'3xST-CNN'"):
+            jaderberg.birds("3xST-CNN")
 
 
 class TestESTN:

@@ -53,8 +53,9 @@ def summary(experiment: Experiment, preset: str, records: list[dict], times: dic
     )
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
+def number(value: float | str | None, digits: int = 3) -> str:
+    """A range that a paper states is a text already."""
+    return "" if value is None else value if isinstance(value, str) else f"{value:.{digits}g}"
 
 
 def cells(result: dict) -> tuple[list[str], list[list[str]]]:

@@ -105,10 +105,6 @@ def loss_of(run: Run, state: State, batch: Examples) -> torch.Tensor:
         return run.experiment.loss(state.network, share, *arguments)
 
 
-def learning_rate_factor(preset: Preset, step: int) -> float:
-    return 0.1 ** sum(step >= share * preset.steps for share in preset.drops)
-
-
 def take_step(run: Run, state: State) -> float:
     """One optimizer step; returns the loss of the whole batch."""
     device = next(state.network.parameters()).device
@@ -117,7 +113,7 @@ def take_step(run: Run, state: State) -> float:
     torch.manual_seed(seed_of(run, state.step))  # dropout and the networks' own draws
     for group in state.optimizer.param_groups:
         group.setdefault("first_lr", group["lr"])
-        group["lr"] = group["first_lr"] * learning_rate_factor(run.preset, state.step)
+        group["lr"] = group["first_lr"] * run.preset.rate_factor(state.step)
     loss = loss_of(run, state, Examples(batch.inputs.to(device), batch.labels.to(device)))
     state.optimizer.zero_grad()
     loss.backward()

@@ -73,7 +73,16 @@ def everything(root: pathlib.Path) -> dict[str, str]:
     def pixels(*shape):
         return draw.integers(0, 256, shape, np.uint8)
 
-    variables = ("FASHION_MNIST_DIR", "CIFAR10_DIR", "SVHN_DIR", "PLANKTON_DIR", "CELEBA_DIR", "LFW_DIR", "UCR_DIR")
+    variables = (
+        "FASHION_MNIST_DIR",
+        "CIFAR10_DIR",
+        "SVHN_DIR",
+        "PLANKTON_DIR",
+        "CELEBA_DIR",
+        "LFW_DIR",
+        "UCR_DIR",
+        "CUB_DIR",
+    )
     folders = {name: root / name for name in variables}
     for folder in folders.values():
         folder.mkdir()
@@ -86,11 +95,14 @@ def everything(root: pathlib.Path) -> dict[str, str]:
     for part in ("train", "test"):
         house_numbers(folders["SVHN_DIR"], part, pixels(24, 64, 64, 3), draw.integers(0, 11, (24, 5)))
     pictures(folders["PLANKTON_DIR"], {name: pixels(10, 40, 60) for name in ("copepod", "jellyfish", "shrimp")})
+    pictures(
+        folders["CUB_DIR"], {name: pixels(10, 40, 60, 3) for name in ("001.Albatross", "002.Auklet", "003.Bunting")}
+    )
     celeb_faces(folders["CELEBA_DIR"], pixels(42, 218, 178, 3), draw.choice([-1, 1], (42, 40)))
     lines = ["Ann\t1\t2"] * 12 + ["Ann\t1\tBob\t1"] * 12
     people = {name: pixels(2, 250, 250, 3) for name in ("Ann", "Bob")}
     face_pairs(folders["LFW_DIR"], people, pairsDevTrain=lines, pairsDevTest=lines)
-    for name in ("FaceAll", "TwoPatterns", "PhalangesOutlinesCorrect"):
+    for name in ("FaceAll", "TwoPatterns", "Wafer", "UWaveGestureLibraryX", "PhalangesOutlinesCorrect"):
         for part in ("TRAIN", "TEST"):
             series(folders["UCR_DIR"], name, part, np.arange(20) % 4, draw.normal(size=(20, 60)))
     return {name: str(folder) for name, folder in folders.items()}

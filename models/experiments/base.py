@@ -64,7 +64,7 @@ class Experiment:
     networks: tuple[str, ...]
     presets: dict[str, Preset]
     measures: dict[str, str] = {"error": "error %"}
-    published: dict[str, dict[str, float]] = {}
+    published: dict[str, dict[str, float | str]] = {}  # a text where the paper states a range
     claims: tuple[Claim, ...] = ()
     unit: str | None = None  # the network against whose step the others' cost is stated
     joint = False  # the loss is no mean over the batch's examples: each of several processes computes all of it

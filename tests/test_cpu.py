@@ -56,6 +56,19 @@ def test_threads_give_equal_bits_in_every_sampler(mode, n, name, padding):
     assert all(map(torch.equal, *by_one_and_two_threads(OP_CASES[name], sample)))
 
 
+@pytest.mark.parametrize("padding", ["zeros", "reflection"])
+@pytest.mark.parametrize("name", ["affine_sample", "homography_sample", "tps_sample"])
+def test_rows_of_4_kb(name, padding):
+    """Such rows are taken in pieces of 64 points."""
+    case = OP_CASES[name]
+    sample = Sample(dtype=torch.float32, channels=3, size=(9, 1024), out_size=(70, 150), padding_mode=padding, batch=2)
+    inputs = case.draw(sample)
+    actual = verify.evaluate(case, inputs, "cpu", "contiguous")
+    for key, value in verify.expected(case, inputs, "contiguous").items():
+        error = (actual[key].double() - value).norm() / value.norm()
+        assert error < 2e-5, (key, error)
+
+
 LEVEL = """
 import json, sys, torch
 from stn_kernels import verify

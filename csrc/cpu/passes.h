@@ -21,11 +21,12 @@ STN_INLINE void over_runs(const Source& source, Locate<T> locate, int64_t v, int
 }
 
 // Calls body(run, v, u0) over the points of output rows [row_begin, row_end). Pixels of channels_last images fill lines
-// that neighbouring rows of a turned image share: down before across there.
+// that neighbouring rows of a turned image share, and rows of multiples of 4 KB evict each other: down before across.
 template <class T, class Body>
 STN_INLINE void over_rows(const Source& source, Locate<T> locate, int64_t row_begin, int64_t row_end, Body body) {
   const Problem& p = source.p;
-  const int64_t across = p.channels_last ? Run<T>::kPoints : p.out_width;
+  const bool down = p.channels_last || p.input.row * int64_t(sizeof(T)) % 4096 == 0;
+  const int64_t across = down ? Run<T>::kPoints : p.out_width;
   for (int64_t begin = 0; begin < p.out_width; begin += across) {
     for (int64_t v = row_begin; v < row_end; ++v) {
       over_runs<T>(source, locate, v, begin, minimum(begin + across, p.row_width(v)),

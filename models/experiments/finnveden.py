@@ -180,7 +180,30 @@ def placements(kinds_and_depths, twice) -> dict[str, dict]:
     return named | {f"{name} twice": named[name] | {"iterations": 2} for name in twice}
 
 
-class HouseNumbers(Experiment):
+class Placed(Experiment):
+    """Transformers in a deep network whose localization networks learn at a multiple of the rate.
+
+    `specifications` are arguments of `network_of`, a staticmethod; `sgd` are options of the optimizer.
+    """
+
+    multipliers: dict[str, float] = {}
+    usual_multiplier: float
+    sgd: dict[str, float | bool] = {}
+
+    def build(self, network, preset, split):
+        built = self.network_of(**self.specifications[network])
+        built.multiplier = self.multipliers.get(network, self.usual_multiplier)
+        return built
+
+    def optimizer(self, network, preset):
+        slow = network.localization_parameters()
+        return slower_localization(network, slow, preset.rate, network.multiplier, **self.sgd)
+
+    def warp(self, network, images):
+        return warped(network, images)
+
+
+class HouseNumbers(Placed):
     """Tables III and IV, Sec. IV-B4: where transformers sit in a deep network, and how often."""
 
     name, paper = "svhn", PAPER
@@ -245,28 +268,18 @@ class HouseNumbers(Experiment):
         "STN-SL6 twice": 0.003,
         "STN-SL8 twice": 0.0003,
     }
+    network_of, usual_multiplier = staticmethod(svhn), 0.01
+    sgd = {"weight_decay": 2e-4}
 
     def load(self, preset, seed):
         train, test = data.house_numbers("train"), data.house_numbers("test")
         return Split(train[: preset.train], test[: preset.test])
 
-    def build(self, network, preset, split):
-        built = svhn(**self.specifications[network])
-        built.multiplier = self.multipliers.get(network, 0.01)
-        return built
-
     def loss(self, network, batch, progress, preset):
         return torch.nn.functional.cross_entropy(network(batch.inputs).flatten(0, 1), batch.labels.flatten())
 
-    def optimizer(self, network, preset):
-        slow = network.localization_parameters()
-        return slower_localization(network, slow, preset.rate, network.multiplier, weight_decay=2e-4)
 
-    def warp(self, network, images):
-        return warped(network, images)
-
-
-class Plankton(Experiment):
+class Plankton(Placed):
     """Table V and Sec. IV-C5."""
 
     name, paper = "plankton", PAPER
@@ -331,16 +344,13 @@ class Plankton(Experiment):
         "STN-SL4 twice": 0.03,
         "STN-SL7 twice": 0.003,
     }
+    network_of, usual_multiplier = staticmethod(plankton), 0.3
+    sgd = {"momentum": 0.8, "nesterov": True, "weight_decay": 2e-4}
 
     def load(self, preset, seed):
         found = data.pictures("PLANKTON_DIR", (95, 95), grey=True)
         test = min(preset.test, len(found) // 5)
         return Split(*data.split(found, min(preset.train, len(found) - test), test, seed))
-
-    def build(self, network, preset, split):
-        built = plankton(**self.specifications[network])
-        built.multiplier = self.multipliers.get(network, 0.3)
-        return built
 
     def distort(self, batch, generator):
         """Turned by +-180 degrees, sheared by +-20, moved by 20 of 192 pixels, enlarged by up to 1.3, half mirrored."""
@@ -355,14 +365,6 @@ class Plankton(Experiment):
 
     def test_set(self, split):
         return split.test
-
-    def optimizer(self, network, preset):
-        more = {"momentum": 0.8, "nesterov": True, "weight_decay": 2e-4}
-        slow = network.localization_parameters()
-        return slower_localization(network, slow, preset.rate, network.multiplier, **more)
-
-    def warp(self, network, images):
-        return warped(network, images)
 
 
 EXPERIMENTS = (RotatedDigits(), TranslatedDigits(), ScaledDigits(), HouseNumbers(), Plankton())

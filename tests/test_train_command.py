@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
+from stn_kernels.models import session, timing
+from stn_kernels.models.experiments import EXPERIMENTS
 
 import stn_kernels
 from stn_kernels import train as glue
 from stn_kernels.cli import main
-from stn_kernels.models import session, timing
-from stn_kernels.models.experiments import EXPERIMENTS
 
 from .tiny_experiments import NOISY
 

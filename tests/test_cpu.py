@@ -56,12 +56,20 @@ def test_threads_give_equal_bits_in_every_sampler(mode, n, name, padding):
     assert all(map(torch.equal, *by_one_and_two_threads(OP_CASES[name], sample)))
 
 
+WALKS = {  # channels, input and output sizes that change the order in which the kernels for rows walk
+    "rows of 4 KB": (3, (9, 1024), (70, 150)),
+    "many rows crossed": (8, (700, 90), (40, 130)),
+    "blocks of channels": (70, (12, 13), (60, 70)),
+}
+
+
 @pytest.mark.parametrize("padding", ["zeros", "reflection"])
 @pytest.mark.parametrize("name", ["affine_sample", "homography_sample", "tps_sample"])
-def test_rows_of_4_kb(name, padding):
-    """Such rows are taken in pieces of 64 points."""
+@pytest.mark.parametrize("walk", WALKS)
+def test_walks(walk, name, padding):
+    channels, size, out_size = WALKS[walk]
     case = OP_CASES[name]
-    sample = Sample(dtype=torch.float32, channels=3, size=(9, 1024), out_size=(70, 150), padding_mode=padding, batch=2)
+    sample = Sample(channels=channels, size=size, out_size=out_size, padding_mode=padding, batch=2)
     inputs = case.draw(sample)
     actual = verify.evaluate(case, inputs, "cpu", "contiguous")
     for key, value in verify.expected(case, inputs, "contiguous").items():
@@ -74,6 +82,11 @@ import json, sys, torch
 from stn_kernels import verify
 torch.set_num_threads(1)
 ops = [] if torch.ops.stn_kernels._cpu_level() == {own} else None
+if ops is None:
+    from tests import test_cpu
+    for walk in test_cpu.WALKS:
+        for padding in ("zeros", "reflection"):
+            test_cpu.test_walks(walk, "affine_sample", padding)
 records = verify.run(ops, backends=["cpu"], dtypes=[torch.float32, torch.bfloat16])
 print(json.dumps([torch.ops.stn_kernels._cpu_level(), [r.cell for r in records if not r.passed]]))
 """

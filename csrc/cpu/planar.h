@@ -18,18 +18,20 @@ STN_INLINE void load_pairs(P image, const int64_t* offset, V& first, V& second) 
     for (int i = 0; i < N; ++i) first[i] = pair[i][0], second[i] = pair[i][1];
   } else {
     // Lanes i and i + 2 of each half are loaded together, so that one in-lane shuffle separates firsts from seconds.
+    auto from = image;
+    asm("" : "+r"(from));  // one pointer that offsets are added to, not an address a pair
     const auto pair = [&](int i) STN_LAMBDA {
       double word;
-      __builtin_memcpy(&word, image + offset[i], 8);
+      __builtin_memcpy(&word, from + offset[i], 8);
       return word;
     };
-    const auto two = [&](int i) STN_LAMBDA { return Vec<double, 2>{pair(i), pair(i + 1)}; };
     if constexpr (N == 4) {
-      const auto a = (Vec<float, 4>)two(0), b = (Vec<float, 4>)two(2);
+      const auto a = (Vec<float, 4>)Vec<double, 2>{pair(0), pair(1)},
+                 b = (Vec<float, 4>)Vec<double, 2>{pair(2), pair(3)};
       first = __builtin_shufflevector(a, b, 0, 2, 4, 6), second = __builtin_shufflevector(a, b, 1, 3, 5, 7);
     } else {
-      const auto a = (Vec<float, 8>)__builtin_shufflevector(two(0), two(4), 0, 1, 2, 3);
-      const auto b = (Vec<float, 8>)__builtin_shufflevector(two(2), two(6), 0, 1, 2, 3);
+      const auto a = (Vec<float, 8>)Vec<double, 4>{pair(0), pair(1), pair(4), pair(5)};
+      const auto b = (Vec<float, 8>)Vec<double, 4>{pair(2), pair(3), pair(6), pair(7)};
       first = __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14);
       second = __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
     }
@@ -59,6 +61,7 @@ STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, Ele
   using V = Vec<Compute<T>, N>;
   const Plane plane{p.height, p.width, p.input.row, p.input.column, 0};
   const bool small = plane.small();
+  const int64_t in_plane = p.input.channel, out_plane = p.output.channel;
   for (int64_t first = 0; first < run.count; first += N) {
     const int64_t i = whole_vector<N>(first, run.count), count = run.count - i;
     Elements<T> out = output + i;
@@ -67,7 +70,7 @@ STN_INLINE void planar_forward(const Run<Compute<T>>& run, const Problem& p, Ele
       const V wa = t.first_x * t.first_y, wb = t.second_x * t.first_y, wc = t.first_x * t.second_y,
               wd = t.second_x * t.second_y;
       Elements<const T> in = image;
-      for (int64_t k = 0; k < channels; ++k, in += p.input.channel, out += p.output.channel) {
+      for (int64_t k = 0; k < channels; ++k, in += in_plane, out += out_plane) {
         V a, b, c, d;
         read_taps<T>(in, t, a, b, c, d);
         put(wa * a + wb * b + (wc * c + wd * d));

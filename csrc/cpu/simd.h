@@ -96,10 +96,12 @@ STN_INLINE bool all(M mask) {
 constexpr int kDoubles = kVectorBytes / 8;
 using Doubles = Vec<double, kDoubles>;
 
-// Planes whose rows or sizes are multiples of 4 KB share cache sets: fewer channels at a time then.
-STN_INLINE int64_t channel_block(int64_t channels, int64_t plane_bytes, int64_t row_bytes) {
-  const int64_t block = row_bytes % 4096 == 0 ? 1 : plane_bytes % 4096 == 0 ? 4 : plane_bytes < 4096 ? 16 : 8;
-  return channels < block ? channels : block;
+// Channels at a time. Planes whose rows or sizes are multiples of 4 KB share cache sets: fewer of them, and as few as
+// a walk bears where it is down such rows.
+STN_INLINE int64_t channel_block(int64_t channels, int64_t plane_bytes, int64_t row_bytes, int64_t of_such_rows) {
+  int64_t block = plane_bytes % 4096 == 0 ? 4 : plane_bytes < 4096 ? 16 : 8;
+  if (row_bytes % 4096 == 0) block = minimum(block, of_such_rows);
+  return minimum(channels, block);
 }
 
 }  // namespace stn::STN_LEVEL

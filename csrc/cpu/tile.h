@@ -16,6 +16,7 @@ template <int kTileWidth, int kTileHeight, int kWindowWidth, int kWindowHeight>
 struct TileShape {
   static constexpr int kWidth = kTileWidth, kHeight = kTileHeight;
   static constexpr int kAcross = kWindowWidth, kDown = kWindowHeight;
+  static constexpr int kOfPages = kWindowWidth > kWindowHeight ? 4 : 1;  // channels at a time from rows of 4 KB
   static_assert(kWidth * kHeight == 16 && kAcross * kDown == 64);
 };
 using Square = TileShape<4, 4, 8, 8>;  // any rotation

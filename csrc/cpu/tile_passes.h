@@ -71,7 +71,8 @@ void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int
   const TileMap<Shape> map(m);
   const auto images = elements<const Any>(p, p.input.data) + item / p.samples * p.input.batch;
   const auto outputs = elements<Any>(p, p.output.data) + item * p.output.batch;
-  const int64_t size = images.size(), block = channel_block(p.channels, p.input.channel * size, p.input.row * size);
+  const int64_t size = images.size(),
+                block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kOfPages);
   const auto ahead =
       prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
   walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
@@ -102,7 +103,8 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
   const TileMap<Shape> map(m);
   const auto images = elements<const Any>(p, p.input.data) + item / p.samples * p.input.batch;
   const auto grads = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch;
-  const int64_t size = images.size(), block = channel_block(p.channels, p.input.channel * size, p.input.row * size);
+  const int64_t size = images.size(),
+                block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kOfPages);
   const auto ahead = prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel,
                                      p.grad_output.row);
   // Sums a lane of g_x, g_x u, g_x v and the same of g_y, with (u, v) the tile's place; the lane's own place is added
@@ -234,7 +236,7 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
   const TileMap<Shape> map(inverse.map, inverse.radius_u + margin, inverse.radius_v + margin);
   const auto grads = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch;
   const int64_t size = grads.size();
-  const int64_t block = channel_block(p.channels, p.grad_output.channel * size, p.grad_output.row * size);
+  const int64_t block = channel_block(p.channels, p.grad_output.channel * size, p.grad_output.row * size, 2);
   const auto ahead = prefetch<Shape>(p, inverse.map, size, p.channels, block, p.grad_output.channel, p.grad_output.row,
                                      target.channel, target.row);
   const int width = int(p.out_width), height = int(p.out_height);

@@ -292,7 +292,7 @@ template <Mode kMode, class First, class Body, class Between, class After>
 STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First first, Body body, Between between,
                              After after) {
   const int64_t size = elements<const Any>(p, p.input.data).size();
-  const int64_t step = channel_block(p.channels, p.input.channel * size, p.input.row * size);
+  const int64_t step = channel_block(p.channels, p.input.channel * size, p.input.row * size, 2);
   const Images<const void*> output{p.output.data, p.output.batch, p.output.channel, p.output.row, 1};
   const Images<const void*> other = p.output.data ? output : p.grad_output;
   // The next block of channels; along the rows of one the processor follows by itself.

@@ -229,35 +229,80 @@ def _cifar_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         return pixels, labels
 
 
+def _number_of(file, record) -> np.ndarray:
+    """SVHN's record of one picture: (5, k), the label, left, top, width and height of each of its k digits."""
+    columns = [record[name][:, 0] for name in ("label", "left", "top", "width", "height")]
+    # A single digit's values stand in the record, those of several are referred to.
+    return np.array(
+        [[one if np.isscalar(one) else file[one][0, 0] for one in column] for column in columns], np.float64
+    )
+
+
+def _read_numbers(path: pathlib.Path, longest: int) -> list[tuple[str, np.ndarray]]:
+    """SVHN's digitStruct.mat, a MATLAB 7.3 file: the name and `_number_of` every picture of up to `longest` digits."""
+    _need("h5py", "Reading SVHN's digitStruct.mat")
+    import h5py
+
+    with reading(path, "SVHN's digitStruct.mat of full numbers"), h5py.File(path) as file:
+        names, records = (file["digitStruct"][name][:, 0] for name in ("name", "bbox"))
+        found = [
+            ("".join(map(chr, file[name][:, 0])), _number_of(file, file[record]))
+            for name, record in zip(names, records, strict=True)
+        ]
+        for name, (labels, *_) in found:
+            if not len(labels) or not np.isin(labels, range(1, 11)).all():
+                raise ValueError(f"the labels of {name} are {labels.tolist()}, not of 1 to 10")
+        short = [(name, number) for name, number in found if number.shape[1] <= longest]
+        if not short:
+            raise ValueError(f"it has no number of up to {longest} digits")
+        return short
+
+
+def _around(left, top, width, height) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what holds all boxes, made 30 % wider and higher about its centre."""
+    low, high = np.array([left.min(), top.min()]), np.array([(left + width).max(), (top + height).max()])
+    margin = 0.15 * (high - low)
+    return *(low - margin).tolist(), *(high + margin).tolist()
+
+
 @kept("SVHN_DIR")
 def house_numbers(part: str = "train") -> Examples:
-    """SVHN's cropped digit sequences in $SVHN_DIR/{train,test}.npz: "images" (N, 64, 64, 3) uint8, "labels" (N, 5).
+    """SVHN's full numbers in $SVHN_DIR/{train,test}/, 1.png, ... and digitStruct.mat: (N, 3, 64, 64), labels (N, 5).
 
-    Labels are 0 to 9, and 10 where a number has fewer than five digits. The folder is made from the full-number format
-    by cutting 64 x 64 pixels around every sequence (Finnveden et al. 2020, Sec. IV-B); the cropped digits of
-    train_32x32.mat have one digit an image, which is another task.
+    Labels are 0 to 9, and 10 where a number has fewer than five digits; longer numbers are left out. The digits' boxes
+    together, expanded by 30 %, are cut out, resized (Goodfellow et al. 2013, Finnveden et al. 2020, Sec. IV-B) and
+    normalized to mean 0 and standard deviation 1 a channel. The cropped digits of train_32x32.mat have one digit an
+    image, which is another task.
     """
-    made = (
-        'to be cut from the full-number format, "images" (N, 64, 64, 3) uint8 and "labels" (N, 5), not the .mat files'
-    )
-    path = local_folder("SVHN_DIR", f"{part}.npz", note=made) / f"{part}.npz"
-    content = '"images" (N, 64, 64, 3) uint8 and "labels" (N, 5)'
-    with reading(path, content), open(path, "rb") as raw, np.load(raw) as file:
-        images, labels = file["images"], file["labels"]
-        if (images.dtype, *images.shape[1:]) != (np.uint8, 64, 64, 3) or labels.shape != (len(images), 5):
-            raise ValueError(f"it holds {images.dtype} {images.shape} and {labels.shape}")
-    images = torch.from_numpy(images).float().div(255).movedim(-1, 1)
+    listing = f"{part}/digitStruct.mat"
+    note = "unpack SVHN's full-number format, train.tar.gz and test.tar.gz, not the cropped digits of train_32x32.mat"
+    path = local_folder("SVHN_DIR", listing, note=note) / listing
+    numbers = _read_numbers(path, longest=5)
+    images = torch.stack([picture(path.parent / name, (64, 64), box=_around(*number[1:])) for name, number in numbers])
+    labels = torch.full((len(numbers), 5), 10)
+    for row, (_, number) in zip(labels, numbers, strict=True):
+        row[: number.shape[1]] = torch.from_numpy(number[0] % 10)  # 10 stands for the digit 0
+    images = images.float().div(255)
     mean, deviation = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
-    return Examples((images - mean) / deviation, torch.from_numpy(labels).long())
+    return Examples((images - mean) / deviation, labels)
 
 
-def picture(path: pathlib.Path, size: tuple[int, int], kind: str = "RGB") -> torch.Tensor:
-    """An image file resized: (C, *size) uint8."""
+def _cut(image, box):
+    """The part of a PIL image between left, top, right and bottom, rounded, as far as they are in it."""
+    edges = [min(max(round(edge), 0), side) for edge, side in zip(box, image.size * 2, strict=True)]
+    if edges[0] >= edges[2] or edges[1] >= edges[3]:
+        raise ValueError(f"{box} is not in its {image.size}")
+    return image.crop(edges)
+
+
+def picture(path: pathlib.Path, size: tuple[int, int], kind: str = "RGB", box=None) -> torch.Tensor:
+    """An image file, or its part between left, top, right and bottom of `box`, resized: (C, *size) uint8."""
     _need("PIL", "Reading pictures")
     from PIL import Image
 
-    with reading(path, "a picture"), Image.open(path) as found:
-        pixels = np.asarray(found.convert(kind).resize(size[::-1])).copy()
+    with reading(path, "a picture" if box is None else "a picture with its digits"), Image.open(path) as found:
+        whole = found.convert(kind)
+        pixels = np.asarray((_cut(whole, box) if box else whole).resize(size[::-1])).copy()
     return torch.from_numpy(pixels).reshape(*size, -1).movedim(-1, 0)
 
 

@@ -5,6 +5,7 @@ import pathlib
 import pickle
 import struct
 
+import h5py
 import numpy as np
 from PIL import Image
 
@@ -27,9 +28,40 @@ def cifar10(folder, name, pixels, labels):
     (folder / name).write_bytes(pickle.dumps(content, protocol=2))
 
 
-def house_numbers(folder, part, images, labels):
-    """uint8 (N, 64, 64, 3) and (N, 5)."""
-    np.savez(folder / f"{part}.npz", images=images, labels=labels)
+def house_numbers(folder, part, images, labels, boxes=None):
+    """uint8 (H, W, 3), the digits, and left, top, width and height of each; boxes=None: all of the picture."""
+    boxes = boxes or [[(0, 0, *image.shape[1::-1])] * len(row) for image, row in zip(images, labels, strict=True)]
+    (folder / part).mkdir()
+    # MATLAB puts a header of 512 bytes before HDF5's own.
+    with h5py.File(folder / part / "digitStruct.mat", "w", userblock_size=512) as file:
+
+        def column(values):
+            return np.array(values).reshape(-1, 1)
+
+        def kept(content):
+            number = len(file.require_group("#refs#"))
+            return file["#refs#"].create_dataset(str(number), data=content).ref
+
+        def record(row, places):
+            group = file.create_group(f"#refs#/{len(file['#refs#'])}")
+            values = [[float(digit or 10) for digit in row], *np.array(places, float).T]
+            for name, several in zip(("label", "left", "top", "width", "height"), values, strict=True):
+                if len(several) == 1:
+                    group[name] = column(several)
+                else:
+                    references = column([kept(column(one)) for one in several])
+                    group.create_dataset(name, data=references, dtype=h5py.ref_dtype)
+            return group.ref
+
+        names = [f"{number}.png" for number in range(1, len(images) + 1)]
+        for name, image in zip(names, images, strict=True):
+            Image.fromarray(image).save(folder / part / name)
+        columns = {
+            "name": [kept(column([ord(letter) for letter in name]).astype(np.uint16)) for name in names],
+            "bbox": [record(*row) for row in zip(labels, boxes, strict=True)],
+        }
+        for name, references in columns.items():
+            file.create_dataset(f"digitStruct/{name}", data=column(references), dtype=h5py.ref_dtype)
 
 
 def pictures(folder, classes):
@@ -93,7 +125,7 @@ def everything(root: pathlib.Path) -> dict[str, str]:
     for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6))):
         cifar10(folders["CIFAR10_DIR"], name, pixels(20, 3072), [i % 10 for i in range(20)])
     for part in ("train", "test"):
-        house_numbers(folders["SVHN_DIR"], part, pixels(24, 64, 64, 3), draw.integers(0, 11, (24, 5)))
+        house_numbers(folders["SVHN_DIR"], part, pixels(24, 48, 80, 3), [[i % 10] * (1 + i % 5) for i in range(24)])
     pictures(folders["PLANKTON_DIR"], {name: pixels(10, 40, 60) for name in ("copepod", "jellyfish", "shrimp")})
     pictures(
         folders["CUB_DIR"], {name: pixels(10, 40, 60, 3) for name in ("001.Albatross", "002.Auklet", "003.Bunting")}

@@ -99,13 +99,39 @@ class TestLocal:
 
     def test_house_numbers(self, monkeypatch, tmp_path):
         monkeypatch.setenv("SVHN_DIR", str(tmp_path))
-        images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
-        data_samples.house_numbers(tmp_path, "train", images, np.full((4, 5), 10))
+        images = np.random.default_rng(0).integers(0, 256, (4, 90, 100, 3), np.uint8)
+        side = 64 / 1.3
+        boxes = [
+            [(20.0, 10.0, side, side)],  # expanded, 12.6 to 76.6 across and 2.6 to 66.6 down
+            [(25, 30, 10, 20), (40, 10, 5, side), (60, 12, side - 35, 8)],  # columns 25 to 74, 10 to 59 down
+            [(-3, 60, 5, 25), (2, 60, 20, 40)],  # -6.75 to 25.75 across, 54 to 106 down
+            [(20, 10, 5, 5)] * 6,
+        ]
+        images[2, 54:, :26] = 7
+        labels = [[0], [1, 0, 9], [3, 4], [1, 2, 3, 4, 5, 6]]
+        data_samples.house_numbers(tmp_path, "train", images, labels, boxes)
         found = data.house_numbers("train")
-        assert found.inputs.shape == (4, 3, 64, 64)
-        torch.testing.assert_close(found.inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-        torch.testing.assert_close(found.inputs.std((0, 2, 3)), torch.ones(3))
-        assert found.labels.shape == (4, 5)
+        assert found.labels.tolist() == [[0, 10, 10, 10, 10], [1, 0, 9, 10, 10], [3, 4, 10, 10, 10]]
+        cuts = [images[0, 3:67, 13:77], images[1, 3:67, 18:82], np.full((64, 64, 3), 7)]
+        expected = torch.from_numpy(np.stack(cuts)).movedim(-1, 1) / 255
+        expected -= expected.mean((0, 2, 3), keepdim=True)
+        torch.testing.assert_close(found.inputs, expected / expected.std((0, 2, 3), keepdim=True))
+
+    @pytest.mark.parametrize(
+        ("labels", "box", "message"),
+        [
+            ([11], (0, 0, 8, 8), "digitStruct.mat is not SVHN's .* not of 1 to 10"),
+            ([1] * 6, (0, 0, 8, 8), "digitStruct.mat is not SVHN's .* no number of up to 5 digits"),
+            ([1], (90, 0, 8, 8), r"1\.png is not a picture with its digits"),
+        ],
+    )
+    def test_numbers_that_cannot_be(self, monkeypatch, tmp_path, labels, box, message):
+        monkeypatch.setenv("SVHN_DIR", str(tmp_path))
+        data_samples.house_numbers(
+            tmp_path, "test", np.zeros((1, 20, 30, 3), np.uint8), [labels], [[box] * len(labels)]
+        )
+        with pytest.raises(data.DamagedDataError, match=message):
+            data.house_numbers("test")
 
     def test_pictures(self, monkeypatch, tmp_path):
         monkeypatch.setenv("PLANKTON_DIR", str(tmp_path))
@@ -156,9 +182,7 @@ def test_loaders_keep_what_they_read(samples, load):
 
 def test_another_folder_is_read_anew(samples, monkeypatch, tmp_path):
     before = data.house_numbers("test")
-    data_samples.house_numbers(
-        tmp_path, "test", np.arange(2 * 12288).astype(np.uint8).reshape(2, 64, 64, 3), [[10] * 5] * 2
-    )
+    data_samples.house_numbers(tmp_path, "test", np.arange(2 * 192).astype(np.uint8).reshape(2, 8, 8, 3), [[1], [2]])
     monkeypatch.setenv("SVHN_DIR", str(tmp_path))
     assert len(data.house_numbers("test")) == 2
     monkeypatch.setenv("SVHN_DIR", samples["SVHN_DIR"])
@@ -177,7 +201,9 @@ DAMAGE = [
     ),
     ("cifar10", "CIFAR10_DIR", "data_batch_3", None, "is not a batch of CIFAR-10"),
     ("cifar10", "CIFAR10_DIR", "data_batch_5", pickle.dumps({b"data": 3}), "is not a batch of CIFAR-10"),
-    ("house_numbers", "SVHN_DIR", "train.npz", None, r'is not "images" \(N, 64, 64, 3\)'),
+    ("house_numbers", "SVHN_DIR", "train/digitStruct.mat", None, "is not SVHN's digitStruct.mat"),
+    ("house_numbers", "SVHN_DIR", "train/digitStruct.mat", b"MATLAB 5.0", "is not SVHN's digitStruct.mat"),
+    ("house_numbers", "SVHN_DIR", "train/3.png", None, "is not a picture with its digits"),
     ("pictures", "PLANKTON_DIR", "shrimp/notes.txt", b"no picture", "is not a picture"),
     ("pictures", "PLANKTON_DIR", "shrimp/0.png", None, "is not a picture"),
     ("celeb_faces", "CELEBA_DIR", "list_attr_celeba.txt", b"1\nnames\n000001.jpg 1 -1\n", "is not CelebA's list"),
@@ -203,5 +229,14 @@ def test_damaged_files_are_named(samples, monkeypatch, tmp_path, name, variable,
 
 def test_what_svhn_should_be(monkeypatch):
     monkeypatch.delenv("SVHN_DIR", raising=False)
-    with pytest.raises(data.MissingDataError, match=r"full-number format.*not the \.mat files"):
+    with pytest.raises(data.MissingDataError, match=r"train/digitStruct\.mat: unpack SVHN's full-number format"):
+        data.house_numbers("train")
+
+
+def test_svhn_without_h5py(monkeypatch, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "digitStruct.mat").touch()
+    monkeypatch.setenv("SVHN_DIR", str(tmp_path))
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(data.MissingDataError, match=r"package h5py: run `pip install 'stn-kernels\[train\]'`"):
         data.house_numbers("train")

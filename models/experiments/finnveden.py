@@ -208,7 +208,7 @@ class HouseNumbers(Placed):
 
     name, paper = "svhn", PAPER
     about = "Tables III and IV: STNs at depths 0 to 8 that warp features or, composed, the input; two iterations"
-    data = "SVHN from $SVHN_DIR"
+    data = "SVHN's full numbers from $SVHN_DIR: train and test, without extra, which the paper trains on too"
     specifications = {
         "CNN": {"depths": ()},
         "STN-C0-large": {"large": True},

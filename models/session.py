@@ -64,6 +64,10 @@ def check_device(device: str) -> None:
         raise SessionError(f"there is no device {device!r} here{whose}: torch sees {count} CUDA devices")
 
 
+def cannot_write(place: pathlib.Path) -> SessionError:
+    return SessionError(f"{place} is no folder that can be written to: pass another --out")
+
+
 def folder_for(out, experiment: Experiment, preset: str, resume: bool) -> pathlib.Path:
     """OUT/<experiment>-<preset>.
 
@@ -73,7 +77,7 @@ def folder_for(out, experiment: Experiment, preset: str, resume: bool) -> pathli
     folder = pathlib.Path(out) / f"{experiment.name}-{preset}"
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise SessionError(f"{place} is no folder that can be written to: pass another --out")
+        raise cannot_write(place)
     first = ranks()[0] == 0  # the others come when it has begun to write
     if first and not resume and folder.exists() and any(folder.iterdir()):
         raise SessionError(f"{folder} is not empty: pass --resume to go on there, or another --out")
@@ -181,10 +185,14 @@ def perform_all(plan: Plan, progress=None) -> tuple[dict | None, pathlib.Path]:
 
     Raises:
         CheckpointError: a checkpoint holds another model; it was not overwritten.
+        SessionError: the folder cannot be made.
     """
     experiment, folder, device = plan.experiment, plan.folder, plan.device
     progress = progress or (lambda run, step, loss: None)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # may fail where permissions allow it, as under /proc
+    except OSError as error:
+        raise cannot_write(folder) from error
     records, started, warps, reliabilities, before = [], [], {}, {}, None
     for run in plan.runs:
         record, state = perform(run, folder, device, progress)

@@ -61,7 +61,8 @@ def test_runs_on_the_current_stream(backend, case, layout, channels):
 
 
 @pytest.mark.skipif(
-    torch.cuda.device_count() < 2, reason="one GPU: that kernels run on the device of their tensors is not shown"
+    torch.cuda.device_count() < 2,
+    reason="fewer than two GPUs: that kernels run on the device of their tensors is not shown",
 )
 def test_runs_on_the_device_of_its_tensors(backend, case):
     inputs = case.draw(Sample(samples=2))

@@ -85,6 +85,10 @@ def test_a_file_in_place_of_the_folder(tmp_path, out, file):
     assert_refused(tmp_path, message, "noisy", "--out", target)
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    assert_refused(tmp_path, "is no folder that can be written to", "noisy", "--out", "/proc/nowhere")
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [

@@ -166,4 +166,13 @@ STN_INLINE void store_one(HalfElements<Half> p, float v) {
   p.data->bits = narrow<8>(p.is_bfloat16, Vec<float, 8>{v})[0];
 }
 
+// Whether fetching ahead pays: a call reads and writes more elements of this size than the second cache holds.
+STN_INLINE bool leaves_cache(const Problem& p, int64_t size) {
+  return p.items() * p.channels * p.out_height * p.out_width * 2 * size > (3 << 19);
+}
+// Whether what is read next is the next block of channels: several blocks are walked, of planes that lie close.
+STN_INLINE bool walks_planes(int64_t channels, int64_t block, int64_t plane) {
+  return channels > block && plane < 65536;
+}
+
 }  // namespace stn::STN_LEVEL

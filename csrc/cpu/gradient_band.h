@@ -22,7 +22,8 @@ STN_INLINE Sums sums_of(const Problem& p) {
 
 // Channels that share the points of a task.
 STN_INLINE int64_t scattered_channels(const Problem& p) {
-  return sums_of(p) == Sums::pixels ? minimum(PixelBlock<float>::kMost, p.channels) : shared_channels(p, 8);
+  if (sums_of(p) == Sums::pixels) return minimum(PixelBlock<float>::kMost, p.channels);
+  return p.channels_last ? p.channels : kChannelBlock;
 }
 
 template <class T>

@@ -38,7 +38,7 @@ struct Groups {
 
 // Rows of which a task keeps the radial functions: several only where blocks of channels ask for them again.
 STN_INLINE int64_t basis_rows(const Problem& p) {
-  if (p.channels <= shared_channels(p, 32)) return 1;
+  if (p.channels <= shared_channels(p)) return 1;
   return maximum<int64_t>(1, minimum<int64_t>(kRowBlock, 32768 / maximum<int64_t>(1, p.out_width * p.controls)));
 }
 

@@ -6,10 +6,12 @@
 
 namespace stn::STN_LEVEL {
 
-// Channels that share the taps of a point before the next points: as many as the first cache keeps rows of.
-STN_INLINE int64_t shared_channels(const Problem& p, int64_t small_planes) {
+constexpr int64_t kChannelBlock = 8, kSmallPlaneBlock = 32;
+
+// Channels that are read by the same taps before the next points: of small planes the first cache keeps more.
+STN_INLINE int64_t shared_channels(const Problem& p) {
   if (p.channels_last) return p.channels;
-  return p.height * p.width < 1024 ? small_planes : 8;
+  return p.height * p.width < 1024 ? kSmallPlaneBlock : kChannelBlock;
 }
 
 // Calls body(run, u0) over the runs of points [begin, end) of output row v.
@@ -31,7 +33,7 @@ STN_INLINE void over_rows(const Source& source, Locate<T> locate, int64_t row_be
   const Problem& p = source.p;
   const double crossed = __builtin_fabs(source.map.yu) * double(p.out_width);
   const bool down = p.channels_last || p.input.row * int64_t(sizeof(T)) % 4096 == 0 ||
-                    crossed * double(minimum<int64_t>(8, p.channels)) > kLines;
+                    crossed * double(minimum(kChannelBlock, p.channels)) > kLines;
   const int64_t across = down ? Run<T>::kPoints : p.out_width;
   for (int64_t begin = 0; begin < p.out_width; begin += across) {
     for (int64_t v = row_begin; v < row_end; ++v) {
@@ -48,36 +50,34 @@ class Ahead {
   static constexpr int64_t kStep = 8;  // points: at most half a line
   const Problem& p;
   bool on = false;
-  int64_t dx = 0, dy = 0, planes = 0;
+  int64_t dx = 0, dy = 0, next_planes = 0;
 
  public:
   STN_INLINE Ahead(const Source& s, int64_t block, int64_t size) : p(s.p) {
     if (p.transform != Transform::affine || p.channels_last) return;
-    const int64_t bytes = p.items() * p.channels * p.out_height * p.out_width * 2 * size;
-    if (p.channels > block && p.input.channel < 65536) {
-      on = bytes > (3 << 19), planes = block;
+    if (walks_planes(p.channels, block, p.input.channel)) {
+      on = leaves_cache(p, size), next_planes = block;
     } else {
       on = p.height * p.width * size >= 1 << 17, dx = steps(s.map.xv), dy = steps(s.map.yv);
     }
   }
   // For a run of points and some planes of the image.
   template <class T, class Pixels>
-  STN_INLINE void fetch(const Run<T>& run, Pixels image, int64_t channels) const {
+  STN_INLINE void fetch_pixels(const Run<T>& run, Pixels image, int64_t channels) const {
     if (!on) return;
     for (int64_t i = kStep - 1; i < run.count; i += kStep) {
       const int64_t x = run.x_index[i] + dx, y = run.y_index[i] + dy;
       if (x < 0 || x >= p.width || y < 0 || y >= p.height) continue;
-      auto pixel = image + (planes * p.input.channel + y * p.input.row + x);
+      auto pixel = image + (next_planes * p.input.channel + y * p.input.row + x);
       for (int64_t k = 0; k < channels; ++k, pixel += p.input.channel) __builtin_prefetch(address(pixel), 0, 2);
     }
   }
-
-  // For a row of outputs.
+  // For `count` points of an output row in the same planes; along a row the processor follows.
   template <class Pixels>
-  STN_INLINE void fetch_next(Pixels first, int64_t count, int64_t plane, int64_t channels) const {
-    if (planes == 0 || !on) return;
+  STN_INLINE void fetch_outputs(Pixels first, int64_t count, int64_t plane, int64_t channels) const {
+    if (!on || next_planes == 0) return;
     for (int64_t k = 0; k < channels; ++k) {
-      for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(address(first + (k + planes) * plane + i), 0, 2);
+      for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(address(first + (k + next_planes) * plane + i), 0, 2);
     }
   }
 
@@ -94,7 +94,7 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
   Elements<const T> image = elements<const T>(p, p.input.data) + source.item / p.samples * p.input.batch;
   Elements<T> output = elements<T>(p, p.output.data) + source.item * p.output.batch;
   const bool channels_last = p.channels_last;
-  const int64_t block = shared_channels(p, 32);
+  const int64_t block = shared_channels(p);
   const Ahead ahead(source, block, sizeof(T));
   for (int64_t c = 0; c < p.channels; c += block) {
     const int64_t channels = minimum(block, p.channels - c);
@@ -104,7 +104,7 @@ void rows_forward(const Problem& p, const Source& source, int64_t row_begin, int
       if (channels_last) {
         channels_last_forward<T>(run, p, in, out);
       } else {
-        ahead.fetch(run, in, channels);
+        ahead.fetch_pixels(run, in, channels);
         planar_forward<T>(run, p, in, out, channels);
       }
     });
@@ -128,15 +128,15 @@ void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin,
   Elements<const T> grad_output = elements<const T>(p, p.grad_output.data) + source.item * p.grad_output.batch +
                                   first_channel * p.grad_output.channel;
   const bool channels_last = p.channels_last;
-  const Ahead ahead(source, shared_channels(p, 32), sizeof(T));
+  const Ahead ahead(source, shared_channels(p), sizeof(T));
   over_rows<A>(source, place, row_begin, row_end, [&](const Run<A>& run, int64_t v, int64_t u) STN_LAMBDA {
     A grad_x[Run<A>::kPoints], grad_y[Run<A>::kPoints];
     Elements<const T> grad = grad_output + v * p.grad_output.row + u * p.grad_output.column;
     if (channels_last) {
       channels_last_grad_points<T>(run, p, image, grad, grad_x, grad_y);
     } else {
-      ahead.fetch(run, image, channels);
-      ahead.fetch_next(grad, run.count, p.grad_output.channel, channels);
+      ahead.fetch_pixels(run, image, channels);
+      ahead.fetch_outputs(grad, run.count, p.grad_output.channel, channels);
       planar_grad_points<T>(run, p, image, grad, channels, grad_x, grad_y);
     }
     for (int64_t i = run.count; i % kDoubles != 0; ++i) grad_x[i] = grad_y[i] = 0;
@@ -151,7 +151,7 @@ void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_beg
                        const float* grad_y) {
     static_cast<Sums*>(to)->add(of, Cotangents(v, u, count, grad_x, grad_y));
   };
-  const int64_t block = shared_channels(p, 32);
+  const int64_t block = shared_channels(p);
   auto rows = rows_grad_points<float>;
   if constexpr (kHasHalfRows) {
     if (p.dtype != DType::float32) rows = rows_grad_points<Half>;

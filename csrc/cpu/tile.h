@@ -16,7 +16,8 @@ template <int kTileWidth, int kTileHeight, int kWindowWidth, int kWindowHeight>
 struct TileShape {
   static constexpr int kWidth = kTileWidth, kHeight = kTileHeight;
   static constexpr int kAcross = kWindowWidth, kDown = kWindowHeight;
-  static constexpr int kOfPages = kWindowWidth > kWindowHeight ? 4 : 1;  // channels at a time from rows of 4 KB
+  static constexpr int kMostOfPageRows =
+      kWindowWidth > kWindowHeight ? 4 : 1;  // channel_block: turned, it reads more rows
   static_assert(kWidth * kHeight == 16 && kAcross * kDown == 64);
 };
 using Square = TileShape<4, 4, 8, 8>;  // any rotation
@@ -248,12 +249,12 @@ template <class Shape>
 STN_INLINE Prefetch<Shape> prefetch(const Problem& p, const PixelMap<double>& m, int64_t element, int64_t channels,
                                     int64_t block, int64_t from_plane, int64_t from_row, int64_t to_plane,
                                     int64_t to_row) {
-  const int64_t bytes = p.items() * p.channels * p.out_height * p.out_width * 2 * element;
-  if (channels > block && from_plane < 65536) return {bytes > (3 << 19), block * from_plane, block * to_plane};
+  const bool on = leaves_cache(p, element);
+  if (walks_planes(channels, block, from_plane)) return {on, block * from_plane, block * to_plane};
   constexpr int kHeight = Shape::kHeight;
   const int64_t down = int64_t(__builtin_nearbyint(kHeight * m.yv));
   const int64_t across = int64_t(__builtin_nearbyint(kHeight * m.xv));
-  return {bytes > (3 << 19), (down + (m.yv > 0 ? Shape::kDown / 2 : 0)) * from_row + across, kHeight * to_row};
+  return {on, (down + (m.yv > 0 ? Shape::kDown / 2 : 0)) * from_row + across, kHeight * to_row};
 }
 
 }  // namespace stn::STN_LEVEL

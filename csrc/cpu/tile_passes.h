@@ -72,7 +72,7 @@ void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int
   const auto images = elements<const Any>(p, p.input.data) + item / p.samples * p.input.batch;
   const auto outputs = elements<Any>(p, p.output.data) + item * p.output.batch;
   const int64_t size = images.size(),
-                block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kOfPages);
+                block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kMostOfPageRows);
   const auto ahead =
       prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
   walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
@@ -104,7 +104,7 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
   const auto images = elements<const Any>(p, p.input.data) + item / p.samples * p.input.batch;
   const auto grads = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch;
   const int64_t size = images.size(),
-                block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kOfPages);
+                block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kMostOfPageRows);
   const auto ahead = prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel,
                                      p.grad_output.row);
   // Sums a lane of g_x, g_x u, g_x v and the same of g_y, with (u, v) the tile's place; the lane's own place is added

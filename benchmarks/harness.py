@@ -178,7 +178,8 @@ def peak_bytes(call: Callable, device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    # acc_events: torch 2.11 warns without that it forgets events
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         result = call()
     del result
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]

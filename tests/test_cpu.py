@@ -56,10 +56,11 @@ def test_threads_give_equal_bits_in_every_sampler(mode, n, name, padding):
     assert all(map(torch.equal, *by_one_and_two_threads(OP_CASES[name], sample)))
 
 
-WALKS = {  # channels, input and output sizes that change the order in which the kernels for rows walk
-    "rows of 4 KB": (3, (9, 1024), (70, 150)),
-    "many rows crossed": (8, (700, 90), (40, 130)),
-    "blocks of channels": (70, (12, 13), (60, 70)),
+WALKS = {  # batch, channels, input and output sizes that change the order in which the kernels walk
+    "rows of 4 KB": (2, 3, (9, 1024), (70, 150)),
+    "many rows crossed": (2, 8, (700, 90), (40, 130)),
+    "blocks of channels": (2, 70, (12, 13), (60, 70)),
+    "one image": (1, 3, (40, 50), (37, 130)),
 }
 
 
@@ -67,9 +68,9 @@ WALKS = {  # channels, input and output sizes that change the order in which the
 @pytest.mark.parametrize("name", ["affine_sample", "homography_sample", "tps_sample"])
 @pytest.mark.parametrize("walk", WALKS)
 def test_walks(walk, name, padding):
-    channels, size, out_size = WALKS[walk]
+    batch, channels, size, out_size = WALKS[walk]
     case = OP_CASES[name]
-    sample = Sample(channels=channels, size=size, out_size=out_size, padding_mode=padding, batch=2)
+    sample = Sample(batch=batch, channels=channels, size=size, out_size=out_size, padding_mode=padding)
     inputs = case.draw(sample)
     actual = verify.evaluate(case, inputs, "cpu", "contiguous")
     for key, value in verify.expected(case, inputs, "contiguous").items():

@@ -107,12 +107,13 @@ void group_grid_sums(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-// Groups of images for the input gradient: as many as a few MB hold the points of, placed row by row of all and then
-// added up image by image. Tasks are groups x bands, rows of the input to occupy the threads; a pixel's sum
-// has the order of the outputs whatever the bands.
+// Groups of images for the input gradient: as many as a few MB hold the points of, of which 16 or those of 2^15 points
+// are enough to share a spline's functions, placed row by row of all and then added up image by image. Tasks are groups
+// x bands, rows of the input to occupy the threads; a pixel's sum has the order of the outputs whatever the bands.
 STN_INLINE Groups image_groups(const Problem& p) {
   const int64_t points = maximum<int64_t>(1, p.samples * p.out_height * p.out_width);
-  return Groups(p, p.batch, minimum<int64_t>(16, (1 << 18) / points), 1);
+  const int64_t enough = maximum<int64_t>(16, (1 << 15) / points);
+  return Groups(p, p.batch, minimum(enough, (1 << 18) / points), 1);
 }
 STN_INLINE int64_t image_bands(const Problem& p) {
   const int64_t groups = image_groups(p).count;
@@ -129,16 +130,20 @@ void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
   const int64_t per_row = (p.out_width + kPoints - 1) / kPoints, per_item = p.out_height * per_row;
   bool by_tiles = false;
   if constexpr (kHasTiles && sizeof(A) == 4) by_tiles = has_placed_runs(p);
-  const bool small = p.samples * p.item_points() <= (1 << 14);
-  const bool kept = groups.size > 1 || step < p.channels || (by_tiles && small);  // else placed where they are used
-  const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : 1, uninitialized);
+  // Else placed where they are used: some rows at a time, or run by run.
+  const bool kept = groups.size > 1 || step < p.channels;
+  constexpr int64_t kRows = 16, kFewest = 4;
+  const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : (kRows + kFewest) * per_row, uninitialized);
+  const auto add_row = [&](GradientBand<T>& band, int64_t item, int64_t v, const Run<A>* run) STN_LAMBDA {
+    for (int64_t u = 0; u < p.out_width; u += kPoints) band.add_run(item, v, u, *run++);
+  };
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b0 = task / bands * groups.size, b1 = minimum(b0 + groups.size, p.batch);
     const int64_t first = p.height * (task % bands) / bands, last = p.height * (task % bands + 1) / bands;
     const auto of_row = [&](int64_t item, int64_t v)
                             STN_LAMBDA { return runs.data + (item - b0 * p.samples) * per_item + v * per_row; };
     if (kept && by_tiles) {
-      if constexpr (kHasTiles) place_item_runs(p, b0 * p.samples, b1 * p.samples, runs.data);
+      if constexpr (kHasTiles) place_item_runs(p, b0 * p.samples, b1 * p.samples, 0, p.out_height, runs.data);
     } else if (kept) {
       over_rows_of_items(p, b0 * p.samples, b1 * p.samples, 0, p.out_height,
                          [&](const Source& source, int64_t row, int64_t end_row) STN_LAMBDA {
@@ -153,10 +158,16 @@ void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
       for (int64_t c = 0; c < p.channels; c += step) {
         GradientBand<T> band(p, b, c, minimum(step, p.channels - c), first, last);
         for (int64_t item = b * p.samples; item < (b + 1) * p.samples; ++item) {
-          if (!kept) band.add(Source(p, item), 0, p.out_height);
-          for (int64_t v = 0; kept && v < p.out_height; ++v) {
-            const Run<A>* run = of_row(item, v);
-            for (int64_t u = 0; u < p.out_width; u += kPoints) band.add_run(item, v, u, *run++);
+          if (kept) {
+            for (int64_t v = 0; v < p.out_height; ++v) add_row(band, item, v, of_row(item, v));
+          } else if (by_tiles) {
+            for (int64_t top = 0, bottom; top < p.out_height; top = bottom) {
+              bottom = p.out_height - top < kRows + kFewest ? p.out_height : top + kRows;
+              if constexpr (kHasTiles) place_item_runs(p, item, item + 1, top, bottom, runs.data);
+              for (int64_t v = top; v < bottom; ++v) add_row(band, item, v, runs.data + (v - top) * per_row);
+            }
+          } else {
+            band.add(Source(p, item), 0, p.out_height);
           }
         }
         band.finish();

@@ -275,18 +275,57 @@ STN_INLINE void over_image_points(const Problem& p, int64_t b, int64_t first, in
   }
 }
 
+// Images, grids and results are many short streams, each of which the processor has to find anew on every page: what
+// they read and write a little later is fetched.
+struct QuadFetch {
+  static constexpr int64_t kAhead = 256;  // points
+  const Problem& p;
+
+  // `count` points or pixels from `first` on.
+  template <class Pixels>
+  STN_INLINE void pixels(Pixels first, int64_t channel, int64_t count) const {
+    const bool together = p.channels_last && p.channels > 1;
+    for (int64_t c = 0; c < (together ? 1 : p.channels); ++c) {
+      lines(first + c * channel, together ? count * p.channels : count);
+    }
+  }
+  template <class Pixels>
+  static STN_INLINE void lines(Pixels first, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(address(first + i), 0, 2);
+  }
+  // Of a grid or its gradient, from a point of a row on.
+  STN_INLINE void pairs(const void* grid, const Source& s, int64_t v, int64_t u, int64_t count) const {
+    const int64_t first = 2 * (s.item * p.item_points() + v * p.out_width + u + kAhead);
+    if (p.double_parameters) {
+      for (int64_t i = 0; i < 2 * count; i += 8) __builtin_prefetch(static_cast<const double*>(grid) + first + i, 0, 2);
+    } else {
+      lines(static_cast<const float*>(grid) + first, 2 * count);
+    }
+  }
+  // With a row of an image's points: that row of another image.
+  template <class Pixels, class Of>
+  STN_INLINE void row(Pixels image, const Of& of, const Source& s, int64_t v, int64_t u, int64_t count) const {
+    if (v < p.height && s.item % p.samples == 0) pixels(image + (v * of.row + u * of.column), of.channel, count);
+  }
+};
+
 template <class T>
 void quads_forward(const Problem& p, int64_t begin, int64_t end) {
   const QuadTasks tasks(p);
+  const QuadFetch fetch{p};
   RunPlanes values;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / tasks.bands, band = task % tasks.bands;
+    const auto next = elements<const T>(p, p.input.data) + (b + 1) * p.input.batch;
     QuadImage<T> image(p, p.height, false);
     image.read(elements<const T>(p, p.input.data) + b * p.input.batch);
     over_image_points(p, b, tasks.rows * band / tasks.bands, tasks.rows * (band + 1) / tasks.bands,
                       [&](const Source& source, int64_t v, int64_t u, const Run<float>& run) STN_LAMBDA {
                         const auto to = elements<T>(p, p.output.data) + source.item * p.output.batch +
                                         v * p.output.row + u * p.output.column;
+                        fetch.pixels(to + QuadFetch::kAhead * p.output.column, p.output.channel, run.count);
+                        fetch.pairs(p.parameters, source, v, u, run.count);
+                        fetch.row(next, p.input, source, v, u, run.count);
                         write_row<T>(p, to, p.output.channel, run.count, planes_of_run(values),
                                      [&](Planes<float> out)
                                          STN_LAMBDA { image.passes.forward(image.quads.data, run, out); });
@@ -300,6 +339,7 @@ void quads_backward(const Problem& p, int64_t begin, int64_t end) {
   const QuadTasks tasks(p);
   RunPlanes values;
   float grad_x[Run<float>::kPoints], grad_y[Run<float>::kPoints];
+  const QuadFetch fetch{p};
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / tasks.bands, band = task % tasks.bands;
     const int64_t first = p.height * band / tasks.bands, last = p.height * (band + 1) / tasks.bands;
@@ -312,6 +352,16 @@ void quads_backward(const Problem& p, int64_t begin, int64_t end) {
           const int64_t row = source.item % p.samples * p.out_height + v;
           const auto from = elements<const T>(p, p.grad_output.data) + source.item * p.grad_output.batch +
                             v * p.grad_output.row + u * p.grad_output.column;
+          fetch.pixels(from + QuadFetch::kAhead * p.grad_output.column, p.grad_output.channel, run.count);
+          fetch.pairs(p.parameters, source, v, u, run.count);
+          if (p.grad_grid) {
+            fetch.pairs(p.grad_grid, source, v, u, run.count);
+            fetch.row(elements<const T>(p, p.input.data) + (b + 1) * p.input.batch, p.input, source, v, u, run.count);
+          }
+          if (p.grad_input.data) {
+            fetch.row(elements<T>(p, p.grad_input.data) + b * p.grad_input.batch, p.grad_input, source, v, u,
+                      run.count);
+          }
           const auto grad = row_to_read<T>(p, from, p.grad_output.channel, run.count, planes_of_run(values));
           const bool mine = p.grad_grid && row >= top && row < bottom;
           if (mine) {

@@ -17,9 +17,9 @@ bool in_windows(const Problem&);
 Work window_forward(const Problem&);
 Work window_grad_parameters(const Problem&);
 // Whether the points of a homography or spline are placed tile by tile for the image's gradient, and that: as
-// Run<float> of the rows of the items [first, last), without slopes.
+// Run<float> of the rows [top, bottom), at least four, of the items [first, last), without slopes.
 bool has_placed_runs(const Problem&);
-void place_item_runs(const Problem&, int64_t first, int64_t last, void* runs);
+void place_item_runs(const Problem&, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs);
 // The second backward at a grid: the gradients to grad_output (into p.output), bilinear or nearest; to input and grid,
 // bilinear.
 Work second_grad_output(const Problem&);

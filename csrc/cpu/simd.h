@@ -79,6 +79,12 @@ STN_INLINE void in_two_parts(int64_t count, Add add) {
 // Whether every lane of a comparison holds, by as few extractions as each width allows.
 template <class M>
 STN_INLINE bool all(M mask) {
+#if defined(__AVX512DQ__) && !defined(__clang__)
+  if constexpr (sizeof(M) == 64 && sizeof(mask[0]) == 4)
+    return __builtin_ia32_cvtd2mask512((Vec<int32_t, 16>)mask) == 0xffff;
+  if constexpr (sizeof(M) == 64 && sizeof(mask[0]) == 8)
+    return __builtin_ia32_cvtq2mask512((Vec<long long, 8>)mask) == 0xff;
+#endif
   if constexpr (sizeof(M) == 64 && sizeof(mask[0]) == 4) {
     return all((Vec<int64_t, 2>)__builtin_convertvector(mask, Vec<int8_t, 16>));
   } else if constexpr (sizeof(M) == 64) {

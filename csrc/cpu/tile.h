@@ -244,13 +244,16 @@ struct Prefetch {
   }
 };
 
-// Distances of the next data to touch: the next channel block where several are walked, else the next row of tiles.
+// Distances of the next data to touch: the next channel block where several are walked, the next of small images, else
+// the next row of tiles.
 template <class Shape>
 STN_INLINE Prefetch<Shape> prefetch(const Problem& p, const PixelMap<double>& m, int64_t element, int64_t channels,
                                     int64_t block, int64_t from_plane, int64_t from_row, int64_t to_plane,
                                     int64_t to_row) {
   const bool on = leaves_cache(p, element);
   if (walks_planes(channels, block, from_plane)) return {on, block * from_plane, block * to_plane};
+  if (p.samples == 1 && small_images(channels, from_plane, to_plane))
+    return {on, channels * from_plane, channels * to_plane};
   constexpr int kHeight = Shape::kHeight;
   const int64_t down = int64_t(__builtin_nearbyint(kHeight * m.yv));
   const int64_t across = int64_t(__builtin_nearbyint(kHeight * m.xv));

@@ -120,45 +120,78 @@ struct SplineBasis {
         middle(functions * kStripTiles + 1),
         differences(functions * kStripTiles * 16 + 1),
         most(whole_vectors(functions) + 1) {}
-  STN_INLINE const float* difference(int tile, int64_t k) const {
-    return differences.data + (tile * functions + k) * 16;
-  }
+  STN_INLINE float* difference(int tile, int64_t k) const { return differences.data + (tile * functions + k) * 16; }
   void place(const Problem& p, const Strip& strip) {
     const auto lattice_u = centred_lattice<double>(p.out_width, p.align_corners);
     const auto lattice_v = centred_lattice<double>(p.out_height, p.align_corners);
     const double y = lattice_v.step * (strip.middle_row() - lattice_v.centre);
-    constexpr int kParts = 16 / kDoubles;
-    Doubles lane_x[kParts], lane_y[kParts];
-    const F16 columns = lane_columns(), rows = lane_rows();
-    for (int i = 0; i < 16; ++i) {
-      lane_x[i / kDoubles][i % kDoubles] = lattice_u.step * double(columns[i]);
-      lane_y[i / kDoubles][i % kDoubles] = y + lattice_v.step * double(rows[i]);
-    }
     alignas(64) PerTile<double> x;
     for (int i = 0; i < kStripTiles; i += kDoubles)
       store(x + i, lattice_u.step * (strip.middles(i) - lattice_u.centre));
-    for (int64_t k = 0; k < functions; ++k) {
-      const auto value = [&](Doubles u, Doubles v) STN_LAMBDA {
-        if (k >= p.controls) return k == p.controls ? splat<Doubles>(1.0) : k == p.controls + 1 ? u : v;
-        const Doubles dx = u - p.control_points[2 * k], dy = v - p.control_points[2 * k + 1];
-        return thin_plate(dx * dx + dy * dy);
-      };
-      double* middles = middle.data + k * kStripTiles;
-      for (int i = 0; i < kStripTiles; i += kDoubles)
-        store(middles + i, value(load<Doubles>(x + i), splat<Doubles>(y)));
-      using Part = Vec<float, kDoubles>;
-      Part largest{};
-      for (int i = 0; i < strip.count; ++i) {
-        for (int part = 0; part < kParts; ++part) {
-          const Doubles from_middle = value(x[i] + lane_x[part], lane_y[part]) - middles[i];
-          const Part difference = __builtin_convertvector(from_middle, Part);
-          store(differences.data + (i * functions + k) * 16 + part * kDoubles, difference);
-          largest = maximum(largest, absolute(difference));
-        }
-      }
-      most.data[k] = 0;
-      for (int i = 0; i < kDoubles; ++i) most.data[k] = maximum(most.data[k], largest[i]);
+    const TileLanes lanes(lattice_u.step, lattice_v.step);
+    for (int64_t k = 0; k < p.controls; ++k) place_radial(k, strip.count, x, y, p.control_points + 2 * k, lanes);
+    place_linear(p.controls, strip.count, [](int) STN_LAMBDA { return 1.0; }, F16{});
+    place_linear(p.controls + 1, strip.count, [&](int i) STN_LAMBDA { return x[i]; }, lanes.x);
+    place_linear(p.controls + 2, strip.count, [&](int) STN_LAMBDA { return y; }, lanes.y);
+  }
+
+ private:
+  // Each lane's place from a tile's middle, in normalized coordinates.
+  struct TileLanes {
+    double step_x, step_y;
+    F16 x, y;
+    STN_INLINE TileLanes(double u, double v)
+        : step_x(u), step_y(v), x(lane_columns() * float(u)), y(lane_rows() * float(v)) {}
+  };
+  STN_INLINE void set_most(int64_t k, F16 largest) {
+    most.data[k] = 0;
+    for (int i = 0; i < 16; ++i) most.data[k] = maximum(most.data[k], largest[i]);
+  }
+  template <class Middle>
+  STN_INLINE void place_linear(int64_t k, int count, Middle at, F16 from_middle) {
+    for (int i = 0; i < count; ++i) middle.data[k * kStripTiles + i] = at(i), store(difference(i, k), from_middle);
+    set_most(k, absolute(from_middle));
+  }
+  // A function U(s) = s log s of squared distances. From a middle's s to a point's s + d it changes by
+  // d log s + (s + d) log((s + d) / s), which is exact in float where d is small beside s.
+  STN_INLINE void place_radial(int64_t k, int count, const PerTile<double>& x, double y, const double* control,
+                               const TileLanes& lanes) {
+    alignas(64) PerTile<double> from_x, squared, logarithm;
+    const double from_y = y - control[1];
+    for (int i = 0; i < kStripTiles; i += kDoubles) {
+      const Doubles dx = load<Doubles>(x + i) - control[0], s = dx * dx + from_y * from_y;
+      const Doubles log_s = log_of(maximum(splat<Doubles>(1e-30), s));
+      store(from_x + i, dx), store(squared + i, s), store(logarithm + i, log_s);
+      store(middle.data + k * kStripTiles + i, s * log_s);
     }
+    const F16 down = lanes.y * (float(2 * from_y) + lanes.y);
+    F16 largest{};
+    for (int i = 0; i < count; ++i) {
+      const float s = float(squared[i]);
+      const F16 d = lanes.x * (float(2 * from_x[i]) + lanes.x) + down;
+      const F16 t = d / (2 * s + d), z = t * t;  // log((s + d) / s) = 2 artanh t
+      F16 change =
+          d * float(logarithm[i]) + (s + d) * t * ((((2.f / 9 * z + 2.f / 7) * z + 2.f / 5) * z + 2.f / 3) * z + 2.f);
+      if (s > 1e30f || !all(absolute(t) < splat<F16>(0.2f))) {
+        change = near_control(from_x[i], from_y, lanes, middle.data[k * kStripTiles + i]);
+      }
+      store(difference(i, k), change);
+      largest = maximum(largest, absolute(change));
+    }
+    set_most(k, largest);
+  }
+  // The same in double, for tiles close to the control point.
+  STN_SHARED F16 near_control(double x, double y, const TileLanes& lanes, double at_middle) const {
+    F16 change;
+    for (int i = 0; i < 16; i += kDoubles) {
+      Doubles dx, dy;
+      for (int j = 0; j < kDoubles; ++j) {
+        dx[j] = x + lanes.step_x * ((i + j) % kTile - 1.5), dy[j] = y + lanes.step_y * ((i + j) / kTile - 1.5);
+      }
+      store((float*)&change + i,
+            __builtin_convertvector(thin_plate(dx * dx + dy * dy) - at_middle, Vec<float, kDoubles>));
+    }
+    return change;
   }
 };
 

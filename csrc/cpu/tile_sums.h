@@ -82,7 +82,9 @@ struct SplineTileSums {
     };
     int64_t k = 0;
     for (; k + 4 <= functions; k += 4) add_functions(k, std::integral_constant<int, 4>{});
-    for (; k < functions; ++k) add_functions(k, std::integral_constant<int, 1>{});
+    if (functions - k == 3) add_functions(k, std::integral_constant<int, 3>{});
+    if (functions - k == 2) add_functions(k, std::integral_constant<int, 2>{});
+    if (functions - k == 1) add_functions(k, std::integral_constant<int, 1>{});
     if (++strips == kStrips) flush();
   }
   void flush() {

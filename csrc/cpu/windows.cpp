@@ -21,8 +21,8 @@ bool in_windows(const Problem& p) { return windowed(p); }
 bool has_placed_runs(const Problem& p) {
   return p.padding != Padding::reflection && p.out_width >= kTile && p.out_height >= kTile;
 }
-void place_item_runs(const Problem& p, int64_t first, int64_t last, void* runs) {
-  place_runs(p, first, last, static_cast<Run<float>*>(runs));
+void place_item_runs(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs) {
+  place_runs(p, first, last, top, bottom, static_cast<Run<float>*>(runs));
 }
 
 Work window_forward(const Problem& p) {

@@ -35,15 +35,12 @@ struct WindowAxis {
   I16 tap[K], inside[K];     // but in the interior: each tap, 0 for one that is not inside the image
   I16 pair, behind, before;  // two taps moved inside: the second is the first one's pixel, or the first the second's
 
-  STN_INLINE WindowAxis(I16 pixel, F16 fraction, F16 along, int64_t size) {
+  STN_INLINE WindowAxis(I16 pixel, F16 fraction, F16 along, int64_t size, int middle) {
     if constexpr (kMode != Mode::nearest) {
       tap_weights<kMode>(fraction, weight, slope);
       for (int k = 0; k < K; ++k) slope[k] *= along;
     }
-    // Its middle is that of the tile's corners.
-    const int a = pixel[0], b = pixel[3], c = pixel[12], d = pixel[15];
-    const int low = minimum(minimum(a, b), minimum(c, d)), high = maximum(maximum(a, b), maximum(c, d));
-    origin = clamped(((low + high + K) >> 1) + kFirstTap<kMode> - kWindow / 2, 0, int(size) - kWindow);
+    origin = clamped(middle + (kFirstTap<kMode> - kWindow / 2), 0, int(size) - kWindow);
     first = pixel + (kFirstTap<kMode> - origin);
   }
   // Lists the taps; returns which lanes read a pixel.
@@ -197,7 +194,16 @@ struct StripPoints {
   }
   STN_INLINE WindowTaps<kMode> taps(int tile) const {
     const TilePoints at = points(tile);
-    return {{at.index_x, at.part_x, at.slope_x, p.width}, {at.index_y, at.part_y, at.slope_y, p.height}};
+    const auto middle = [](I16 pixel) STN_LAMBDA { return (pixel[0] + pixel[15] + kTaps<kMode>) >> 1; };
+    int x, y;
+    if (by == By::spline) {
+      x = spline.x.pixel[tile] + 1, y = spline.y.pixel[tile] + 1;
+    } else if (by == By::homography) {
+      x = homography.x.pixel[tile] + 1, y = homography.y.pixel[tile] + 1;
+    } else {
+      x = middle(at.index_x), y = middle(at.index_y);
+    }
+    return {{at.index_x, at.part_x, at.slope_x, p.width, x}, {at.index_y, at.part_y, at.slope_y, p.height, y}};
   }
   STN_INLINE TilePoints points(int tile) const {
     const int64_t u = strip.u(tile);
@@ -285,6 +291,18 @@ struct Strips {
   }
 };
 
+// Where what is read and written next lies from a tile: in the next block of channels, in the next item where a group
+// takes turns or images are small, or below.
+STN_INLINE Prefetch<Square> next_tile(const Problem& p, int64_t channels, int64_t items, int64_t size,
+                                      const Images<const void*>& other) {
+  const bool on = leaves_cache(p, size);
+  if (walks_planes(p.channels, channels, p.input.channel))
+    return {on, channels * p.input.channel, channels * other.channel};
+  if (items > 1 || small_images(p.channels, p.input.channel, other.channel))
+    return {on, p.samples > 1 ? 0 : p.input.batch, other.batch};
+  return {on, (kTile + kWindow / 2) * p.input.row, kTile * other.row};
+}
+
 // Calls body.template operator()<reach>(tile, taps) for the tiles and channels of tasks [begin, end) of groups of items
 // x row blocks, and between(source, i, points) after all channels of an item's i-th strip at hand; first(items, last
 // item) and after(source, block) around each task.
@@ -295,14 +313,13 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
   const int64_t step = channel_block(p.channels, p.input.channel * size, p.input.row * size, 2);
   const Images<const void*> output{p.output.data, p.output.batch, p.output.channel, p.output.row, 1};
   const Images<const void*> other = p.output.data ? output : p.grad_output;
-  // The next block of channels; along the rows of one the processor follows by itself.
-  const Prefetch<Square> ahead{p.channels > step && p.input.channel < 65536, step * p.input.channel,
-                               step * other.channel};
-  StripPoints<kMode> points(p, Groups(p).size);
+  const Groups groups(p);
+  const Prefetch<Square> ahead = next_tile(p, step, groups.size, size, other);
+  StripPoints<kMode> points(p, groups.size);
   Strips strips(p, step);
   TpsBasis stored(p, kTile);
   std::vector<Source> sources;
-  Groups(p).over(
+  groups.over(
       begin, end, [&](int64_t first_item, int64_t last_item, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
         sources.clear();
         for (int64_t item = first_item; item < last_item; ++item) {
@@ -347,8 +364,9 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
       });
 }
 
-// Places the points of the items [first, last) as runs, row by row of an item after the other; zeros or border padding.
-inline void place_runs(const Problem& p, int64_t first, int64_t last, Run<float>* runs) {
+// Places the points of the rows [top, bottom), at least a tile's, of the items [first, last) as runs, row by row of an
+// item after the other; zeros or border padding.
+inline void place_runs(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom, Run<float>* runs) {
   constexpr int64_t kPoints = Run<float>::kPoints;
   static_assert(kPoints == kTile * kStripTiles);
   const int64_t per_row = (p.out_width + kPoints - 1) / kPoints;
@@ -360,13 +378,13 @@ inline void place_runs(const Problem& p, int64_t first, int64_t last, Run<float>
     sources.emplace_back(p, item, &stored);
     if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first);
   }
-  strips.over(p, 0, p.out_height, [&]() STN_LAMBDA {
+  strips.over(p, top, bottom, [&]() STN_LAMBDA {
     const Strip& strip = strips.strips[0];
     const int64_t u = strip.first_u, width = minimum(kPoints, p.out_width - u);
     for (const Source& source : sources) {
       Run<float>* rows[kTile];
       for (int j = 0; j < kTile; ++j)
-        rows[j] = runs + ((source.item - first) * p.out_height + strip.v + j) * per_row + u / kPoints;
+        rows[j] = runs + ((source.item - first) * (bottom - top) + strip.v - top + j) * per_row + u / kPoints;
       if (width >= kTile) points.place(source, source.item - first, strip, strips.basis(0));
       if (width >= kTile && points.by != points.By::rows) {
         points.to_runs(rows, width);

@@ -200,7 +200,7 @@ void locate_grid(const Item& item, int64_t row, int64_t u0, int64_t count, Point
 
 template <Mode kMode, Padding kPadding, int n>
 void locate_affine(const Item& item, int64_t row, int64_t u0, int64_t count, Points<float>& points) {
-  constexpr int W = kVectorBytes < 32 ? 4 : 8, kStarts = kRun / W;
+  constexpr int W = kVectorBytes / 4, kStarts = kRun / W > kDoubles ? kRun / W : kDoubles;
   using V = Vec<float, W>;
   using I = Vec<int32_t, W>;
   double base[n];

@@ -6,6 +6,7 @@
 #include "storage.h"
 #include "tap_passes.h"
 #include "tap_second.h"
+#include "volumes.h"
 
 namespace stn::STN_LEVEL {
 
@@ -16,6 +17,7 @@ template struct TapSums<double>;
 template struct TapSums<Half>;
 
 Work sampler_forward(const Problem& p) {
+  if (in_volumes(p)) return {p, Lines(p).tasks(p), volumes_forward};
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
     return Work{p, Lines(p).tasks(p), p.mode == Mode::nearest ? nearest_forward<A> : taps_forward<A>};
@@ -36,8 +38,13 @@ Work sampler_grad_parameters(const Problem& p) {
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
     const int64_t tasks = Lines(p).tasks(p);
-    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<A>};
-    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<A>};
+    if constexpr (sizeof(A) == sizeof(float)) {
+      const bool affine = p.transform == Transform::affine;
+      if (has_volume_gradients(p))
+        return Work{p, tasks, affine ? taps_theta_sums<A, volumes_gradients> : taps_grad_grid<A, volumes_gradients>};
+    }
+    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<A, taps_gradients<A>>};
+    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<A, taps_gradients<A>>};
     return with_transform(
         p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<A, Sums>}; });
   });

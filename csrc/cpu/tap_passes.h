@@ -16,16 +16,26 @@ struct Lines {
   STN_INLINE int64_t tasks(const Problem& p) const { return p.items() * row_blocks(count); }
 };
 
-// Places points and lists their taps. Another sampler (linearized.h) has the same interface.
-template <class A>
+// Places points and lists their taps. Other samplers (linearized.h, nearest.h) have the same interface.
+template <class A, class List = TapList<A>>
 struct Sampler {
-  static constexpr int N = TapList<A>::N;
+  static constexpr int N = List::N;
+  static constexpr bool kAnyMode = std::is_same_v<List, TapList<A>>;  // else the list knows how to be built
   const Problem& p;
   bool slopes;
   LocatePoints<A> locate;
-  BuildTaps<A> build;
+  BuildTaps<A> build_any = nullptr;
   STN_INLINE Sampler(const Problem& problem, bool with_slopes)
-      : p(problem), slopes(with_slopes), locate(point_locator<A>(problem)), build(builder<A>(problem)) {}
+      : p(problem), slopes(with_slopes), locate(point_locator<A>(problem)) {
+    if constexpr (kAnyMode) build_any = builder<A>(problem);
+  }
+  STN_INLINE void build(const Points<A>& points, int64_t i, const Region& region, List& list) const {
+    if constexpr (kAnyMode) {
+      build_any(p, points, i, region, slopes, list);
+    } else {
+      list.build(p, points, i, region, slopes);
+    }
+  }
 
   static STN_INLINE int64_t planes(const Problem& p) { return planes_at_once(p); }  // that a body takes at a time
 
@@ -35,14 +45,14 @@ struct Sampler {
   STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Region& region,
                        Body body) const {
     Points<A> points;
-    TapList<A> list;
+    List list;
     const int64_t whole = first + (last - first) / N * N;
     for (int64_t u = first; u < last;) {
       const int64_t from = u < whole || whole == first ? u : last - N;  // the rest is moved back over its neighbours
       const int64_t count = minimum<int64_t>(kRun, (u < whole ? whole : last) - from);
       locate(item, row, from, count, points);
       for (int64_t i = 0; i < count; i += N) {
-        build(p, points, i, region, slopes, list);
+        build(points, i, region, list);
         body(list, from + i, int(u - from), int(minimum<int64_t>(N, count - i)));
       }
       u = from + count;
@@ -172,10 +182,14 @@ void store_grid_gradient(void*, const Row& row, int64_t u, int begin, int end, b
   }
 }
 
+// A pass over the points of a call, taps_gradients or another.
 template <class A>
+using GradientPass = void(const Problem&, int64_t begin, int64_t end, const TakeGradients<A>&);
+
+template <class A, GradientPass<A> kPass>
 void taps_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   const auto take = p.double_parameters ? store_grid_gradient<double, A> : store_grid_gradient<float, A>;
-  taps_gradients<A>(p, begin, end, {nullptr, take, nullptr, true});
+  kPass(p, begin, end, {nullptr, take, nullptr, true});
 }
 
 // Sums of a task: its n (n + 1) entries of dL/dtheta.
@@ -220,10 +234,10 @@ struct ThetaSums {
   }
 };
 
-template <class A>
+template <class A, GradientPass<A> kPass>
 void taps_theta_sums(const Problem& p, int64_t begin, int64_t end) {
   ThetaSums<A> sums;
-  taps_gradients<A>(p, begin, end, {&sums, sums.take, sums.end_line});
+  kPass(p, begin, end, {&sums, sums.take, sums.end_line});
 }
 
 // The same of a transform in two dimensions that is neither affine nor a grid.

@@ -246,6 +246,23 @@ struct StripPoints {
   }
 };
 
+// What a tile fetches ahead: rows, or its share of planes that have no gaps and one width, if that is not 0.
+struct WindowFetch {
+  Prefetch<Square> rows;
+  int64_t dense;
+  // For the tile at (u, v) whose window is `corner` from a plane's beginning.
+  STN_INLINE WindowFetch of(int64_t u, int64_t v, int64_t corner) const {
+    if (dense == 0) return *this;
+    return {{rows.on, rows.read + v * dense + u * kTile - corner, rows.write + u * (kTile - 1)}, dense};
+  }
+  template <class R, class W>
+  STN_INLINE void operator()(R from, int64_t from_stride, W to, int64_t to_stride) const {
+    if (dense == 0) return rows(from, from_stride, to, to_stride);
+    __builtin_prefetch(address(from + rows.read), 0, 2);
+    __builtin_prefetch(address(to + rows.write), 0, 2);
+  }
+};
+
 // A tile of one item: its window in the first of the channels to do, where its first point is on the other side,
 // whether these channels are the item's first, which strip's which tile it is and what to fetch meanwhile.
 struct WindowTile {
@@ -253,7 +270,7 @@ struct WindowTile {
   int64_t other, channels;
   bool first;
   int strip, index;
-  Prefetch<Square> ahead;
+  WindowFetch ahead;
 };
 
 // Strips of one block of rows that take turns with the blocks of channels, so that the lines of a block stay in the
@@ -293,14 +310,18 @@ struct Strips {
 
 // Where what is read and written next lies from a tile: in the next block of channels, in the next item where a group
 // takes turns or images are small, or below.
-STN_INLINE Prefetch<Square> next_tile(const Problem& p, int64_t channels, int64_t items, int64_t size,
-                                      const Images<const void*>& other) {
+STN_INLINE WindowFetch next_tile(const Problem& p, int64_t channels, int64_t items, int64_t size,
+                                 const Images<const void*>& other) {
   const bool on = leaves_cache(p, size);
+  const bool same = p.height == p.out_height && p.width == p.out_width;
+  const int64_t dense = same && p.input.row == p.width && other.row == p.width ? p.width : 0;
   if (walks_planes(p.channels, channels, p.input.channel))
-    return {on, channels * p.input.channel, channels * other.channel};
-  if (items > 1 || small_images(p.channels, p.input.channel, other.channel))
-    return {on, p.samples > 1 ? 0 : p.input.batch, other.batch};
-  return {on, (kTile + kWindow / 2) * p.input.row, kTile * other.row};
+    return {{on, channels * p.input.channel, channels * other.channel}, on ? dense : 0};
+  if (items > 1 || small_images(p.channels, p.input.channel, other.channel)) {
+    const int64_t below = items > 1 ? kTile * p.input.row : 0;  // the rows before were read with the strip before
+    return {{on, (p.samples > 1 ? 0 : p.input.batch) + below, other.batch}, dense};
+  }
+  return {{on, (kTile + kWindow / 2) * p.input.row, kTile * other.row}, 0};
 }
 
 // Calls body.template operator()<reach>(tile, taps) for the tiles and channels of tasks [begin, end) of groups of items
@@ -314,7 +335,7 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
   const Images<const void*> output{p.output.data, p.output.batch, p.output.channel, p.output.row, 1};
   const Images<const void*> other = p.output.data ? output : p.grad_output;
   const Groups groups(p);
-  const Prefetch<Square> ahead = next_tile(p, step, groups.size, size, other);
+  const WindowFetch ahead = next_tile(p, step, groups.size, size, other);
   StripPoints<kMode> points(p, groups.size);
   Strips strips(p, step);
   TpsBasis stored(p, kTile);
@@ -338,8 +359,9 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
                 const int64_t first = source.item * other.batch + channel * other.channel + points.strip.v * other.row;
                 for (int i = 0; i < points.strip.count; ++i) {
                   WindowTaps<kMode> taps = points.taps(i);
+                  const int64_t corner = taps.corner(p.input.row), u = points.strip.u(i);
                   const WindowTile tile{
-                      image + taps.corner(p.input.row), first + points.strip.u(i), channels, channel == 0, s, i, ahead};
+                      image + corner, first + u, channels, channel == 0, s, i, ahead.of(u, points.strip.v, corner)};
                   const auto run = [&]<Reach kReach>() STN_LAMBDA { body.template operator()<kReach>(tile, taps); };
                   switch (taps.reach(p)) {
                     case Reach::interior:

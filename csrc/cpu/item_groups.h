@@ -107,13 +107,12 @@ void group_grid_sums(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-// Groups of images for the input gradient: as many as a few MB hold the points of, of which 16 or those of 2^15 points
-// are enough to share a spline's functions, placed row by row of all and then added up image by image. Tasks are groups
-// x bands, rows of the input to occupy the threads; a pixel's sum has the order of the outputs whatever the bands.
+// Groups of images for the input gradient: as many as a few MB hold the points of, placed row by row of all and then
+// added up image by image. Tasks are groups x bands, rows of the input to occupy the threads; a pixel's sum
+// has the order of the outputs whatever the bands.
 STN_INLINE Groups image_groups(const Problem& p) {
   const int64_t points = maximum<int64_t>(1, p.samples * p.out_height * p.out_width);
-  const int64_t enough = maximum<int64_t>(16, (1 << 15) / points);
-  return Groups(p, p.batch, minimum(enough, (1 << 18) / points), 1);
+  return Groups(p, p.batch, minimum<int64_t>(16, (1 << 18) / points), 1);
 }
 STN_INLINE int64_t image_bands(const Problem& p) {
   const int64_t groups = image_groups(p).count;

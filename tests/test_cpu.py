@@ -78,6 +78,20 @@ def test_walks(walk, name, padding):
         assert error < 2e-5, (key, error)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("name", ["affine_sample", "grid_sample"])
+@pytest.mark.parametrize("channels", [1, 9, 16])
+def test_volumes(channels, name, padding):
+    """Of several channels, which gradients share, and of blocks of them; most points near an edge."""
+    case = OP_CASES[name]
+    sample = Sample(channels=channels, size=(5, 9, 14), out_size=(6, 7, 37), padding_mode=padding, batch=2, samples=2)
+    inputs = case.draw(sample)
+    actual = verify.evaluate(case, inputs, "cpu", "contiguous")
+    for key, value in verify.expected(case, inputs, "contiguous").items():
+        error = (actual[key].double() - value).norm() / value.norm()
+        assert error < 2e-6, (key, error)
+
+
 LEVEL = """
 import json, sys, torch
 from stn_kernels import verify
@@ -88,6 +102,9 @@ if ops is None:
     for walk in test_cpu.WALKS:
         for padding in ("zeros", "reflection"):
             test_cpu.test_walks(walk, "affine_sample", padding)
+    for channels in (1, 9, 16):
+        for name in ("affine_sample", "grid_sample"):
+            test_cpu.test_volumes(channels, name, "zeros")
 records = verify.run(ops, backends=["cpu"], dtypes=[torch.float32, torch.bfloat16])
 print(json.dumps([torch.ops.stn_kernels._cpu_level(), [r.cell for r in records if not r.passed]]))
 """

@@ -174,7 +174,7 @@ STN_INLINE bool leaves_cache(const Problem& p, int64_t size) {
 STN_INLINE bool walks_planes(int64_t channels, int64_t block, int64_t plane) {
   return channels > block && plane < 65536;
 }
-// Whether it is the next image, else rows below.
+// Else, whether it is the next image, and not rows below.
 STN_INLINE bool small_images(int64_t channels, int64_t from_plane, int64_t to_plane) {
   return channels * maximum(from_plane, to_plane) < (1 << 15);
 }

@@ -132,7 +132,8 @@ void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
   // Else placed where they are used: some rows at a time, or run by run.
   const bool kept = groups.size > 1 || step < p.channels;
   constexpr int64_t kRows = 16, kFewest = 4;
-  const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : (kRows + kFewest) * per_row, uninitialized);
+  const int64_t few = by_tiles ? (kRows + kFewest) * per_row : 1;
+  const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : few, uninitialized);
   const auto add_row = [&](GradientBand<T>& band, int64_t item, int64_t v, const Run<A>* run) STN_LAMBDA {
     for (int64_t u = 0; u < p.out_width; u += kPoints) band.add_run(item, v, u, *run++);
   };

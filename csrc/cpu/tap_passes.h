@@ -144,25 +144,36 @@ struct TakeGradients {
   bool zeros = false;  // whether points outside are taken too
 };
 
+// set(row, list, point, count, channel, channels, gradient) works them out, for lists of which some points are inside.
+template <class A, class S, class Set>
+STN_INLINE void over_gradients(const Problem& p, int64_t begin, int64_t end, const Region& region,
+                               const TakeGradients<A>& to, Set set) {
+  const auto end_line = [&](const Row& row, int64_t task, bool last) STN_LAMBDA {
+    if (to.end_line) to.end_line(to.state, row, task, last);
+  };
+  over_points<S>(p, begin, end, region, true, end_line,
+                 [&](const Row& row, const auto& list, int64_t u, int from, int count, int64_t channel,
+                     int64_t channels) STN_LAMBDA {
+                   if (list.outside && !to.zeros) return;
+                   PixelGradient<A> gradient = {};
+                   if (!list.outside) set(row, list, u, count, channel, channels, gradient);
+                   to.take(to.state, row, u, from, count, channel == 0, gradient);
+                 });
+}
+
 template <class A>
 void taps_gradients(const Problem& p, int64_t begin, int64_t end, const TakeGradients<A>& to) {
   const Region region(p, p.input);
   const auto kernels = TapKernels<A>::of(p.dtype);
-  const auto end_line = [&](const Row& row, int64_t task, bool last) STN_LAMBDA {
-    if (to.end_line) to.end_line(to.state, row, task, last);
-  };
-  over_points<Sampler<A>>(
-      p, begin, end, region, true, end_line,
-      [&](const Row& row, const auto& list, int64_t u, int from, int count, int64_t channel, int64_t channels)
-          STN_LAMBDA {
-            if (list.outside && !to.zeros) return;
-            typename TapList<A>::V dots[TapList<A>::kMost];
-            kernels.set_dots(p, list, region, p.input.data, row.item.image * p.input.batch + channel * p.input.channel,
-                             row.at(p.grad_output, u) + channel * p.grad_output.channel, count, channels, dots);
-            PixelGradient<A> gradient;
-            contract<A>(list, p.dimensions, dots, gradient);
-            to.take(to.state, row, u, from, count, channel == 0, gradient);
-          });
+  over_gradients<A, Sampler<A>>(
+      p, begin, end, region, to,
+      [&](const Row& row, const TapList<A>& list, int64_t u, int count, int64_t channel, int64_t channels,
+          PixelGradient<A>& gradient) STN_LAMBDA {
+        typename TapList<A>::V dots[TapList<A>::kMost];
+        kernels.set_dots(p, list, region, p.input.data, row.item.image * p.input.batch + channel * p.input.channel,
+                         row.at(p.grad_output, u) + channel * p.grad_output.channel, count, channels, dots);
+        contract<A>(list, p.dimensions, dots, gradient);
+      });
 }
 
 // Stores the gradient of points [begin, end), or adds it to that of other channels.

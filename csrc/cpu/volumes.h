@@ -103,7 +103,7 @@ struct VolumeTaps {
     apart<kInterior>(sum, ends);
     return weight[0][0] * ends[0] + weight[0][1] * ends[1];
   }
-  // dL/d(source pixel) from the output's gradient in some channels: grad(c) of channel c.
+  // Adds dL/d(source pixel) from the output's gradient in some channels: grad(c) of channel c.
   template <bool kInterior, class Grad>
   STN_INLINE void gradient(const float* planes, int64_t plane, int64_t channels, Grad grad,
                            PixelGradient<float>& to) const {
@@ -113,7 +113,6 @@ struct VolumeTaps {
       twice(grad(c), g);
       over_pairs<kInterior>(planes, [&](int r, int h, V pairs) STN_LAMBDA { dots[r][h] += g[h] * pairs; });
     }
-    to[0] = to[1] = to[2] = V{};
     for (int r = 0; r < kRows; ++r) {
       const int y = r % 2, z = r / 2;
       V ends[2];
@@ -148,30 +147,23 @@ inline void volumes_forward(const Problem& p, int64_t begin, int64_t end) {
           });
 }
 
-// Like taps_gradients.
 inline void volumes_gradients(const Problem& p, int64_t begin, int64_t end, const TakeGradients<float>& to) {
-  over_points<Sampler<float, VolumeTaps>>(
-      p, begin, end, Region(p, p.input), true,
-      [&](const Row& row, int64_t task, bool last) STN_LAMBDA {
-        if (to.end_line) to.end_line(to.state, row, task, last);
-      },
-      [&](const Row& row, const VolumeTaps& taps, int64_t u, int from, int count, int64_t channel, int64_t channels)
-          STN_LAMBDA {
-            if (taps.outside && !to.zeros) return;
-            const float* image = row.item.input<float>() + channel * p.input.channel;
-            const float* grads = static_cast<const float*>(p.grad_output.data) + row.at(p.grad_output, u) +
-                                 channel * p.grad_output.channel;
-            const auto grad = [&](int64_t c) STN_LAMBDA {
-              return load_points_of<VolumeTaps::N>(grads + c * p.grad_output.channel, p.grad_output.column, count);
-            };
-            PixelGradient<float> gradient = {};
-            if (taps.interior) {
-              taps.gradient<true>(image, p.input.channel, channels, grad, gradient);
-            } else if (!taps.outside) {
-              taps.gradient<false>(image, p.input.channel, channels, grad, gradient);
-            }
-            to.take(to.state, row, u, from, count, channel == 0, gradient);
-          });
+  over_gradients<float, Sampler<float, VolumeTaps>>(
+      p, begin, end, Region(p, p.input), to,
+      [&](const Row& row, const VolumeTaps& taps, int64_t u, int count, int64_t channel, int64_t channels,
+          PixelGradient<float>& gradient) STN_LAMBDA {
+        const float* image = row.item.input<float>() + channel * p.input.channel;
+        const float* grads =
+            static_cast<const float*>(p.grad_output.data) + row.at(p.grad_output, u) + channel * p.grad_output.channel;
+        const auto grad = [&](int64_t c) STN_LAMBDA {
+          return load_points_of<VolumeTaps::N>(grads + c * p.grad_output.channel, p.grad_output.column, count);
+        };
+        if (taps.interior) {
+          taps.gradient<true>(image, p.input.channel, channels, grad, gradient);
+        } else {
+          taps.gradient<false>(image, p.input.channel, channels, grad, gradient);
+        }
+      });
 }
 
 }  // namespace stn::STN_LEVEL

@@ -194,6 +194,7 @@ struct StripPoints {
   }
   STN_INLINE WindowTaps<kMode> taps(int tile) const {
     const TilePoints at = points(tile);
+    // The middle of the taps: of opposite corners, or the pixel after the tile's middle, which is known.
     const auto middle = [](I16 pixel) STN_LAMBDA { return (pixel[0] + pixel[15] + kTaps<kMode>) >> 1; };
     int x, y;
     if (by == By::spline) {
@@ -319,6 +320,7 @@ STN_INLINE WindowFetch next_tile(const Problem& p, int64_t channels, int64_t ite
     return {{on, channels * p.input.channel, channels * other.channel}, on ? dense : 0};
   if (items > 1 || small_images(p.channels, p.input.channel, other.channel)) {
     const int64_t below = items > 1 ? kTile * p.input.row : 0;  // the rows before were read with the strip before
+    // A line a tile: that pays even for calls that fit the cache.
     return {{on, (p.samples > 1 ? 0 : p.input.batch) + below, other.batch}, dense};
   }
   return {{on, (kTile + kWindow / 2) * p.input.row, kTile * other.row}, 0};

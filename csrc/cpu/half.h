@@ -28,15 +28,33 @@ STN_INLINE Halves<N> truncated(Vec<uint32_t, N> words) {
   return __builtin_convertvector(words, Halves<N>);
 }
 
+// The upper 16 bits of words.
+template <int N>
+STN_INLINE Halves<N> upper_halves(Vec<uint32_t, N> words) {
+  if constexpr (N == 16 && kVectorBytes == 64) {  // one permute
+    const auto all = (Halves<32>)words;
+    return __builtin_shufflevector(all, all, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  }
+  return truncated<N>(words >> 16);
+}
+
 template <int N>
 STN_INLINE Vec<float, N> widen_bfloat16(Halves<N> bits) {
   return (Vec<float, N>)(extended<N>(bits) << 16);
 }
+// Of values whose NaNs have nothing in the lower half, where the rounding would carry: sums of pixels of that format by
+// finite weights have either a pixel's or the processor's own.
+template <int N>
+STN_INLINE Vec<uint32_t, N> rounded_bfloat16(Vec<float, N> value) {
+  // Volatile so that they are read from memory, by all lanes, and not moved from general registers every time.
+  static const volatile uint32_t below_half = 0x7fff, lowest_kept = 1;
+  const auto bits = (Vec<uint32_t, N>)value;
+  return bits + below_half + ((bits >> 16) & lowest_kept);
+}
 template <int N>
 STN_INLINE Halves<N> narrow_bfloat16(Vec<float, N> value) {
-  const auto bits = (Vec<uint32_t, N>)value;
-  const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return truncated<N>(value == value ? rounded : (bits >> 16) | 0x40u);
+  const auto quiet = (Vec<uint32_t, N>)value | 0x400000u;
+  return upper_halves<N>(value == value ? rounded_bfloat16<N>(value) : quiet);
 }
 
 // The processor's conversions have a width: narrower vectors are filled up to it, wider ones cut in two.
@@ -107,6 +125,11 @@ STN_INLINE Vec<float, N> widen(bool is_bfloat16, Halves<N> bits) {
 template <int N>
 STN_INLINE Halves<N> narrow(bool is_bfloat16, Vec<float, N> value) {
   if (is_bfloat16) return narrow_bfloat16<N>(value);
+  return narrow_float16<N>(value);
+}
+template <int N>
+STN_INLINE Halves<N> narrow_sampled(bool is_bfloat16, Vec<float, N> value) {
+  if (is_bfloat16) return upper_halves<N>(rounded_bfloat16<N>(value));
   return narrow_float16<N>(value);
 }
 // Pairs of neighbours, each pair in a word, apart.

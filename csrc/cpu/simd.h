@@ -1,6 +1,7 @@
 // Vectors by GNU extensions, no intrinsics; the widths follow the instruction set this file is compiled for.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "common/portable.h"
 
@@ -49,8 +50,16 @@ template <class V, class M>
 STN_INLINE V masked(V value, M mask) {  // a select, not a product: 0 * Inf would leak
   return mask ? value : V{};
 }
-STN_INLINE Vec<float, 16> joined(Vec<float, 8> a, Vec<float, 8> b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+template <class V>
+STN_INLINE auto joined(V a, V b) {
+  using Whole = Vec<std::remove_cvref_t<decltype(a[0])>, 2 * sizeof(V) / sizeof(a[0])>;
+  if constexpr (sizeof(V) == 16) {  // of floats: of shorter elements the compiler would permute each
+    const auto x = (Vec<float, 4>)a, y = (Vec<float, 4>)b;
+    return (Whole)__builtin_shufflevector(x, y, 0, 1, 2, 3, 4, 5, 6, 7);
+  } else {
+    const auto x = (Vec<float, 8>)a, y = (Vec<float, 8>)b;
+    return (Whole)__builtin_shufflevector(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
 }
 
 template <class V>

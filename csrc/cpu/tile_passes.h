@@ -73,27 +73,28 @@ void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int
   const auto outputs = elements<Any>(p, p.output.data) + item * p.output.batch;
   const int64_t size = images.size(),
                 block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kMostOfPageRows);
-  const auto ahead =
-      prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.output.channel, p.output.row);
-  walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
-             [&](const Tile& t, int, int, int64_t first, int64_t channels) STN_LAMBDA {
-               const auto output = outputs + (first * p.output.channel + t.v * p.output.row + t.u);
-               const auto sample = [&](const auto& taps, int64_t offset) STN_LAMBDA {
-                 const F16 gx = 1.f - taps.fx, gy = 1.f - taps.fy;
-                 const F16 w00 = gx * gy, w01 = taps.fx * gy, w10 = gx * taps.fy, w11 = taps.fx * taps.fy;
-                 const auto image = images + (first * p.input.channel + offset);
-                 in_format(image, output, [&](auto in, auto out) STN_LAMBDA {
-                   for (int64_t c = 0; c < channels; ++c, in += p.input.channel, out += p.output.channel) {
-                     ahead(in, p.input.row, out, p.output.row);
-                     F16 a, b, c10, d;
-                     taps.read(in, p.input.row, a, b, c10, d);
-                     store_tile<Shape>(out, p.output.row, w00 * a + w01 * b + (w10 * c10 + w11 * d));
-                   }
-                 });
-               };
-               with_taps(map, t, p, sample,
-                         [&]() STN_LAMBDA { store_zeros<Shape>(output, p.output.channel, p.output.row, channels); });
-             });
+  with_ahead<Shape>(p, m, size, block, p.output.channel, p.output.row, [&](const auto& fetch) STN_LAMBDA {
+    walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
+               [&](const Tile& t, int, int, int64_t first, int64_t channels) STN_LAMBDA {
+                 const auto output = outputs + (first * p.output.channel + t.v * p.output.row + t.u);
+                 const auto sample = [&](const auto& taps, int64_t offset) STN_LAMBDA {
+                   const F16 gx = 1.f - taps.fx, gy = 1.f - taps.fy;
+                   const F16 w00 = gx * gy, w01 = taps.fx * gy, w10 = gx * taps.fy, w11 = taps.fx * taps.fy;
+                   const auto image = images + (first * p.input.channel + offset);
+                   const auto ahead = fetch.of(t.u, t.v, offset);
+                   in_format(image, output, [&](auto in, auto out) STN_LAMBDA {
+                     for (int64_t c = 0; c < channels; ++c, in += p.input.channel, out += p.output.channel) {
+                       ahead(in, p.input.row, out, p.output.row);
+                       F16 a, b, c10, d;
+                       taps.read(in, p.input.row, a, b, c10, d);
+                       store_tile<Shape>(out, p.output.row, w00 * a + w01 * b + (w10 * c10 + w11 * d));
+                     }
+                   });
+                 };
+                 with_taps(map, t, p, sample,
+                           [&]() STN_LAMBDA { store_zeros<Shape>(output, p.output.channel, p.output.row, channels); });
+               });
+  });
 }
 
 // moments = the sums over output pixels of g_x, g_x u, g_x v, g_y, g_y u, g_y v, with g = dL/d(source pixel).
@@ -105,8 +106,6 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
   const auto grads = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch;
   const int64_t size = images.size(),
                 block = channel_block(p.channels, p.input.channel * size, p.input.row * size, Shape::kMostOfPageRows);
-  const auto ahead = prefetch<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row, p.grad_output.channel,
-                                     p.grad_output.row);
   // Sums a lane of g_x, g_x u, g_x v and the same of g_y, with (u, v) the tile's place; the lane's own place is added
   // at the end. They go to double every few tiles.
   F16 sums[6] = {};
@@ -116,6 +115,8 @@ void tile_theta_moments(const Problem& p, int64_t item, const PixelMap<double>& 
     for (int k = 0; k < 6; ++k) totals[k] += __builtin_convertvector(sums[k], Vec<double, 16>), sums[k] = F16{};
     tiles = 0;
   };
+  const auto ahead = rows_ahead<Shape>(p, m, size, p.channels, block, p.input.channel, p.input.row,
+                                       p.grad_output.channel, p.grad_output.row);
   walk_tiles(map, p.out_width, row_begin, row_end, p.channels, block,
              [&](const Tile& t, int fresh_u, int fresh_v, int64_t first, int64_t channels) STN_LAMBDA {
                if (++tiles > 64) flush();
@@ -198,7 +199,7 @@ struct Candidates {
 // A sum of weighted candidates that reads nothing under a weight of 0.
 template <class Shape, class Pixels, int kCount>
 STN_SHARED F16 careful_sum(Pixels from, int64_t stride, Candidates<kCount> all) {
-  const Window<Shape> window(from, stride);
+  const auto window = window_at<Shape>(from, stride);
   F16 sum{};
   for (int k = 0; k < kCount; ++k) sum += all.weight[k] * masked(window.at(all.index[k]), all.weight[k] > F16{});
   return sum;
@@ -237,8 +238,8 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
   const auto grads = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch;
   const int64_t size = grads.size();
   const int64_t block = channel_block(p.channels, p.grad_output.channel * size, p.grad_output.row * size, 2);
-  const auto ahead = prefetch<Shape>(p, inverse.map, size, p.channels, block, p.grad_output.channel, p.grad_output.row,
-                                     target.channel, target.row);
+  const auto ahead = rows_ahead<Shape>(p, inverse.map, size, p.channels, block, p.grad_output.channel,
+                                       p.grad_output.row, target.channel, target.row);
   const int width = int(p.out_width), height = int(p.out_height);
   const int reach_u = int(map.reach_x) + kBox, reach_v = int(map.reach_y) + kBox;  // of a tile's last candidate
   const float xu = float(m.xu), xv = float(m.xv), yu = float(m.yu), yv = float(m.yv);
@@ -317,7 +318,7 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
                  for (int k = 0; k < kCount; ++k) {
                    const I16 at = place((row << kRowBit) + column, place_step, k);
                    weight[k] = masked(weight[k], (at & kOutside) == 0);
-                   index[k] = at | at >> (kRowBit - 3);  // of which only six bits count
+                   index[k] = (at | at >> (kRowBit - 3)) & (kWindow * kWindow - 1);
                  }
                }
                in_format(from, to, [&](auto in, auto out) STN_LAMBDA {
@@ -337,10 +338,15 @@ bool tile_gather_from(const Problem& p, int64_t item, const PixelMap<double>& m,
                  if (care)
                    return each_channel([&]() STN_LAMBDA { return careful_sum<Shape>(in, p.grad_output.row, all); });
                  each_channel([&]() STN_LAMBDA {
-                   const Window<Shape> window(in, p.grad_output.row);
+                   const auto window = window_at<Shape>(in, p.grad_output.row);
                    F16 even{}, odd{};
-#pragma GCC unroll 9
-                   for (int k = 0; k < kCount; ++k) (k % 2 ? odd : even) += weight[k] * window.at(index[k]);
+#pragma GCC unroll 4
+                   for (int k = 0; k + 1 < kCount; k += 2) {
+                     F16 a, b;
+                     window.two(index[k], index[k + 1], a, b);
+                     even += weight[k] * a, odd += weight[k + 1] * b;
+                   }
+                   if constexpr (kCount % 2) even += weight[kCount - 1] * window.at(index[kCount - 1]);
                    return even + odd;
                  });
                });

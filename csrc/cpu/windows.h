@@ -106,16 +106,25 @@ struct WindowTaps {
         }
       }
     } else {
-      const Window<Square> window(plane, stride);
+      const auto window = window_at<Square>(plane, stride);
       const I16 corner = y.first * kWindow + x.first;
 #pragma GCC unroll 4
       for (int j = 0; j < K; ++j) {
 #pragma GCC unroll 4
-        for (int i = 0; i < K; ++i) {
-          if constexpr (kReach == Reach::interior) {
-            f(j, i, window.at(corner + (kWindow * j + i)));
+        for (int i = 0; i < K; i += 2) {
+          constexpr bool kInterior = kReach == Reach::interior;
+          const auto index = [&](int column) STN_LAMBDA {
+            return kInterior ? corner + (kWindow * j + column) : y.tap[j] * kWindow + x.tap[column];
+          };
+          const auto put = [&](int column, F16 value) STN_LAMBDA {
+            f(j, column, kInterior ? value : masked(value, y.inside[j] & x.inside[column]));
+          };
+          if constexpr (K == 1) {
+            put(i, window.at(index(i)));
           } else {
-            f(j, i, masked(window.at(y.tap[j] * kWindow + x.tap[i]), y.inside[j] & x.inside[i]));
+            F16 a, b;
+            window.two(index(i), index(i + 1), a, b);
+            put(i, a), put(i + 1, b);
           }
         }
       }
@@ -247,20 +256,18 @@ struct StripPoints {
   }
 };
 
-// What a tile fetches ahead: rows, or its share of planes that have no gaps and one width, if that is not 0.
-struct WindowFetch {
-  Prefetch<Square> rows;
-  int64_t dense;
+// What a tile fetches ahead: its share of planes, if that has a width, else rows.
+struct WindowAhead {
+  RowsAhead<Square> rows;
+  ShareAhead<Square> share;
   // For the tile at (u, v) whose window is `corner` from a plane's beginning.
-  STN_INLINE WindowFetch of(int64_t u, int64_t v, int64_t corner) const {
-    if (dense == 0) return *this;
-    return {{rows.on, rows.read + v * dense + u * kTile - corner, rows.write + u * (kTile - 1)}, dense};
+  STN_INLINE WindowAhead of(int64_t u, int64_t v, int64_t corner) const {
+    return {rows, share.width ? share.of(u, v, corner) : share};
   }
   template <class R, class W>
   STN_INLINE void operator()(R from, int64_t from_stride, W to, int64_t to_stride) const {
-    if (dense == 0) return rows(from, from_stride, to, to_stride);
-    __builtin_prefetch(address(from + rows.read), 0, 2);
-    __builtin_prefetch(address(to + rows.write), 0, 2);
+    if (share.width) return share(from, from_stride, to, to_stride);
+    rows(from, from_stride, to, to_stride);
   }
 };
 
@@ -271,7 +278,7 @@ struct WindowTile {
   int64_t other, channels;
   bool first;
   int strip, index;
-  WindowFetch ahead;
+  WindowAhead ahead;
 };
 
 // Strips of one block of rows that take turns with the blocks of channels, so that the lines of a block stay in the
@@ -311,19 +318,20 @@ struct Strips {
 
 // Where what is read and written next lies from a tile: in the next block of channels, in the next item where a group
 // takes turns or images are small, or below.
-STN_INLINE WindowFetch next_tile(const Problem& p, int64_t channels, int64_t items, int64_t size,
+STN_INLINE WindowAhead next_tile(const Problem& p, int64_t channels, int64_t items, int64_t size,
                                  const Images<const void*>& other) {
-  const bool on = leaves_cache(p, size);
-  const bool same = p.height == p.out_height && p.width == p.out_width;
-  const int64_t dense = same && p.input.row == p.width && other.row == p.width ? p.width : 0;
+  const bool on = leaves_cache(p, size), shares = has_shares(p, p.input.row, other.row);
+  const auto ahead = [&](bool by_share, int64_t read, int64_t write) STN_LAMBDA {
+    return WindowAhead{{on, read, write}, {read, write, by_share && shares ? p.width : 0}};
+  };
   if (walks_planes(p.channels, channels, p.input.channel))
-    return {{on, channels * p.input.channel, channels * other.channel}, on ? dense : 0};
+    return ahead(on, channels * p.input.channel, channels * other.channel);
   if (items > 1 || small_images(p.channels, p.input.channel, other.channel)) {
     const int64_t below = items > 1 ? kTile * p.input.row : 0;  // the rows before were read with the strip before
     // A line a tile: that pays even for calls that fit the cache.
-    return {{on, (p.samples > 1 ? 0 : p.input.batch) + below, other.batch}, dense};
+    return ahead(true, (p.samples > 1 ? 0 : p.input.batch) + below, other.batch);
   }
-  return {{on, (kTile + kWindow / 2) * p.input.row, kTile * other.row}, 0};
+  return ahead(false, (kTile + kWindow / 2) * p.input.row, kTile * other.row);
 }
 
 // Calls body.template operator()<reach>(tile, taps) for the tiles and channels of tasks [begin, end) of groups of items
@@ -337,7 +345,7 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
   const Images<const void*> output{p.output.data, p.output.batch, p.output.channel, p.output.row, 1};
   const Images<const void*> other = p.output.data ? output : p.grad_output;
   const Groups groups(p);
-  const WindowFetch ahead = next_tile(p, step, groups.size, size, other);
+  const WindowAhead ahead = next_tile(p, step, groups.size, size, other);
   StripPoints<kMode> points(p, groups.size);
   Strips strips(p, step);
   TpsBasis stored(p, kTile);

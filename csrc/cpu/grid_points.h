@@ -65,6 +65,26 @@ STN_INLINE void place_near(V g, Axis<float> axis, Lattice<float> limits, I& pixe
   pixel = __builtin_convertvector(below ? low - 1 : low, I), fraction = below ? exact + 1 : exact;
 }
 
+// Calls body(coordinates by axis, first point) for `count` points of a grid, a vector at a time; the last one repeats.
+template <int n, class Body>
+STN_INLINE void over_coordinates(const float* grid, int64_t count, Body body) {
+  constexpr int W = kVectorBytes / 4;
+  const auto separated = [&](const float* from, int64_t i) STN_LAMBDA {
+    Vec<float, W> g[n];
+    deinterleave<n, W>(from, g);
+    body(g, i);
+  };
+  const int64_t whole = count / W * W;
+  for (int64_t i = 0; i < whole; i += W) separated(grid + n * i, i);
+  if (whole == count) return;
+  float rest[n * W];
+  for (int k = 0; k < W; ++k) {
+    for (int a = 0; a < n; ++a) rest[n * k + a] = grid[n * minimum(whole + k, count - 1) + a];
+  }
+  asm volatile("" ::: "memory");  // one copy of what follows
+  separated(rest, whole);
+}
+
 // Places `count` points, and repeats the last one up to a whole vector.
 template <Mode kMode, Padding kPadding, int n>
 STN_INLINE void place_grid(const Problem& p, const float* grid, int64_t count, const Axis<float> (&axis)[n],
@@ -76,9 +96,7 @@ STN_INLINE void place_grid(const Problem& p, const float* grid, int64_t count, c
   Lattice<float> limits[n];
   for (int a = 0; a < n; ++a)
     limits[a] = kNear ? near_limits(p.extent(a), axis[a]) : bounds<kMode, kPadding>(p.extent(a));
-  const auto place_vector = [&](const float* from, int64_t i) STN_LAMBDA {
-    V g[n];
-    deinterleave<n, W>(from, g);
+  over_coordinates<n>(grid, count, [&](const V(&g)[n], int64_t i) STN_LAMBDA {
 #pragma GCC unroll 3
     for (int a = 0; a < n; ++a) {
       I pixel;
@@ -91,16 +109,7 @@ STN_INLINE void place_grid(const Problem& p, const float* grid, int64_t count, c
       store(to[a].index + i, pixel);
       if constexpr (kMode != Mode::nearest) store(to[a].fraction + i, fraction), store(to[a].slope + i, slope);
     }
-  };
-  const int64_t whole = count / W * W;
-  for (int64_t i = 0; i < whole; i += W) place_vector(grid + n * i, i);
-  if (whole == count) return;
-  float rest[n * W];
-  for (int k = 0; k < W; ++k) {
-    for (int a = 0; a < n; ++a) rest[n * k + a] = grid[n * minimum(whole + k, count - 1) + a];
-  }
-  asm volatile("" ::: "memory");  // one copy of what follows
-  place_vector(rest, whole);
+  });
 }
 
 // Whether the points of a call are placed so: an axis of one pixel has rules of its own.

@@ -7,8 +7,8 @@
 namespace stn::STN_LEVEL {
 
 // The pixels at N offsets, widened.
-template <int N, class P>
-STN_INLINE auto gather(P plane, const int64_t* offset) {
+template <int N, class P, class Offset>
+STN_INLINE auto gather(P plane, const Offset* offset) {
   return [&]<size_t... i>(std::index_sequence<i...>) STN_LAMBDA {
     if constexpr (sizeof(plane[0]) == 2) {
       return widen<N>(plane.is_bfloat16, Halves<N>{plane[offset[i]].bits...});

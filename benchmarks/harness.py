@@ -21,7 +21,7 @@ from stn_kernels.verify import expected, results_of
 from .cases import Case
 from .providers import EAGER, Provider
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler, used for memory, would print two lines a call
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler, used for memory, would print two lines a call
 
 # Looser than the tests' table: peers compute coordinates with less care; a wrong kernel is off by far more.
 GATE = {"value": 2e-3, "image": 5e-3, "coords": 2e-2}

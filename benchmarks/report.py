@@ -16,6 +16,7 @@ from .providers import EAGER
 
 CONDITIONS = ("date", "commit", "device", "cpu", "level", "torch", "triton", "python")
 HERE = pathlib.Path(__file__).resolve().parent
+DEFAULT_FOLDER = pathlib.Path("stn-kernels-results")  # not benchmarks/results, of which README.md is generated
 
 
 def conditions(device: str) -> dict[str, str]:
@@ -143,7 +144,7 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
 
 def write(rows: list[dict], out: pathlib.Path | None, quick: bool) -> list[pathlib.Path]:
     """Writes the CSV, and the plot if matplotlib is installed, to out/<device>/; returns the paths."""
-    folder = (out or default_folder()) / device_folder(rows)
+    folder = (out or DEFAULT_FOLDER) / device_folder(rows)
     folder.mkdir(parents=True, exist_ok=True)
     name = "quick" if quick else "results"
     paths = [folder / f"{name}.csv"]
@@ -155,9 +156,3 @@ def write(rows: list[dict], out: pathlib.Path | None, quick: bool) -> list[pathl
         except ImportError:
             pass
     return paths
-
-
-def default_folder() -> pathlib.Path:
-    """benchmarks/results of a checkout; a folder in the current one if the package is installed without it."""
-    results = HERE / "results"
-    return results if (HERE.parent / "pyproject.toml").exists() else pathlib.Path("stn-kernels-results")

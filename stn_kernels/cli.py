@@ -157,7 +157,7 @@ def verify(ops, backends, json_file):
 @click.option("--quick", is_flag=True, help="Fewer shapes and rounds: about two minutes on two cores.")
 @click.option("--threads", default="1,2", show_default=True, help="CPU threads to measure with.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda if there is one.")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: benchmarks/results).")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: stn-kernels-results).")
 @json_option
 def bench(ops, backends, quick, threads, device, out, json_file):
     """Measure every operator beside torch eager, torch.compile and kornia; wrong results get no ratio."""

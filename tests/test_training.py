@@ -41,6 +41,15 @@ def assert_same(first, second):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: a job in the background of a script inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("run", [run_of(), run_of("P-STN", experiment=NOISY), run_of("L-STN", experiment=NOISY)])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_resume_is_exact(tmp_path, monkeypatch, optimizer, run):
@@ -70,6 +79,7 @@ def test_resume_is_exact(tmp_path, monkeypatch, optimizer, run):
     assert training.evaluate(run, whole) == training.evaluate(run, resumed)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_does_not_wait(monkeypatch):
     def loss(self, *arguments):
         os.kill(os.getpid(), signal.SIGINT)

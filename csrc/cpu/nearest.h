@@ -16,7 +16,7 @@ struct PixelRun {
   // Calls f(offsets).
   template <class F>
   STN_INLINE void with_offsets(F f) const {
-    is_near ? f(near + 0) : f(far + 0);
+    is_near ? f(near) : f(far);
   }
 };
 

@@ -307,16 +307,21 @@ STN_INLINE bool has_shares(const Problem& p, int64_t from_row, int64_t to_row) {
   return p.height == p.out_height && p.width == p.out_width && from_row == p.width && to_row == p.width;
 }
 
-// Distances of the next data to touch: the next channel block where several are walked, the next of small images, else
-// the next row of tiles.
+// How many planes on the next data to touch is: in the next channel block where several are walked, in the next of
+// small images, or, if 0, below in the same ones.
+STN_INLINE int64_t planes_ahead(const Problem& p, int64_t channels, int64_t block, int64_t from_plane,
+                                int64_t to_plane) {
+  if (walks_planes(channels, block, from_plane)) return block;
+  return p.samples == 1 && small_images(channels, from_plane, to_plane) ? channels : 0;
+}
+// Its distances.
 template <class Shape>
 STN_INLINE RowsAhead<Shape> rows_ahead(const Problem& p, const PixelMap<double>& m, int64_t element, int64_t channels,
                                        int64_t block, int64_t from_plane, int64_t from_row, int64_t to_plane,
                                        int64_t to_row) {
   const bool on = leaves_cache(p, element);
-  if (walks_planes(channels, block, from_plane)) return {on, block * from_plane, block * to_plane};
-  if (p.samples == 1 && small_images(channels, from_plane, to_plane))
-    return {on, channels * from_plane, channels * to_plane};
+  const int64_t planes = planes_ahead(p, channels, block, from_plane, to_plane);
+  if (planes > 0) return {on, planes * from_plane, planes * to_plane};
   constexpr int kHeight = Shape::kHeight;
   const int64_t down = int64_t(__builtin_nearbyint(kHeight * m.yv));
   const int64_t across = int64_t(__builtin_nearbyint(kHeight * m.xv));
@@ -329,9 +334,7 @@ STN_INLINE void with_ahead(const Problem& p, const PixelMap<double>& m, int64_t 
                            int64_t to_plane, int64_t to_row, Body body) {
   const int64_t plane = p.input.channel;
   const auto rows = rows_ahead<Shape>(p, m, element, p.channels, block, plane, p.input.row, to_plane, to_row);
-  const bool beyond = walks_planes(p.channels, block, plane) ||
-                      (p.samples == 1 && small_images(p.channels, plane, to_plane));  // of this image's tiles
-  if (rows.on && beyond && has_shares(p, p.input.row, to_row))
+  if (rows.on && planes_ahead(p, p.channels, block, plane, to_plane) > 0 && has_shares(p, p.input.row, to_row))
     return body(ShareAhead<Shape>{rows.read, rows.write, p.width});
   body(rows);
 }

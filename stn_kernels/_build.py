@@ -25,10 +25,11 @@ LEVEL_SOURCES = (  # compiled once an instruction set; the longest first, so tha
     "kernels.cpp",
     "windows.cpp",
     "samplers.cpp",
+    "channel_blocks.cpp",
     "cpab.cpp",
     "linearized.cpp",
 )
-TILED_LEVELS = {"windows.cpp": ("v4",)}  # sources that only these levels have
+TILED_LEVELS = {"windows.cpp": ("v4",), "channel_blocks.cpp": ("v3", "v4")}  # sources that only these levels have
 DEFAULT_CUDA_ARCHS = ("80", "90", "100")
 
 

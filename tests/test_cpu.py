@@ -78,6 +78,40 @@ def test_walks(walk, name, padding):
         assert error < 2e-5, (key, error)
 
 
+BLOCKS = {  # batch, samples, channels, input and output sizes: many channels, of which a vector has some of a pixel's
+    "part of a block": (2, None, 29, (9, 11), (13, 7)),
+    "one vector of pixels": (3, None, 16, (4, 4), (1, 16)),
+    "too few pixels": (3, None, 16, (3, 5), (4, 4)),
+    "samples at once": (2, 5, 16, (28, 28), (29, 27)),
+    "samples in turn": (1, 3, 16, (60, 50), (70, 65)),
+    "larger than the cache": (1, None, 16, (150, 130), (140, 160)),
+}
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("name", ["affine_sample", "grid_sample", "homography_sample", "tps_sample"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_blocks_of_channels(blocks, dtype, name, padding):
+    batch, samples, channels, size, out_size = BLOCKS[blocks]
+    case = OP_CASES[name]
+    sample = Sample(
+        batch=batch,
+        samples=samples,
+        channels=channels,
+        size=size,
+        out_size=out_size,
+        padding_mode=padding,
+        dtype=dtype,
+    )
+    wanted = verify.expected(case, case.draw(sample), "contiguous").values()
+    alone, together = by_one_and_two_threads(case, sample)
+    for mine, others, right in zip(alone, together, wanted, strict=True):
+        assert torch.equal(mine, others)
+        error = (mine.double() - right).norm() / right.norm()
+        assert error < (5e-6 if mine.dtype == torch.float32 else 2**-8), error
+
+
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("name", ["affine_sample", "grid_sample"])
 @pytest.mark.parametrize("channels", [1, 9, 16])
@@ -102,6 +136,9 @@ if ops is None:
     for walk in test_cpu.WALKS:
         for padding in ("zeros", "reflection"):
             test_cpu.test_walks(walk, "affine_sample", padding)
+    for blocks in test_cpu.BLOCKS:
+        for name in ("affine_sample", "grid_sample"):
+            test_cpu.test_blocks_of_channels(blocks, torch.float32, name, "zeros")
     for channels in (1, 9, 16):
         for name in ("affine_sample", "grid_sample"):
             test_cpu.test_volumes(channels, name, "zeros")

@@ -26,7 +26,7 @@ def cases(draw, sampler):
         dtype=draw(st.sampled_from((torch.float64, torch.float32))),
         layout=draw(st.sampled_from(LAYOUTS)),
         batch=draw(st.integers(1, 2)),
-        channels=draw(st.sampled_from((0, 1, 2, 9))),
+        channels=draw(st.sampled_from((0, 1, 2, 9, 29))),
         size=size,
         mode=mode,
     )

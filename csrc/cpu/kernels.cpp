@@ -201,6 +201,9 @@ Work quad_work(const Problem& call, F kernel) {
 
 Work forward(const Problem& call) {
   if (in_quads(call)) return quad_work(call, [](auto t) STN_LAMBDA { return quads_forward<decltype(t)>; });
+  if constexpr (kHasHalfRows) {
+    if (const Problem p = call.in_lines(); in_blocks(p, true)) return blocks_forward(p);
+  }
   if constexpr (kHasTiles) {
     if (in_windows(call)) return window_forward(call);
   }
@@ -215,6 +218,9 @@ Work forward(const Problem& call) {
 
 // Both where the call names both, else none.
 Work gradients(const Problem& call) {
+  if constexpr (kHasHalfRows) {
+    if (const Problem p = call.in_lines(); in_blocks(p, true)) return blocks_gradients(p);
+  }
   if (!in_quads(call)) return {};
   return quad_work(call, [](auto t) STN_LAMBDA { return quads_backward<decltype(t)>; });
 }
@@ -223,6 +229,9 @@ Work grad_parameters(const Problem& call) {
   if (in_quads(call)) {
     Problem p = call;
     return p.grad_input.data = nullptr, gradients(p);
+  }
+  if constexpr (kHasHalfRows) {
+    if (const Problem p = call.in_lines(); in_blocks(p, true)) return blocks_grad_parameters(p);
   }
   if constexpr (kHasTiles) {
     if (in_windows(call)) return window_grad_parameters(call);
@@ -245,6 +254,9 @@ Work grad_input(const Problem& call) {
   if (in_quads(call)) {
     Problem p = call;
     return p.grad_grid = nullptr, gradients(p);
+  }
+  if constexpr (kHasHalfRows) {
+    if (const Problem p = call.in_lines(); in_blocks(p, false)) return blocks_grad_input(p);
   }
   const Problem p = call.in_lines();
   if (!p.scatters_rows()) return sampler_grad_input(p);

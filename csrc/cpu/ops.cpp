@@ -153,10 +153,10 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   }
   if (need_input) p.grad_input = images<void*>(grad_input, n);
   if (need_parameters && at_grid) p.grad_grid = grad_parameters.mutable_data_ptr();
-  if (need_input && need_parameters && at_grid) {
+  if (need_input && need_parameters) {
     const stn::Work both = kernels.gradients(p);
     if (both.run) {
-      execute(both, points);
+      at_grid ? execute(both, points) : sum_parameters(both, points, grad_parameters);
       need_input = need_parameters = false;
     }
   }

@@ -20,6 +20,12 @@ Work window_grad_parameters(const Problem&);
 // Run<float> of the rows [top, bottom), at least four, of the items [first, last), without slopes.
 bool has_placed_runs(const Problem&);
 void place_item_runs(const Problem&, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs);
+// Many channels of small planar images (channel_blocks.cpp), where in_blocks says so.
+bool in_blocks(const Problem&, bool reads);  // reads: not the input's gradient alone
+Work blocks_forward(const Problem&);
+Work blocks_grad_input(const Problem&);
+Work blocks_grad_parameters(const Problem&);
+Work blocks_gradients(const Problem&);  // both at once, if that is worthwhile
 // The second backward at a grid: the gradients to grad_output (into p.output), bilinear or nearest; to input and grid,
 // bilinear.
 Work second_grad_output(const Problem&);

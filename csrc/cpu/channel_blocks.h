@@ -76,28 +76,35 @@ struct BlockPoints {
         slope_x(gradients ? count + Run<float>::kPoints : 1, uninitialized),
         slope_y(gradients ? count + Run<float>::kPoints : 1, uninitialized) {}
 
+  // Places the points of a part; `placed` are the runs of its rows, if they are.
   template <bool kGradients>
-  STN_SHARED void place(const Problem& p, const BlockPart& part) const {
+  STN_SHARED void place(const Problem& p, const BlockPart& part, const Run<float>* placed) const {
     int64_t at = part.at;
+    const auto add = [&](const Run<float>& run) STN_LAMBDA {
+      for (int64_t i = 0; i < run.count; i += N) {
+        store(offset.data + at + i,
+              lattice.offset(load<I>(run.x_index + i), load<I>(run.y_index + i)) * int32_t(lattice.each));
+        const QuadPasses::Fractions f(run, i);
+        float* to = weight.data + 4 * (at + i);
+        if constexpr (kGradients) {
+          interleave<4, N>({f.gx, f.fx, f.gy, f.fy}, to);
+          store(slope_x.data + at + i, load<V>(run.x_slope + i));
+          store(slope_y.data + at + i, load<V>(run.y_slope + i));
+        } else {
+          interleave<4, N>({f.gx * f.gy, f.fx * f.gy, f.gx * f.fy, f.fx * f.fy}, to);
+        }
+      }
+      at += run.count;
+    };
+    if (placed) {
+      for (const int64_t end = at + part.count; at < end;) add(*placed++);
+      return;
+    }
     const Source source(p, part.item);
     const Locate<float> locate = locator<float>(p);
     for (int64_t v = part.first; v < part.last; ++v) {
-      over_runs<float>(source, locate, v, 0, p.row_width(v), [&](const Run<float>& run, int64_t) STN_LAMBDA {
-        for (int64_t i = 0; i < run.count; i += N) {
-          store(offset.data + at + i,
-                lattice.offset(load<I>(run.x_index + i), load<I>(run.y_index + i)) * int32_t(lattice.each));
-          const QuadPasses::Fractions f(run, i);
-          float* to = weight.data + 4 * (at + i);
-          if constexpr (kGradients) {
-            interleave<4, N>({f.gx, f.fx, f.gy, f.fy}, to);
-            store(slope_x.data + at + i, load<V>(run.x_slope + i));
-            store(slope_y.data + at + i, load<V>(run.y_slope + i));
-          } else {
-            interleave<4, N>({f.gx * f.gy, f.fx * f.gy, f.gx * f.fy, f.fx * f.fy}, to);
-          }
-        }
-        at += run.count;
-      });
+      over_runs<float>(source, locate, v, 0, p.row_width(v),
+                       [&](const Run<float>& run, int64_t) STN_LAMBDA { add(run); });
     }
   }
 };
@@ -110,24 +117,28 @@ struct BlockPlanes {
   int64_t plane;
   int count;
 
-  // Calls f(k, pixel) with the channels of pixels [i, i + N).
+  // Pixels [i, i + N), all their channels in a vector.
   STN_INLINE void read(int64_t i, BlockPixel (&square)[N]) const {
-    if (count == N) {
+    with_format(first, [&](auto from) STN_LAMBDA {
+      if (count == N) {
 #pragma GCC unroll 16
-      for (int k = 0; k < N; ++k) square[k] = load_as<N>(first + (k * plane + i));
-    } else {
-      for (int k = 0; k < N; ++k) square[k] = k < count ? load_as<N>(first + (k * plane + i)) : BlockPixel{};
-    }
+        for (int k = 0; k < N; ++k) square[k] = load_as<N>(from + (k * plane + i));
+      } else {
+        for (int k = 0; k < N; ++k) square[k] = k < count ? load_as<N>(from + (k * plane + i)) : BlockPixel{};
+      }
+    });
     transpose<1>(square);
   }
   STN_INLINE void write(int64_t i, BlockPixel (&square)[N]) const {
     transpose<1>(square);
-    if (count == N) {
+    with_format(first, [&](auto to) STN_LAMBDA {
+      if (count == N) {
 #pragma GCC unroll 16
-      for (int k = 0; k < N; ++k) store_as<N>(first + (k * plane + i), square[k]);
-    } else {
-      for (int k = 0; k < count; ++k) store_as<N>(first + (k * plane + i), square[k]);
-    }
+        for (int k = 0; k < N; ++k) store_sampled<N>(to + (k * plane + i), square[k]);
+      } else {
+        for (int k = 0; k < count; ++k) store_sampled<N>(to + (k * plane + i), square[k]);
+      }
+    });
   }
 };
 
@@ -219,8 +230,8 @@ STN_INLINE BlockPixel sum_of_rows(BlockPixel (&rows)[kBlockLanes / 2]) {
   return rows[0];
 }
 
-// Adds the gradients of `count` points from the at-th on, but for the padding's slopes, to grad_x and grad_y, or sets
-// them where the block is the first.
+// Adds the gradients of `count` points from the at-th on, but for the padding's slopes, to theirs in grad_x and grad_y,
+// or sets them where the block is the first.
 template <class T>
 STN_SHARED void block_grad_points(const BlockPoints& points, int64_t at, int64_t count, const float* pixels,
                                   const BlockPlanes<const T>& grad, bool is_first, float* grad_x, float* grad_y,
@@ -257,7 +268,7 @@ STN_SHARED void block_grad_points(const BlockPoints& points, int64_t at, int64_t
       for (int k = 0; k < N; ++k) lane[k] = k;
       store(to, load<V>(to) + masked(sum, lane >= int32_t(first - i)));
     };
-    add(grad_x + at + i, sum_of_rows<N / 2>(x)), add(grad_y + at + i, sum_of_rows<N / 2>(y));
+    add(grad_x + i, sum_of_rows<N / 2>(x)), add(grad_y + i, sum_of_rows<N / 2>(y));
   }
 }
 

@@ -128,6 +128,24 @@ template <int N>
 STN_INLINE void store_as(HalfElements<Half> p, Vec<float, N> v) {
   store(p.data, narrow<N>(p.is_bfloat16, v));
 }
+// Of values sampled from elements of that type.
+template <int N, class T>
+STN_INLINE void store_sampled(T* p, Vec<T, N> v) {
+  store(p, v);
+}
+template <int N>
+STN_INLINE void store_sampled(HalfElements<Half> p, Vec<float, N> v) {
+  store(p.data, narrow_sampled<N>(p.is_bfloat16, v));
+}
+// Calls f(p) with the format known when it is compiled.
+template <class T, class F>
+STN_INLINE void with_format(T* p, F f) {
+  f(p);
+}
+template <class H, class F>
+STN_INLINE void with_format(HalfElements<H> p, F f) {
+  p.is_bfloat16 ? f(HalfElements<H>{p.data, true}) : f(HalfElements<H>{p.data, false});
+}
 // Elements in a buffer of their own, of the format of others.
 template <class T>
 STN_INLINE T* like(const T*, T* buffer) {

@@ -119,47 +119,66 @@ STN_INLINE int64_t image_bands(const Problem& p) {
   return groups >= p.threads ? 1 : minimum(p.height, (p.threads + groups - 1) / groups);
 }
 
+// The points of some items, placed row by row of all of them.
+template <class A>
+struct ItemRuns {
+  static constexpr int64_t kPoints = Run<A>::kPoints;
+  const Problem& p;
+  const int64_t per_row, per_item;
+  int64_t first_item = 0;
+  const Scratch<Run<A>> runs;
+  STN_INLINE ItemRuns(const Problem& problem, int64_t most_items)
+      : p(problem),
+        per_row((p.out_width + kPoints - 1) / kPoints),
+        per_item(p.out_height * per_row),
+        runs(most_items * per_item + 1, uninitialized) {}
+  STN_INLINE Run<A>* row(int64_t item, int64_t v) const {
+    return runs.data + (item - first_item) * per_item + v * per_row;
+  }
+  void place(int64_t first, int64_t last) {
+    first_item = first;
+    if constexpr (kHasTiles && sizeof(A) == 4) {
+      if (has_placed_runs(p)) return place_item_runs(p, first, last, 0, p.out_height, runs.data);
+    }
+    const Locate<A> locate = locator<A>(p);
+    over_rows_of_items(p, first, last, 0, p.out_height,
+                       [&](const Source& source, int64_t begin, int64_t end) STN_LAMBDA {
+                         for (int64_t v = begin; v < end; ++v) {
+                           Run<A>* run = row(source.item, v);
+                           for (int64_t u = 0; u < p.out_width; u += kPoints)
+                             locate(source, v, u, minimum(kPoints, p.out_width - u), *run++);
+                         }
+                       });
+  }
+};
+
 template <class T>
 void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
   using A = Compute<T>;
   constexpr int64_t kPoints = Run<A>::kPoints;
   const Groups groups = image_groups(p);
-  const Locate<A> place = locator<A>(p);
   const int64_t bands = image_bands(p), step = scattered_channels(p);
-  const int64_t per_row = (p.out_width + kPoints - 1) / kPoints, per_item = p.out_height * per_row;
   bool by_tiles = false;
   if constexpr (kHasTiles && sizeof(A) == 4) by_tiles = has_placed_runs(p);
   // Else placed where they are used: some rows at a time, or run by run.
   const bool kept = groups.size > 1 || step < p.channels;
   constexpr int64_t kRows = 16, kFewest = 4;
-  const int64_t few = by_tiles ? (kRows + kFewest) * per_row : 1;
-  const Scratch<Run<A>> runs(kept ? groups.size * p.samples * per_item : few, uninitialized);
+  ItemRuns<A> placed(p, kept ? groups.size * p.samples : 0);
+  const int64_t per_row = placed.per_row;
+  const Scratch<Run<A>> runs(kept ? 1 : (kRows + kFewest) * per_row, uninitialized);
   const auto add_row = [&](GradientBand<T>& band, int64_t item, int64_t v, const Run<A>* run) STN_LAMBDA {
     for (int64_t u = 0; u < p.out_width; u += kPoints) band.add_run(item, v, u, *run++);
   };
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b0 = task / bands * groups.size, b1 = minimum(b0 + groups.size, p.batch);
     const int64_t first = p.height * (task % bands) / bands, last = p.height * (task % bands + 1) / bands;
-    const auto of_row = [&](int64_t item, int64_t v)
-                            STN_LAMBDA { return runs.data + (item - b0 * p.samples) * per_item + v * per_row; };
-    if (kept && by_tiles) {
-      if constexpr (kHasTiles) place_item_runs(p, b0 * p.samples, b1 * p.samples, 0, p.out_height, runs.data);
-    } else if (kept) {
-      over_rows_of_items(p, b0 * p.samples, b1 * p.samples, 0, p.out_height,
-                         [&](const Source& source, int64_t row, int64_t end_row) STN_LAMBDA {
-                           for (int64_t v = row; v < end_row; ++v) {
-                             Run<A>* run = of_row(source.item, v);
-                             for (int64_t u = 0; u < p.out_width; u += kPoints)
-                               place(source, v, u, minimum(kPoints, p.out_width - u), *run++);
-                           }
-                         });
-    }
+    if (kept) placed.place(b0 * p.samples, b1 * p.samples);
     for (int64_t b = b0; b < b1; ++b) {
       for (int64_t c = 0; c < p.channels; c += step) {
         GradientBand<T> band(p, b, c, minimum(step, p.channels - c), first, last);
         for (int64_t item = b * p.samples; item < (b + 1) * p.samples; ++item) {
           if (kept) {
-            for (int64_t v = 0; v < p.out_height; ++v) add_row(band, item, v, of_row(item, v));
+            for (int64_t v = 0; v < p.out_height; ++v) add_row(band, item, v, placed.row(item, v));
           } else if (by_tiles) {
             for (int64_t top = 0, bottom; top < p.out_height; top = bottom) {
               bottom = p.out_height - top < kRows + kFewest ? p.out_height : top + kRows;

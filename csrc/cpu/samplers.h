@@ -16,10 +16,13 @@ Work multi_grad_grid(const Problem&);
 bool in_windows(const Problem&);
 Work window_forward(const Problem&);
 Work window_grad_parameters(const Problem&);
-// Whether the points of a homography or spline are placed tile by tile for the image's gradient, and that: as
-// Run<float> of the rows [top, bottom), at least four, of the items [first, last), without slopes.
+// Whether the points of a homography or spline can be placed tile by tile, and that: as Run<float> of the rows
+// [top, bottom), at least four, of the items [first, last).
 bool has_placed_runs(const Problem&);
 void place_item_runs(const Problem&, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs);
+// The shares of a row block, [top, bottom), in the sums of such items from the gradients of their points.
+void sum_item_strips(const Problem&, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,
+                     const float* grad_x, const float* grad_y);
 // Many channels of small planar images (channel_blocks.cpp), where in_blocks says so.
 bool in_blocks(const Problem&, bool reads);  // reads: not the input's gradient alone
 Work blocks_forward(const Problem&);

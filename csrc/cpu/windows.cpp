@@ -25,6 +25,11 @@ void place_item_runs(const Problem& p, int64_t first, int64_t last, int64_t top,
   place_runs(p, first, last, top, bottom, static_cast<Run<float>*>(runs));
 }
 
+void sum_item_strips(const Problem& p, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,
+                     const float* grad_x, const float* grad_y) {
+  sum_strips(p, first, last, block, top, bottom, grad_x, grad_y);
+}
+
 Work window_forward(const Problem& p) {
   return with_kernels(p, [&](auto mode) STN_LAMBDA { return windows_forward<mode>; });
 }

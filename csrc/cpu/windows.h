@@ -239,7 +239,7 @@ struct StripPoints {
     }
     return at;
   }
-  // The strip as one run of each of its rows, but for slopes.
+  // The strip as one run of each of its rows.
   void to_runs(Run<float>* const (&rows)[kTile], int64_t width) const {
     for (int i = 0; i < strip.count; ++i) {
       const TilePoints at = points(i);
@@ -251,6 +251,7 @@ struct StripPoints {
       };
       put(at.index_x, &Run<float>::x_index), put(at.index_y, &Run<float>::y_index);
       put(at.part_x, &Run<float>::x_fraction), put(at.part_y, &Run<float>::y_fraction);
+      put(at.slope_x, &Run<float>::x_slope), put(at.slope_y, &Run<float>::y_slope);
     }
     for (Run<float>* run : rows) run->count = width, end_run(*run);
   }
@@ -536,6 +537,36 @@ struct WindowGradients {
     if (p.transform == Transform::tps) splines[item].finish(s, out);
   }
 };
+
+// The shares of a row block, output rows [top, bottom), at least a tile's, in the sums of the items [first, last), from
+// the gradients of their points, item after item.
+inline void sum_strips(const Problem& p, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,
+                       const float* grad_x, const float* grad_y) {
+  StripPoints<Mode::bilinear> points(p, last - first);
+  Strips strips(p, p.channels);
+  TpsBasis stored(p, kTile);
+  WindowGradients gradients(p);
+  std::vector<Source> sources;
+  for (int64_t item = first; item < last; ++item) {
+    sources.emplace_back(p, item, &stored);
+    if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first);
+  }
+  gradients.begin(first, last);
+  strips.over(p, top, bottom, [&]() STN_LAMBDA {
+    const Strip& strip = strips.strips[0];
+    TileGradients& tiles = gradients.strips[0];
+    for (const Source& source : sources) {
+      points.place(source, source.item - first, strip, strips.basis(0));
+      for (int i = 0; i < strip.count; ++i) {
+        const int64_t at = (source.item - first) * p.item_points() + strip.v * p.out_width + strip.u(i);
+        tiles.x[i] = load_tile<Square>(grad_x + at, p.out_width);
+        tiles.y[i] = load_tile<Square>(grad_y + at, p.out_width);
+      }
+      gradients.add(source, strips, points);
+    }
+  });
+  for (const Source& source : sources) gradients.finish(source, block);
+}
 
 template <Mode kMode>
 void windows_grad_parameters(const Problem& p, int64_t begin, int64_t end) {

@@ -78,45 +78,56 @@ STN_INLINE void apart(At quad, Vec<float, N> (&to)[4]) {
   to[2] = within_lanes<0, 1, 4, 5>(c, d), to[3] = within_lanes<2, 3, 6, 7>(c, d);
 }
 
+// Calls f(i, N) for vectors of N of `count` elements, or, where there are too few, f(i, 1) for each.
+template <class A, class F>
+STN_INLINE void over_vectors(int64_t count, F f) {
+  const auto by = [&](auto width) STN_LAMBDA {
+    for (int64_t i = 0; i < count; i += width) f(whole_vector<width>(i, count), width);
+  };
+  constexpr int kWhole = kVectorBytes / int(sizeof(A));
+  if (count >= kWhole) return by(std::integral_constant<int, kWhole>{});
+  if (count >= kLanes<A>) return by(std::integral_constant<int, kLanes<A>>{});
+  by(std::integral_constant<int, 1>{});
+}
+
 // `count` points or pixels in planes of the compute type, and back.
 template <class T>
 STN_SHARED void load_planes(const Problem& p, Elements<const T> from, int64_t channel, int64_t count, Compute<T>* to,
                             int64_t plane) {
-  constexpr int N = kLanes<Compute<T>>;
   if (p.channels_last && p.channels > 1) {
     with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_to_planes<c, T>(from, count, to, plane); });
     return;
   }
-  for (int64_t c = 0; c < p.channels; ++c, from += channel, to += plane) {
-    if (count < N) {
-      for (int64_t i = 0; i < count; ++i) to[i] = load_one(from + i);
-      continue;
+  with_format(from, [&](auto pixels) STN_LAMBDA {
+    for (int64_t c = 0; c < p.channels; ++c, pixels += channel, to += plane) {
+      over_vectors<Compute<T>>(count, [&](int64_t i, auto width) STN_LAMBDA {
+        if constexpr (width == 1) {
+          to[i] = load_one(pixels + i);
+        } else {
+          store(to + i, load_as<width>(pixels + i));
+        }
+      });
     }
-    for (int64_t first = 0; first < count; first += N) {
-      const int64_t i = whole_vector<N>(first, count);
-      store(to + i, load_as<N>(from + i));
-    }
-  }
+  });
 }
 template <class T>
 STN_SHARED void store_planes(const Problem& p, const Compute<T>* from, int64_t plane, int64_t count, Elements<T> to,
                              int64_t channel) {
-  using V = Vec<Compute<T>, kLanes<Compute<T>>>;
-  constexpr int N = kLanes<Compute<T>>;
   if (p.channels_last && p.channels > 1) {
     with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_from_planes<c, T>(from, plane, count, to); });
     return;
   }
-  for (int64_t c = 0; c < p.channels; ++c, from += plane, to += channel) {
-    if (count < N) {
-      for (int64_t i = 0; i < count; ++i) store_one(to + i, from[i]);
-      continue;
+  with_format(to, [&](auto pixels) STN_LAMBDA {
+    for (int64_t c = 0; c < p.channels; ++c, from += plane, pixels += channel) {
+      over_vectors<Compute<T>>(count, [&](int64_t i, auto width) STN_LAMBDA {
+        if constexpr (width == 1) {
+          store_one(pixels + i, from[i]);
+        } else {
+          store_sampled<width>(pixels + i, load<Vec<Compute<T>, width>>(from + i));
+        }
+      });
     }
-    for (int64_t first = 0; first < count; first += N) {
-      const int64_t i = whole_vector<N>(first, count);
-      store_as<N>(to + i, load<V>(from + i));
-    }
-  }
+  });
 }
 
 // Instantiated in kernels.cpp.

@@ -257,11 +257,12 @@ bool in_blocks(const Problem& p, bool reads) {
   // few channels faster.
   const bool given = p.transform == Transform::grid, always = given || (!reads && p.transform != Transform::affine);
   const int64_t most_bytes = given || !reads ? 1 << 23 : 1 << 19, longest_row = 512;
-  const int64_t pixels = p.width * p.height, margins = 2 * QuadLattice::kMargin;
+  const int64_t pixels = p.width * p.height, points = p.samples * p.item_points(), margins = 2 * QuadLattice::kMargin;
+  const int64_t most_points = 1 << 19;  // of an image, that are held at once
   const bool worthwhile = always ? p.channels > kQuadChannels : 4 * p.channels >= 3 * kBlockLanes * block_count(p);
   return worthwhile && !p.channels_last && (reads ? p.in_rows() && p.input.row == p.width : p.scatters_rows()) &&
          p.mode == Mode::bilinear && pixels >= kBlockLanes && p.item_points() >= kBlockLanes &&
-         p.out_width <= longest_row && 4 * p.samples * p.item_points() >= pixels &&
+         p.out_width <= longest_row && 4 * points >= pixels && points <= most_points &&
          (p.width + margins) * (p.height + margins) * kBlockLanes * 4 <= most_bytes;
 }
 

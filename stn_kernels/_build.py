@@ -29,7 +29,7 @@ LEVEL_SOURCES = (  # compiled once an instruction set; the longest first, so tha
     "cpab.cpp",
     "linearized.cpp",
 )
-TILED_LEVELS = {"windows.cpp": ("v4",), "channel_blocks.cpp": ("v3", "v4")}  # sources that only these levels have
+LEVELS_OF = {"windows.cpp": ("v4",), "channel_blocks.cpp": ("v3", "v4")}  # sources that only these levels have
 DEFAULT_CUDA_ARCHS = ("80", "90", "100")
 
 
@@ -171,7 +171,7 @@ def add_cpu(graph: Graph, output: pathlib.Path, extra: str = "", levels: tuple[s
     ]
     for v in reversed(levels):
         for name in LEVEL_SOURCES:
-            if v not in TILED_LEVELS.get(name, levels):
+            if v not in LEVELS_OF.get(name, levels):
                 continue
             source = SOURCES / "cpu" / name
             optimised = f"{command} {'' if debug() or extra else _optimisation(v)}"

@@ -7,6 +7,8 @@
 namespace stn::STN_LEVEL {
 namespace {
 
+int64_t block_count(const Problem& p) { return (p.channels + kBlockLanes - 1) / kBlockLanes; }
+
 // An image's blocks of channels, and one of them at a time.
 struct BlockImage {
   const Problem& p;
@@ -17,7 +19,7 @@ struct BlockImage {
   STN_INLINE explicit BlockImage(const Problem& problem, bool used = true)
       : p(problem),
         lattice(problem.width, problem.height, kBlockLanes),
-        blocks((problem.channels + kBlockLanes - 1) / kBlockLanes),
+        blocks(block_count(problem)),
         fetches(leaves_cache(p, p.dtype == DType::float32 ? 4 : 2)),
         pixels(used ? lattice.size : 1) {}
 
@@ -35,8 +37,6 @@ struct BlockImage {
     return {reinterpret_cast<const char*>(address(planes.first)), planes.plane * size, size};
   }
 };
-
-int64_t block_count(const Problem& p) { return (p.channels + kBlockLanes - 1) / kBlockLanes; }
 
 // Images whose points are placed together, and the tasks of such a group: bands, only to occupy the threads, of some
 // `parts` of an image.
@@ -111,25 +111,19 @@ template <class Sums>
 void sum_rows(const Problem& p, int64_t first, int64_t last, const BlockPart& rows, const float* grad_x,
               const float* grad_y) {
   constexpr int64_t kPoints = Run<float>::kPoints;
-  std::vector<Sums> totals;
-  totals.reserve(size_t(last - first));
-  for (int64_t item = first; item < last; ++item) totals.emplace_back(p);
-  over_rows_of_items(p, first, last, rows.first, rows.last,
-                     [&](const Source& source, int64_t v, int64_t end) STN_LAMBDA {
-                       for (; v < end; ++v) {
-                         const int64_t at = (source.item - first) * p.item_points() + v * p.out_width;
-                         for (int64_t u = 0; u < p.out_width; u += kPoints) {
-                           const int64_t count = minimum<int64_t>(kPoints, p.out_width - u);
-                           float x[kPoints] = {}, y[kPoints] = {};  // zeros up to a whole vector
-                           __builtin_memcpy(x, grad_x + at + u, size_t(count) * sizeof(float));
-                           __builtin_memcpy(y, grad_y + at + u, size_t(count) * sizeof(float));
-                           totals[size_t(source.item - first)].add(source, Cotangents(v, u, count, x, y));
-                         }
-                       }
-                     });
-  const int64_t each = row_blocks(p.out_height), numbers = p.parameter_count();
-  for (int64_t item = first; item < last; ++item)
-    totals[size_t(item - first)].finish(Source(p, item), p.sums + (item * each + rows.block) * numbers);
+  const auto add = [&](const Source& source, int64_t v, int64_t end, Sums& total) STN_LAMBDA {
+    for (; v < end; ++v) {
+      const int64_t at = (source.item - first) * p.item_points() + v * p.out_width;
+      for (int64_t u = 0; u < p.out_width; u += kPoints) {
+        const int64_t count = minimum<int64_t>(kPoints, p.out_width - u);
+        float x[kPoints] = {}, y[kPoints] = {};  // zeros up to a whole vector
+        __builtin_memcpy(x, grad_x + at + u, size_t(count) * sizeof(float));
+        __builtin_memcpy(y, grad_y + at + u, size_t(count) * sizeof(float));
+        total.add(source, Cotangents(v, u, count, x, y));
+      }
+    }
+  };
+  sum_items<Sums>(p, first, last, rows.block, rows.first, rows.last, add);
 }
 
 // The gradients of a group's points, and where they go.
@@ -161,7 +155,7 @@ struct BlockGradients {
     }
     if (p.transform == Transform::affine) return sum_rows<AffineSums>(p, first, last, part, from_x, from_y);
     if constexpr (kHasTiles) {
-      if (p.out_width >= 4 && p.out_height >= 4)
+      if (p.out_width >= Square::kWidth && p.out_height >= Square::kHeight)
         return sum_item_strips(p, first, last, part.block, part.first, part.last, from_x, from_y);
     }
     with_transform(p, [&]<class Row, class Sums>(Row*, Sums*)

@@ -150,8 +150,8 @@ struct BlockAhead {
   STN_INLINE void operator()(int k, int64_t i) const { __builtin_prefetch(first + (k * plane + i * step), 0, 2); }
 };
 
-// Calls body(square index i, k of the first pixel that no square before has, where it lies) for the squares of an
-// image.
+// Calls body(i, over_pixels) for the squares of an image's pixels, each of N from the i-th on, the last one moved back;
+// over_pixels(each) calls each(k, where pixel i + k lies).
 template <class Body>
 STN_INLINE void over_squares(const QuadLattice& lattice, float* pixels, Body body) {
   constexpr int N = kBlockLanes;
@@ -230,6 +230,23 @@ STN_INLINE BlockPixel sum_of_rows(BlockPixel (&rows)[kBlockLanes / 2]) {
   return rows[0];
 }
 
+// Calls body(i, fresh, offset, weight, g) for squares of `count` points from the at-th on, each of N from the i-th of
+// them: the last one is moved back, fresh from its fresh-th point on. g: the gradient of the output, point by point.
+template <class T, class Body>
+STN_INLINE void over_gradients(const BlockPoints& points, int64_t at, int64_t count, const BlockPlanes<const T>& grad,
+                               Body body) {
+  constexpr int N = kBlockLanes;
+  for (int64_t first = 0; first < count; first += N) {
+    const int64_t i = whole_vector<N>(first, count);
+    BlockPixel square[N];
+    grad.read(i, square);
+    alignas(64) float g[N * N];
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k) store(g + k * N, square[k]);
+    body(i, first - i, points.offset.data + at + i, points.weight.data + 4 * (at + i), g);
+  }
+}
+
 // Adds the gradients of `count` points from the at-th on, but for the padding's slopes, to theirs in grad_x and grad_y,
 // or sets them where the block is the first.
 template <class T>
@@ -239,37 +256,31 @@ STN_SHARED void block_grad_points(const BlockPoints& points, int64_t at, int64_t
   constexpr int N = kBlockLanes;
   using V = BlockPixel;
   const int64_t below = points.lattice.row * N;
-  for (int64_t first = 0; first < count; first += N) {
-    const int64_t i = whole_vector<N>(first, count);
-    const int32_t* offset = points.offset.data + at + i;
-    const float* weight = points.weight.data + 4 * (at + i);
-    V square[N];
-    grad.read(i, square);
-    alignas(64) float g[N * N];
-#pragma GCC unroll 16
-    for (int k = 0; k < N; ++k) store(g + k * N, square[k]);
-    V x[N / 2], y[N / 2];  // of points k and k + N / 2
-    const auto products = [&](int k, V& along_x, V& along_y) STN_LAMBDA {
-      ahead(k, i);
-      const float *from = pixels + offset[k], *w = weight + 4 * k;
-      const V a = load<V>(from), b = load<V>(from + N), c = load<V>(from + below), d = load<V>(from + below + N),
-              value = load<V>(g + k * N);
-      along_x = value * ((b - a) * w[2] + (d - c) * w[3]), along_y = value * ((c - a) * w[0] + (d - b) * w[1]);
-    };
+  over_gradients<T>(
+      points, at, count, grad,
+      [&](int64_t i, int64_t fresh, const int32_t* offset, const float* weight, const float* g) STN_LAMBDA {
+        V x[N / 2], y[N / 2];  // of points k and k + N / 2
+        const auto products = [&](int k, V& along_x, V& along_y) STN_LAMBDA {
+          ahead(k, i);
+          const float *from = pixels + offset[k], *w = weight + 4 * k;
+          const V a = load<V>(from), b = load<V>(from + N), c = load<V>(from + below), d = load<V>(from + below + N),
+                  value = load<V>(g + k * N);
+          along_x = value * ((b - a) * w[2] + (d - c) * w[3]), along_y = value * ((c - a) * w[0] + (d - b) * w[1]);
+        };
 #pragma GCC unroll 8
-    for (int k = 0; k < N / 2; ++k) {
-      V first_x, first_y, second_x, second_y;
-      products(k, first_x, first_y), products(k + N / 2, second_x, second_y);
-      x[k] = folded_pair<N / 2>(first_x, second_x), y[k] = folded_pair<N / 2>(first_y, second_y);
-    }
-    const auto add = [&](float* to, V sum) STN_LAMBDA {
-      if (is_first) return store(to, sum);
-      Vec<int32_t, N> lane;
-      for (int k = 0; k < N; ++k) lane[k] = k;
-      store(to, load<V>(to) + masked(sum, lane >= int32_t(first - i)));
-    };
-    add(grad_x + i, sum_of_rows<N / 2>(x)), add(grad_y + i, sum_of_rows<N / 2>(y));
-  }
+        for (int k = 0; k < N / 2; ++k) {
+          V first_x, first_y, second_x, second_y;
+          products(k, first_x, first_y), products(k + N / 2, second_x, second_y);
+          x[k] = folded_pair<N / 2>(first_x, second_x), y[k] = folded_pair<N / 2>(first_y, second_y);
+        }
+        const auto add = [&](float* to, V sum) STN_LAMBDA {
+          if (is_first) return store(to, sum);
+          Vec<int32_t, N> lane;
+          for (int k = 0; k < N; ++k) lane[k] = k;
+          store(to, load<V>(to) + masked(sum, lane >= int32_t(fresh)));
+        };
+        add(grad_x + i, sum_of_rows<N / 2>(x)), add(grad_y + i, sum_of_rows<N / 2>(y));
+      });
 }
 
 // Adds them to the sums of the image's gradient.
@@ -280,24 +291,20 @@ STN_SHARED void block_scatter(const BlockPoints& points, int64_t at, int64_t cou
   using V = BlockPixel;
   const auto add = [](float* to, V value) STN_LAMBDA { store(to, load<V>(to) + value); };
   const int64_t below = points.lattice.row * N;
-  for (int64_t first = 0; first < count; first += N) {
-    const int64_t i = whole_vector<N>(first, count);
-    const int32_t* offset = points.offset.data + at + i;
-    const float* weight = points.weight.data + 4 * (at + i);
-    V square[N];
-    grad.read(i, square);
-    alignas(64) float g[N * N];
+  over_gradients<T>(points, at, count, grad,
+                    [&](int64_t i, int64_t fresh, const int32_t* offset, const float* weight, const float* g)
+                        STN_LAMBDA {
 #pragma GCC unroll 16
-    for (int k = 0; k < N; ++k) store(g + k * N, square[k]), results(k, i);
-    for (int64_t k = first - i; k < N; ++k) {
-      ahead(int(k), i);
-      const float* w = weight + 4 * k;
-      float* to = sums + offset[k];
-      const V value = load<V>(g + k * N), top = value * w[2], bottom = value * w[3];
-      add(to, top * w[0]), add(to + N, top * w[1]);
-      add(to + below, bottom * w[0]), add(to + below + N, bottom * w[1]);
-    }
-  }
+                          for (int k = 0; k < N; ++k) results(k, i);
+                          for (int64_t k = fresh; k < N; ++k) {
+                            ahead(int(k), i);
+                            const float* w = weight + 4 * k;
+                            float* to = sums + offset[k];
+                            const V value = load<V>(g + k * N), top = value * w[2], bottom = value * w[3];
+                            add(to, top * w[0]), add(to + N, top * w[1]);
+                            add(to + below, bottom * w[0]), add(to + below + N, bottom * w[1]);
+                          }
+                        });
 }
 
 }  // namespace stn::STN_LEVEL

@@ -129,13 +129,13 @@ STN_INLINE void store_as(HalfElements<Half> p, Vec<float, N> v) {
   store(p.data, narrow<N>(p.is_bfloat16, v));
 }
 // Of values sampled from elements of that type.
-template <int N, class T>
-STN_INLINE void store_sampled(T* p, Vec<T, N> v) {
-  store(p, v);
-}
-template <int N>
-STN_INLINE void store_sampled(HalfElements<Half> p, Vec<float, N> v) {
-  store(p.data, narrow_sampled<N>(p.is_bfloat16, v));
+template <int N, class P, class V>
+STN_INLINE void store_sampled(P p, V v) {
+  if constexpr (sizeof(p[0]) == 2) {
+    store(p.data, narrow_sampled<N>(p.is_bfloat16, v));
+  } else {
+    store_as<N>(p, v);
+  }
 }
 // Calls f(p) with the format known when it is compiled.
 template <class T, class F>

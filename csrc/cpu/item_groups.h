@@ -75,21 +75,27 @@ void group_grid(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-// add(source, first row, last row, total) adds what some rows give.
+// The shares of a row block, [top, bottom), in the sums of the items [first, last): add(source, first row, last row,
+// total) adds what some rows give.
+template <class Sums, class Add>
+STN_INLINE void sum_items(const Problem& p, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,
+                          Add add) {
+  std::vector<Sums> totals;
+  totals.reserve(size_t(last - first));
+  for (int64_t item = first; item < last; ++item) totals.emplace_back(p);
+  over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
+    add(source, v, end_v, totals[size_t(source.item - first)]);
+  });
+  for (int64_t item = first; item < last; ++item) {
+    totals[size_t(item - first)].finish(Source(p, item),
+                                        p.sums + (item * row_blocks(p.out_height) + block) * p.parameter_count());
+  }
+}
+
 template <class Sums, class Add>
 STN_INLINE void sum_groups(const Problem& p, int64_t begin, int64_t end, Add add) {
-  const Groups groups(p);
-  groups.over(begin, end, [&](int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
-    std::vector<Sums> totals;
-    totals.reserve(size_t(last - first));
-    for (int64_t item = first; item < last; ++item) totals.emplace_back(p);
-    over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
-      add(source, v, end_v, totals[size_t(source.item - first)]);
-    });
-    for (int64_t item = first; item < last; ++item) {
-      totals[size_t(item - first)].finish(Source(p, item),
-                                          p.sums + (item * groups.blocks + block) * p.parameter_count());
-    }
+  Groups(p).over(begin, end, [&](int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom) STN_LAMBDA {
+    sum_items<Sums>(p, first, last, block, top, bottom, add);
   });
 }
 

@@ -201,7 +201,7 @@ Work quad_work(const Problem& call, F kernel) {
 
 Work forward(const Problem& call) {
   if (in_quads(call)) return quad_work(call, [](auto t) STN_LAMBDA { return quads_forward<decltype(t)>; });
-  if constexpr (kHasHalfRows) {
+  if constexpr (kHasBlocks) {
     if (const Problem p = call.in_lines(); in_blocks(p, true)) return blocks_forward(p);
   }
   if constexpr (kHasTiles) {
@@ -218,7 +218,7 @@ Work forward(const Problem& call) {
 
 // Both where the call names both, else none.
 Work gradients(const Problem& call) {
-  if constexpr (kHasHalfRows) {
+  if constexpr (kHasBlocks) {
     if (const Problem p = call.in_lines(); in_blocks(p, true)) return blocks_gradients(p);
   }
   if (!in_quads(call)) return {};
@@ -230,7 +230,7 @@ Work grad_parameters(const Problem& call) {
     Problem p = call;
     return p.grad_input.data = nullptr, gradients(p);
   }
-  if constexpr (kHasHalfRows) {
+  if constexpr (kHasBlocks) {
     if (const Problem p = call.in_lines(); in_blocks(p, true)) return blocks_grad_parameters(p);
   }
   if constexpr (kHasTiles) {
@@ -255,7 +255,7 @@ Work grad_input(const Problem& call) {
     Problem p = call;
     return p.grad_grid = nullptr, gradients(p);
   }
-  if constexpr (kHasHalfRows) {
+  if constexpr (kHasBlocks) {
     if (const Problem p = call.in_lines(); in_blocks(p, false)) return blocks_grad_input(p);
   }
   const Problem p = call.in_lines();

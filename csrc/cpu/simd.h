@@ -24,6 +24,8 @@ constexpr bool kHasFloat64 = kVectorBytes < 64;
 // Whether the kernels for rows of points (passes.h) take half precision: at the baseline those for lists of taps do, in
 // which it is a small part to build.
 constexpr bool kHasHalfRows = kVectorBytes > 16;
+// Whether there are blocks of channels (channel_blocks.h): the baseline has none, so that it builds soon.
+constexpr bool kHasBlocks = kVectorBytes > 16;
 
 template <class T, int N>
 struct VectorType {

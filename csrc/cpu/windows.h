@@ -397,12 +397,11 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
       });
 }
 
-// Places the points of the rows [top, bottom), at least a tile's, of the items [first, last) as runs, row by row of an
-// item after the other; zeros or border padding.
-inline void place_runs(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom, Run<float>* runs) {
-  constexpr int64_t kPoints = Run<float>::kPoints;
-  static_assert(kPoints == kTile * kStripTiles);
-  const int64_t per_row = (p.out_width + kPoints - 1) / kPoints;
+// Calls body(source, strips, points) for the strips of the rows [top, bottom), at least a tile's, one at a time, and
+// the items [first, last), which share their functions.
+template <class Body>
+STN_INLINE void over_strips_of_items(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom,
+                                     Body body) {
   StripPoints<Mode::bilinear> points(p, last - first);
   Strips strips(p, p.channels);
   TpsBasis stored(p, kTile);
@@ -412,20 +411,30 @@ inline void place_runs(const Problem& p, int64_t first, int64_t last, int64_t to
     if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first);
   }
   strips.over(p, top, bottom, [&]() STN_LAMBDA {
-    const Strip& strip = strips.strips[0];
-    const int64_t u = strip.first_u, width = minimum(kPoints, p.out_width - u);
-    for (const Source& source : sources) {
-      Run<float>* rows[kTile];
-      for (int j = 0; j < kTile; ++j)
-        rows[j] = runs + ((source.item - first) * (bottom - top) + strip.v - top + j) * per_row + u / kPoints;
-      if (width >= kTile) points.place(source, source.item - first, strip, strips.basis(0));
-      if (width >= kTile && points.by != points.By::rows) {
-        points.to_runs(rows, width);
-      } else {
-        for (int j = 0; j < kTile; ++j) points.locate(source, strip.v + j, u, width, *rows[j]);
-      }
-    }
+    for (const Source& source : sources) body(source, strips, points);
   });
+}
+
+// Places the points of those rows as runs, row by row of an item after the other; zeros or border padding.
+inline void place_runs(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom, Run<float>* runs) {
+  constexpr int64_t kPoints = Run<float>::kPoints;
+  static_assert(kPoints == kTile * kStripTiles);
+  const int64_t per_row = (p.out_width + kPoints - 1) / kPoints;
+  over_strips_of_items(p, first, last, top, bottom,
+                       [&](const Source& source, Strips& strips, StripPoints<Mode::bilinear>& points) STN_LAMBDA {
+                         const Strip& strip = strips.strips[0];
+                         const int64_t u = strip.first_u, width = minimum(kPoints, p.out_width - u);
+                         Run<float>* rows[kTile];
+                         for (int j = 0; j < kTile; ++j)
+                           rows[j] = runs + ((source.item - first) * (bottom - top) + strip.v - top + j) * per_row +
+                                     u / kPoints;
+                         if (width >= kTile) points.place(source, source.item - first, strip, strips.basis(0));
+                         if (width >= kTile && points.by != StripPoints<Mode::bilinear>::By::rows) {
+                           points.to_runs(rows, width);
+                         } else {
+                           for (int j = 0; j < kTile; ++j) points.locate(source, strip.v + j, u, width, *rows[j]);
+                         }
+                       });
 }
 
 template <Mode kMode>
@@ -542,30 +551,20 @@ struct WindowGradients {
 // the gradients of their points, item after item.
 inline void sum_strips(const Problem& p, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,
                        const float* grad_x, const float* grad_y) {
-  StripPoints<Mode::bilinear> points(p, last - first);
-  Strips strips(p, p.channels);
-  TpsBasis stored(p, kTile);
   WindowGradients gradients(p);
-  std::vector<Source> sources;
-  for (int64_t item = first; item < last; ++item) {
-    sources.emplace_back(p, item, &stored);
-    if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first);
-  }
   gradients.begin(first, last);
-  strips.over(p, top, bottom, [&]() STN_LAMBDA {
+  over_strips_of_items(p, first, last, top, bottom, [&](const Source& source, Strips& strips, auto& points) STN_LAMBDA {
     const Strip& strip = strips.strips[0];
     TileGradients& tiles = gradients.strips[0];
-    for (const Source& source : sources) {
-      points.place(source, source.item - first, strip, strips.basis(0));
-      for (int i = 0; i < strip.count; ++i) {
-        const int64_t at = (source.item - first) * p.item_points() + strip.v * p.out_width + strip.u(i);
-        tiles.x[i] = load_tile<Square>(grad_x + at, p.out_width);
-        tiles.y[i] = load_tile<Square>(grad_y + at, p.out_width);
-      }
-      gradients.add(source, strips, points);
+    points.place(source, source.item - first, strip, strips.basis(0));
+    for (int i = 0; i < strip.count; ++i) {
+      const int64_t at = (source.item - first) * p.item_points() + strip.v * p.out_width + strip.u(i);
+      tiles.x[i] = load_tile<Square>(grad_x + at, p.out_width);
+      tiles.y[i] = load_tile<Square>(grad_y + at, p.out_width);
     }
+    gradients.add(source, strips, points);
   });
-  for (const Source& source : sources) gradients.finish(source, block);
+  for (int64_t item = first; item < last; ++item) gradients.finish(Source(p, item), block);
 }
 
 template <Mode kMode>

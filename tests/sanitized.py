@@ -28,7 +28,8 @@ def levels() -> list[str]:
 
 def build() -> None:
     graph = _build.Graph(FOLDER / "objects")
-    flags = f"-O1 -g1 -fsanitize={CHECKS} -fno-sanitize-recover=all"
+    warnings = "-Wall -Wextra -Werror"  # here, not in users' builds: a tenth of the time to build the widest kernels
+    flags = f"-O1 -g1 -fsanitize={CHECKS} -fno-sanitize-recover=all {warnings}"
     _build.add_cpu(graph, FOLDER / "libstn_kernels_cpu.so", flags, tuple(levels()))
     graph.run()
 

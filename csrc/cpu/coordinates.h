@@ -194,16 +194,6 @@ struct TpsRow {
   }
 };
 
-template <Padding kPadding, class T>
-STN_INLINE void split(Doubles x, int size, bool align_corners, IndexOf<T>* index, T* fraction, T* slope) {
-  const Padded<Doubles> padded = pad<kPadding>(x, size, align_corners);
-  const Doubles low = floor_of(padded.x);
-  store(index,
-        __builtin_convertvector(__builtin_convertvector(low, Vec<int32_t, kDoubles>), Vec<IndexOf<T>, kDoubles>));
-  store(fraction, __builtin_convertvector(padded.x - low, Vec<T, kDoubles>));
-  store(slope, __builtin_convertvector(padded.slope, Vec<T, kDoubles>));
-}
-
 // Follows the points of a run by points outside, up to a multiple of 16.
 template <class T>
 STN_INLINE void end_run(Run<T>& run) {
@@ -213,89 +203,11 @@ STN_INLINE void end_run(Run<T>& run) {
   }
 }
 
-// Fills run with points [u0, u0 + count) of output row v.
-template <class Row, Padding kPadding, class T>
-void locate(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
-  const Row row(s, v);
-  const int width = int(s.p.width), height = int(s.p.height);
-  const bool align = s.p.align_corners;
-  run.count = count;
-  for (int64_t i = 0; i < count; i += kDoubles) {
-    Doubles x, y;
-    row.points(u0 + i, count - i, x, y);
-    split<kPadding>(x, width, align, run.x_index + i, run.x_fraction + i, run.x_slope + i);
-    split<kPadding>(y, height, align, run.y_index + i, run.y_fraction + i, run.y_slope + i);
-  }
-  end_run(run);
-}
-
-// The same for an affine row whose coordinates stay small under zeros padding: exact bases every few points and float
-// offsets between them, no clamps.
-template <class T>
-void locate_near(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
-  constexpr int N = kVectorBytes < 32 ? 4 : 8;
-  const AffineRow row(s, v);
-  const double reach = row.centre, limit = 0x1p23;
-  const bool near =
-      absolute(row.x) + absolute(row.xu) * reach < limit && absolute(row.y) + absolute(row.yu) * reach < limit;
-  if (sizeof(T) == 8 || !near) return locate<AffineRow, Padding::zeros, T>(s, v, u0, count, run);
-  using V = Vec<float, N>;
-  using I = Vec<int32_t, N>;
-  V lane;
-  for (int i = 0; i < N; ++i) lane[i] = float(i);
-  const V one = splat<V>(1.f), step_x = lane * float(row.xu), step_y = lane * float(row.yu);
-  const auto place = [](double base, V step, void* index, void* fraction) STN_LAMBDA {
-    const double low = __builtin_floor(base);
-    const V x = step + float(base - low), floor = floor_of(x);
-    store(index, __builtin_convertvector(floor, I) + int32_t(low));
-    store(fraction, x - floor);
-  };
-  run.count = count;
-  for (int64_t i = 0; i < count; i += N) {
-    const double u = double(u0 + i) - row.centre;
-    place(row.x + row.xu * u, step_x, run.x_index + i, run.x_fraction + i);
-    place(row.y + row.yu * u, step_y, run.y_index + i, run.y_fraction + i);
-    store(run.x_slope + i, one), store(run.y_slope + i, one);
-  }
-  end_run(run);
-}
-
-// The same for points that the user gives, in float.
-template <Padding kPadding, class T>
-void locate_given(const Source& s, int64_t v, int64_t u0, int64_t count, Run<T>& run) {
-  if constexpr (sizeof(T) == 4) {
-    const Axis<float> axis[] = {{float(s.x.scale), float(s.x.shift)}, {float(s.y.scale), float(s.y.shift)}};
-    const Placed to[] = {{run.x_index, run.x_fraction, run.x_slope}, {run.y_index, run.y_fraction, run.y_slope}};
-    place_grid<Mode::bilinear, kPadding, 2>(s.p, GridRow<float>(s, v).grid + 2 * u0, count, axis, to);
-    run.count = count;
-    end_run(run);
-  }
-}
-
 template <class T>
 using Locate = void (*)(const Source&, int64_t v, int64_t u0, int64_t count, Run<T>&);
 
 // The one function that places points for this problem: transforms and paddings end here, samplers never see them.
 template <class T>
-STN_INLINE Locate<T> locator(const Problem& p) {
-  const auto padded = [&]<class Row>(Row*) STN_LAMBDA -> Locate<T> {
-    switch (p.padding) {
-      case Padding::border:
-        return locate<Row, Padding::border, T>;
-      case Padding::reflection:
-        return locate<Row, Padding::reflection, T>;
-      default:
-        return locate<Row, Padding::zeros, T>;
-    }
-  };
-  if (p.transform == Transform::affine && p.padding == Padding::zeros) return locate_near<T>;
-  if (p.transform == Transform::affine) return padded((AffineRow*)nullptr);
-  if (p.transform == Transform::homography) return padded((HomographyRow*)nullptr);
-  if (p.transform == Transform::tps) return padded((TpsRow*)nullptr);
-  if (sizeof(T) == 4 && placed_in_float(p)) {
-    return p.padding == Padding::zeros ? locate_given<Padding::zeros, T> : locate_given<Padding::border, T>;
-  }
-  return p.double_parameters ? padded((GridRow<double>*)nullptr) : padded((GridRow<float>*)nullptr);
-}
+Locate<T> locator(const Problem& p);
 
 }  // namespace stn::STN_LEVEL

@@ -42,17 +42,7 @@ struct AffineSums {
 struct HomographySums {
   Doubles sums[9] = {};
   STN_INLINE explicit HomographySums(const Problem&) {}
-  void add(const Source& source, const Cotangents& g) {
-    const HomographyRow row(source, g.v);
-    for (int64_t i = 0; i < g.count; ++i) {
-      Doubles x, grad[3];
-      const Projected<Doubles> p = row.projected(g.u + i * kDoubles, x);
-      project_vjp(p, row.to_x.scale * g.x[i], row.to_y.scale * g.y[i], grad);
-      for (int k = 0; k < 3; ++k) {
-        sums[3 * k] += grad[k] * x, sums[3 * k + 1] += grad[k] * row.y, sums[3 * k + 2] += grad[k];
-      }
-    }
-  }
+  void add(const Source& source, const Cotangents& g);  // transforms.cpp
   STN_INLINE void finish(const Source&, double* out) const {
     for (int k = 0; k < 9; ++k) out[k] = sum_of_lanes(sums[k]);
   }
@@ -62,23 +52,7 @@ struct HomographySums {
 struct TpsSums {
   Scratch<double> sums;  // (controls + 3, 2, kDoubles)
   STN_INLINE explicit TpsSums(const Problem& p) : sums(p.parameter_count() * kDoubles) {}
-  void add(const Source& source, const Cotangents& g) {
-    const TpsRow row(source, g.v);
-    const auto add_function = [&](int64_t k, auto value_at) STN_LAMBDA {
-      double* target = sums.data + 2 * k * kDoubles;
-      Doubles sum_x = load<Doubles>(target), sum_y = load<Doubles>(target + kDoubles);
-      for (int64_t i = 0; i < g.count; ++i) {
-        const Doubles value = value_at(g.u + i * kDoubles);
-        sum_x += value * g.x[i], sum_y += value * g.y[i];
-      }
-      store(target, sum_x), store(target + kDoubles, sum_y);
-    };
-    for (int64_t k = 0; k < row.count; ++k)
-      add_function(k, [&](int64_t u) STN_LAMBDA { return row.basis(u, row.columns(u), k); });
-    add_function(row.count, [](int64_t) STN_LAMBDA { return splat<Doubles>(1.0); });
-    add_function(row.count + 1, [&](int64_t u) STN_LAMBDA { return row.columns(u); });
-    add_function(row.count + 2, [&](int64_t) STN_LAMBDA { return splat<Doubles>(row.y); });
-  }
+  void add(const Source& source, const Cotangents& g);  // transforms.cpp
   STN_INLINE void finish(const Source& source, double* out) const {
     for (int64_t k = 0; k < source.p.parameter_count(); ++k) {
       const double scale = k % 2 ? source.y.scale : source.x.scale;

@@ -84,38 +84,6 @@ STN_INLINE auto with_mode(Mode mode, F f) {
 
 // In double: any transform, type and padding.
 
-template <int n>
-STN_INLINE void source_affine(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
-  Doubles lane;
-  for (int i = 0; i < kDoubles; ++i) lane[i] = i;
-  lane += double(u0) - item.lattice[0].centre;
-  for (int a = 0; a < n; ++a) {
-    const double base = item.row_base<n>(a, row);
-    for (int64_t i = 0; i < count; i += kDoubles) store(x[a] + i, base + item.map[a][0] * (lane + double(i)));
-  }
-}
-
-template <class G>
-STN_INLINE void source_grid(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
-  const int n = item.p.dimensions;
-  const G* grid = item.grid_at<G>(row, u0);
-  for (int a = 0; a < n; ++a) {
-    const double scale = item.axis[a].scale, shift = item.axis[a].shift;
-    for (int64_t i = 0; i < count; ++i) x[a][i] = scale * double(grid[n * i + a]) + shift;
-  }
-}
-
-template <class Row>
-STN_INLINE void source_row(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
-  const Source source(item.p, item.item);
-  const Row at(source, row);
-  for (int64_t i = 0; i < count; i += kDoubles) {
-    Doubles along_x, along_y;
-    at.points(u0 + i, count - i, along_x, along_y);
-    store(x[0] + i, along_x), store(x[1] + i, along_y);
-  }
-}
-
 // Cubic taps are padded one by one, so the coordinate itself is only kept from being huge.
 template <Padding kPadding>
 STN_INLINE Padded<Doubles> bounded(Doubles x, int size) {
@@ -151,21 +119,7 @@ void split_axis(const double* x, int64_t count, int size, bool align_corners, In
 }
 
 // Source pixels, before padding, of the points [u0, u0 + count) of a row; the last one repeats up to a multiple of 16.
-STN_SHARED inline void source_points(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]) {
-  const Problem& p = item.p;
-  if (p.transform == Transform::affine) {
-    with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { source_affine<n>(item, row, u0, count, x); });
-  } else if (p.transform == Transform::homography) {
-    source_row<HomographyRow>(item, row, u0, count, x);
-  } else if (p.transform == Transform::tps) {
-    source_row<TpsRow>(item, row, u0, count, x);
-  } else {
-    p.double_parameters ? source_grid<double>(item, row, u0, count, x) : source_grid<float>(item, row, u0, count, x);
-  }
-  for (int a = 0; a < p.dimensions; ++a) {
-    for (int64_t i = count; i < (count + 15) / 16 * 16; ++i) x[a][i] = x[a][count - 1];
-  }
-}
+void source_points(const Item& item, int64_t row, int64_t u0, int64_t count, double (*x)[kRun]);
 
 template <Mode kMode, class T>
 STN_INLINE auto splitter(Padding padding) {

@@ -61,6 +61,8 @@ def samples(dtype: torch.dtype, padding: str, every: int = 1) -> list[Sample]:
         chosen.append(
             replace(base, align_corners=align, layout=layout, channels=1 + 8 * (seed % 2), seed=seed, **LARGE)
         )
+    for seed, align in enumerate(flags):  # a vector of channels, almost full, and one more
+        chosen.append(replace(base, align_corners=align, channels=14 + 16 * seed, seed=seed, **LARGE))
     return chosen
 
 

@@ -98,7 +98,7 @@ PARTS = (
     Part("build", 200, 60, build),
     Part("copy", 40, 15, copying),
     Part("verify", 110, 40, verify),
-    Part("measure", 180, 100, measure),
+    Part("measure", 220, 100, measure),
     Part("tests", 170, 70, tests),
     Part("sanitize", 110, 50, sanitize),
     Part("profile", 100, 40, profile),

@@ -68,7 +68,7 @@ struct BlockPlacer {
   const Problem& p;
   const BlockPoints& points;
   const bool grouped;
-  ItemRuns<float> runs;
+  ItemRuns runs;
   STN_INLINE BlockPlacer(const BlockTasks& tasks, const BlockPoints& to)
       : p(tasks.p), points(to), grouped(tasks.placed()), runs(p, grouped ? tasks.size * p.samples : 0) {}
   STN_INLINE void begin(int64_t first_image, int64_t last_image) {

@@ -105,26 +105,23 @@ STN_INLINE void channels_last_grad_points(const Run<Compute<T>>& run, const Prob
 }
 
 // Adds a run's gradients, of which one point's channels follow another's after `column` elements, to rows [first_row,
-// first_row + rows) of pixels of `channels`, `row` elements apart, in the compute type.
-template <class T>
-STN_INLINE void channels_last_scatter(const Run<Compute<T>>& run, Elements<const T> grad_output, int64_t column,
-                                      Compute<T>* pixels, int64_t channels, int64_t width, int64_t row,
-                                      int64_t first_row, int64_t rows) {
-  using A = Compute<T>;
-  constexpr int N = kLanes<A>;
+// first_row + rows) of pixels of `channels`, `row` elements apart.
+STN_INLINE void channels_last_scatter(const Run<float>& run, const float* grad_output, int64_t column, float* pixels,
+                                      int64_t channels, int64_t width, int64_t row, int64_t first_row, int64_t rows) {
+  constexpr int N = kLanes<float>;
   const Plane plane{rows, width, row, channels, first_row};
   const bool small = plane.small();
-  A* target = pixels - first_row * row;
+  float* target = pixels - first_row * row;
   for (int64_t i = 0; i < run.count; i += N) {
     const int64_t count = minimum<int64_t>(N, run.count - i);
-    with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<A, N, kInterior>& t) STN_LAMBDA {
-      const PixelTaps<A, N, kInterior> points(t);
-      Elements<const T> grad = grad_output + i * column;
+    with_plane_taps<N>(run, i, plane, small, [&]<bool kInterior>(const Taps<float, N, kInterior>& t) STN_LAMBDA {
+      const PixelTaps<float, N, kInterior> points(t);
+      const float* grad = grad_output + i * column;
       for (int64_t l = 0; l < count; ++l, grad += column) {
-        over_channels<T>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
+        over_channels<float>(channels, [&](int64_t c, auto lanes) STN_LAMBDA {
           const auto g = lanes.load(grad + c);
-          points.each(l, [&](auto, int64_t offset, A weight) STN_LAMBDA {
-            A* pixel = target + offset + c;
+          points.each(l, [&](auto, int64_t offset, float weight) STN_LAMBDA {
+            float* pixel = target + offset + c;
             lanes.store(pixel, lanes.load(pixel) + weight * g);
           });
         });

@@ -113,7 +113,7 @@ struct CubicSums {
   }
 };
 
-template <class T, int kEach>
+template <int kEach>
 void cubic_grad_input(const Problem& p, int64_t begin, int64_t end) {
   const CubicTasks tasks(p);
   const LocatePoints<float> locate = point_locator<float>(p);
@@ -134,29 +134,25 @@ void cubic_grad_input(const Problem& p, int64_t begin, int64_t end) {
         for (int64_t u = 0; u < width; u += kRun) {
           const int64_t count = minimum<int64_t>(kRun, width - u);
           locate(item, v, u, count, points);
-          const auto grad = elements<const T>(p, p.grad_output.data) + item.item * p.grad_output.batch +
+          const auto grad = elements<const Any>(p, p.grad_output.data) + item.item * p.grad_output.batch +
                             c * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
           sums.add(points, count,
-                   row_to_read<T>(of, grad, p.grad_output.channel, count, {buffer.data, kRun + kVectorBytes / 4}));
+                   row_to_read(of, grad, p.grad_output.channel, count, {buffer.data, kRun + kVectorBytes / 4}));
         }
       }
     }
-    const auto image = elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + c * p.grad_input.channel +
+    const auto image = elements<Any>(p, p.grad_input.data) + b * p.grad_input.batch + c * p.grad_input.channel +
                        first * p.grad_input.row;
     for (int64_t y = 0; y < last - first; ++y) {
-      write_row<T>(of, image + y * p.grad_input.row, p.grad_input.channel, p.width, {buffer.data, plane},
-                   [&](Planes<float> to) STN_LAMBDA { sums.get_row(y, to); });
+      write_row(of, image + y * p.grad_input.row, p.grad_input.channel, p.width, {buffer.data, plane},
+                [&](Planes<float> to) STN_LAMBDA { sums.get_row(y, to); });
     }
   }
 }
 
 STN_INLINE Work cubic_grad_input(const Problem& p) {
-  return with_narrow_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    using T = decltype(t);
-    return Work{
-        p, CubicTasks(p).count(p),
-        cubic_block(p) == kQuadChannels ? cubic_grad_input<T, kQuadChannels> : cubic_grad_input<T, kCubicBlock>};
-  });
+  return {p, CubicTasks(p).count(p),
+          cubic_block(p) == kQuadChannels ? cubic_grad_input<kQuadChannels> : cubic_grad_input<kCubicBlock>};
 }
 
 }  // namespace stn::STN_LEVEL

@@ -36,6 +36,7 @@ struct AnyElements {
   }
   STN_INLINE int64_t size() const { return format == DType::float32 ? 4 : 2; }  // bytes of one
   STN_INLINE AnyElements operator+(int64_t i) const { return {data + size() * i, format}; }
+  STN_INLINE operator AnyElements<const Any>() const { return {data, format}; }
 };
 // Calls f(a, b) with what they are.
 template <class A, class B, class F>
@@ -67,12 +68,24 @@ STN_INLINE Elements<T> elements(const Problem& p, Void* data) {
     return static_cast<T*>(data);
   }
 }
+// With the format known when it is compiled, as far as T is.
+template <class T, class Void>
+STN_INLINE auto any_elements(const Problem& p, Void* data) {
+  auto all = elements<std::conditional_t<std::is_const_v<Void>, const Any, Any>>(p, data);
+  if constexpr (kIs<T, float>) all.format = DType::float32;
+  return all;
+}
 template <class T>
 STN_INLINE T* address(T* p) {
   return p;
 }
 template <class H>
 STN_INLINE H* address(HalfElements<H> p) {
+  return p.data;
+}
+
+template <class A>
+STN_INLINE auto address(AnyElements<A> p) {
   return p.data;
 }
 

@@ -1,4 +1,4 @@
-// Rows [first, last) of one image's gradient for some channels, summed in the compute type output by output.
+// Rows [first, last) of one image's gradient for some channels, summed in float32 output by output.
 #pragma once
 #include <optional>
 
@@ -22,88 +22,95 @@ STN_INLINE Sums sums_of(const Problem& p) {
 
 // Channels that share the points of a task.
 STN_INLINE int64_t scattered_channels(const Problem& p) {
-  if (sums_of(p) == Sums::pixels) return minimum(PixelBlock<float>::kMost, p.channels);
+  if (sums_of(p) == Sums::pixels) return minimum(PixelBlock::kMost, p.channels);
   return p.channels_last ? p.channels : kChannelBlock;
 }
 
-template <class T>
 struct GradientBand {
-  using A = Compute<T>;
-  static constexpr bool kStored = sizeof(T) == sizeof(A);
   const Problem& p;
+  const Problem part;  // of these channels alone
   const Sums sums;
-  const int64_t channel, channels, first, rows;
-  const PixelBlock<A> block;
-  Elements<T> const target;
-  std::optional<QuadImage<T>> quads;
-  Scratch<A> scratch;
+  const bool in_place;  // added to the result itself
+  const int64_t channel, first, rows;
+  const PixelBlock block;
+  const Elements<Any> target;
+  std::optional<QuadImage> quads;
+  Scratch<float> scratch, buffer;  // the sums; rows
 
   STN_INLINE GradientBand(const Problem& problem, int64_t b, int64_t first_channel, int64_t channel_count,
                           int64_t first_row, int64_t last_row)
       : p(problem),
+        part(of_channels(problem, channel_count)),
         sums(sums_of(problem)),
+        in_place(sums == Sums::image && p.dtype == DType::float32),
         channel(first_channel),
-        channels(channel_count),
         first(first_row),
         rows(last_row - first_row),
         block(problem.width, channel_count),
-        target(elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
+        target(elements<Any>(p, p.grad_input.data) + b * p.grad_input.batch + channel * p.grad_input.channel +
                first * p.grad_input.row),
-        scratch(buffer_size()) {
+        scratch(scratch_size()),
+        buffer(buffer_size(), uninitialized) {
     if (sums == Sums::quads) quads.emplace(p, rows, true);
-    if (!kStored || sums != Sums::image) return;
+    if (!in_place) return;
     for (int64_t c = 0; c < planes(); ++c)
-      __builtin_memset(address(target + c * p.grad_input.channel), 0, size_t(plane_size()) * sizeof(T));
+      __builtin_memset(address(target + c * p.grad_input.channel), 0, size_t(plane_size()) * sizeof(float));
   }
-  STN_INLINE int64_t buffer_size() const {
+  static STN_INLINE Problem of_channels(Problem p, int64_t channels) { return p.channels = channels, p; }
+  STN_INLINE int64_t scratch_size() const {
     if (sums == Sums::pixels) return rows * block.row;
-    return kStored || sums == Sums::quads ? 1 : planes() * plane_size();
+    return in_place || sums == Sums::quads ? 1 : planes() * plane_size();
   }
-  STN_INLINE int64_t planes() const { return p.channels_last ? 1 : channels; }
-  STN_INLINE int64_t plane_size() const { return rows * p.width * (p.channels_last ? channels : 1); }
+  STN_INLINE int64_t row_size() const { return maximum<int64_t>(p.width + kVectorBytes / 4, Run<float>::kPoints); }
+  STN_INLINE int64_t buffer_size() const {
+    if (in_place) return 1;
+    return part.channels * (p.channels_last && sums == Sums::image ? Run<float>::kPoints : row_size());
+  }
+  STN_INLINE int64_t planes() const { return p.channels_last ? 1 : part.channels; }
+  STN_INLINE int64_t plane_size() const { return rows * p.width * (p.channels_last ? part.channels : 1); }
 
   // Adds the gradients of the output rows [row_begin, row_end) of one of the image's items.
   void add(const Source& source, int64_t row_begin, int64_t row_end) {
-    const Locate<A> place = locator<A>(p);
+    const Locate<float> place = locator<float>(p);
     for (int64_t v = row_begin; v < row_end; ++v) {
       int64_t begin, end;
       points_near(source, v, first, first + rows, begin, end);
-      over_runs<A>(source, place, v, begin, end,
-                   [&](const Run<A>& run, int64_t u) STN_LAMBDA { add_run(source.item, v, u, run); });
+      over_runs<float>(source, place, v, begin, end,
+                       [&](const Run<float>& run, int64_t u) STN_LAMBDA { add_run(source.item, v, u, run); });
     }
   }
-  STN_SHARED void add_run(int64_t item, int64_t v, int64_t u, const Run<A>& run) {
-    Elements<const T> grad = elements<const T>(p, p.grad_output.data) + item * p.grad_output.batch +
-                             channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
-    if (sums == Sums::quads) {
-      RunPlanes values;
-      return quads->passes.scatter(row_to_read<T>(p, grad, p.grad_output.channel, run.count, planes_of_run(values)),
-                                   run, first, quads->quads.data);
+  STN_SHARED void add_run(int64_t item, int64_t v, int64_t u, const Run<float>& run) {
+    const Elements<const Any> from = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch +
+                                     channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
+    if (sums != Sums::image) {
+      const auto grad = row_to_read(part, from, p.grad_output.channel, run.count, {buffer.data, row_size()});
+      if (sums == Sums::quads) return quads->passes.scatter(grad, run, first, quads->quads.data);
+      return pixels_scatter(run, grad, scratch.data, block, p.width, first, rows);
     }
-    if (sums == Sums::pixels)
-      return pixels_scatter<T>(run, grad, p.grad_output.channel, scratch.data, block, p.width, first, rows);
-    int64_t plane = plane_size();
-    A* to = scratch.data;
-    if constexpr (kStored) to = target, plane = p.grad_input.channel;
+    float* to = in_place ? target.as<float>() : scratch.data;
     if (p.channels_last) {
-      channels_last_scatter<T>(run, grad, p.grad_output.column, to, channels, p.width, p.width * channels, first, rows);
-    } else {
-      planar_scatter<T>(run, p, grad, channels, to, plane, first, rows);
+      if (!in_place) load_rows(from, 0, 1, run.count * part.channels, {buffer.data, 1});
+      return channels_last_scatter(run, in_place ? from.as<float>() : buffer.data, part.channels, to, part.channels,
+                                   p.width, p.width * part.channels, first, rows);
     }
+    if (in_place)
+      return planar_scatter(run, from.as<float>(), p.grad_output.channel, part.channels, to, p.grad_input.channel,
+                            p.width, first, rows);
+    load_planes(part, from, p.grad_output.channel, run.count, {buffer.data, row_size()});
+    planar_scatter(run, buffer.data, row_size(), part.channels, to, plane_size(), p.width, first, rows);
   }
   STN_SHARED void finish() {
     if (sums == Sums::quads) return quads->write(target);
     if (sums == Sums::pixels) {
-      for (int64_t y = 0; y < rows; ++y)
-        pixels_to_planes<T>(scratch.data + y * block.row, block, p.width, target + y * p.grad_input.row,
-                            p.grad_input.channel);
+      for (int64_t y = 0; y < rows; ++y) {
+        write_row(part, target + y * p.grad_input.row, p.grad_input.channel, p.width, {buffer.data, row_size()},
+                  [&](Planes<float> to)
+                      STN_LAMBDA { pixels_to_planes(scratch.data + y * block.row, block, p.width, to); });
+      }
       return;
     }
-    if (kStored) return;
-    for (int64_t c = 0; c < planes(); ++c) {
-      for (int64_t i = 0; i < plane_size(); ++i)
-        store_one(target + c * p.grad_input.channel + i, scratch.data[c * plane_size() + i]);
-    }
+    if (in_place) return;
+    store_rows({scratch.data, plane_size()}, planes(), plane_size(), target, p.grad_input.channel);
   }
 };
 

@@ -57,11 +57,10 @@ STN_INLINE void over_rows_of_items(const Problem& p, int64_t first_item, int64_t
   }
 }
 
-template <class T>
-void group_forward(const Problem& p, int64_t begin, int64_t end) {
+inline void group_forward(const Problem& p, int64_t begin, int64_t end) {
   Groups(p).over(begin, end, [&](int64_t first, int64_t last, int64_t, int64_t top, int64_t bottom) STN_LAMBDA {
     over_rows_of_items(p, first, last, top, bottom, [&](const Source& source, int64_t v, int64_t end_v) STN_LAMBDA {
-      rows_forward<T>(p, source, v, end_v);
+      rows_forward_of(p)(p, source, v, end_v);
     });
   });
 }
@@ -126,31 +125,30 @@ STN_INLINE int64_t image_bands(const Problem& p) {
 }
 
 // The points of some items, placed row by row of all of them.
-template <class A>
 struct ItemRuns {
-  static constexpr int64_t kPoints = Run<A>::kPoints;
+  static constexpr int64_t kPoints = Run<float>::kPoints;
   const Problem& p;
   const int64_t per_row, per_item;
   int64_t first_item = 0;
-  const Scratch<Run<A>> runs;
+  const Scratch<Run<float>> runs;
   STN_INLINE ItemRuns(const Problem& problem, int64_t most_items)
       : p(problem),
         per_row((p.out_width + kPoints - 1) / kPoints),
         per_item(p.out_height * per_row),
         runs(most_items * per_item + 1, uninitialized) {}
-  STN_INLINE Run<A>* row(int64_t item, int64_t v) const {
+  STN_INLINE Run<float>* row(int64_t item, int64_t v) const {
     return runs.data + (item - first_item) * per_item + v * per_row;
   }
   void place(int64_t first, int64_t last) {
     first_item = first;
-    if constexpr (kHasTiles && sizeof(A) == 4) {
+    if constexpr (kHasTiles) {
       if (has_placed_runs(p)) return place_item_runs(p, first, last, 0, p.out_height, runs.data);
     }
-    const Locate<A> locate = locator<A>(p);
+    const Locate<float> locate = locator<float>(p);
     over_rows_of_items(p, first, last, 0, p.out_height,
                        [&](const Source& source, int64_t begin, int64_t end) STN_LAMBDA {
                          for (int64_t v = begin; v < end; ++v) {
-                           Run<A>* run = row(source.item, v);
+                           Run<float>* run = row(source.item, v);
                            for (int64_t u = 0; u < p.out_width; u += kPoints)
                              locate(source, v, u, minimum(kPoints, p.out_width - u), *run++);
                          }
@@ -158,21 +156,19 @@ struct ItemRuns {
   }
 };
 
-template <class T>
-void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
-  using A = Compute<T>;
-  constexpr int64_t kPoints = Run<A>::kPoints;
+inline void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
+  constexpr int64_t kPoints = Run<float>::kPoints;
   const Groups groups = image_groups(p);
   const int64_t bands = image_bands(p), step = scattered_channels(p);
   bool by_tiles = false;
-  if constexpr (kHasTiles && sizeof(A) == 4) by_tiles = has_placed_runs(p);
+  if constexpr (kHasTiles) by_tiles = has_placed_runs(p);
   // Else placed where they are used: some rows at a time, or run by run.
   const bool kept = groups.size > 1 || step < p.channels;
   constexpr int64_t kRows = 16, kFewest = 4;
-  ItemRuns<A> placed(p, kept ? groups.size * p.samples : 0);
+  ItemRuns placed(p, kept ? groups.size * p.samples : 0);
   const int64_t per_row = placed.per_row;
-  const Scratch<Run<A>> runs(kept ? 1 : (kRows + kFewest) * per_row, uninitialized);
-  const auto add_row = [&](GradientBand<T>& band, int64_t item, int64_t v, const Run<A>* run) STN_LAMBDA {
+  const Scratch<Run<float>> runs(kept ? 1 : (kRows + kFewest) * per_row, uninitialized);
+  const auto add_row = [&](GradientBand& band, int64_t item, int64_t v, const Run<float>* run) STN_LAMBDA {
     for (int64_t u = 0; u < p.out_width; u += kPoints) band.add_run(item, v, u, *run++);
   };
   for (int64_t task = begin; task < end; ++task) {
@@ -181,7 +177,7 @@ void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
     if (kept) placed.place(b0 * p.samples, b1 * p.samples);
     for (int64_t b = b0; b < b1; ++b) {
       for (int64_t c = 0; c < p.channels; c += step) {
-        GradientBand<T> band(p, b, c, minimum(step, p.channels - c), first, last);
+        GradientBand band(p, b, c, minimum(step, p.channels - c), first, last);
         for (int64_t item = b * p.samples; item < (b + 1) * p.samples; ++item) {
           if (kept) {
             for (int64_t v = 0; v < p.out_height; ++v) add_row(band, item, v, placed.row(item, v));

@@ -16,10 +16,67 @@
 
 namespace stn::STN_LEVEL {
 
-template void load_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
-template void load_planes<Half>(const Problem&, Elements<const Half>, int64_t, int64_t, float*, int64_t);
-template void store_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
-template void store_planes<Half>(const Problem&, const float*, int64_t, int64_t, Elements<Half>, int64_t);
+namespace {
+
+// Calls f(i, N) for vectors of N of `count` floats, or, where there are too few, f(i, 1) for each.
+template <class F>
+STN_INLINE void over_vectors(int64_t count, F f) {
+  const auto by = [&](auto width) STN_LAMBDA {
+    for (int64_t i = 0; i < count; i += width) f(whole_vector<width>(i, count), width);
+  };
+  constexpr int kWhole = kVectorBytes / 4;
+  if (count >= kWhole) return by(std::integral_constant<int, kWhole>{});
+  if (count >= kLanes<float>) return by(std::integral_constant<int, kLanes<float>>{});
+  by(std::integral_constant<int, 1>{});
+}
+
+}  // namespace
+
+void load_planes(const Problem& p, Elements<const Any> from, int64_t channel, int64_t count, Planes<float> to) {
+  if (!p.channels_last || p.channels == 1) return load_rows(from, channel, p.channels, count, to);
+  in_format(from, [&](auto pixels) STN_LAMBDA {
+    using T = std::remove_cvref_t<decltype(pixels[0])>;
+    with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_to_planes<c, T>(pixels, count, to.data, to.plane); });
+  });
+}
+void store_planes(const Problem& p, Planes<const float> from, int64_t count, Elements<Any> to, int64_t channel) {
+  if (!p.channels_last || p.channels == 1) return store_rows(from, p.channels, count, to, channel);
+  in_format(to, [&](auto pixels) STN_LAMBDA {
+    using T = std::remove_cvref_t<decltype(pixels[0])>;
+    with_few_channels(p.channels,
+                      [&](auto c) STN_LAMBDA { row_from_planes<c, T>(from.data, from.plane, count, pixels); });
+  });
+}
+STN_SHARED void load_rows(Elements<const Any> from, int64_t step, int64_t rows, int64_t count, Planes<float> to) {
+  in_format(from, [&](auto elements) STN_LAMBDA {
+    with_format(elements, [&](auto row) STN_LAMBDA {
+      for (float* out = to.data; out < to[rows]; out += to.plane, row += step) {
+        over_vectors(count, [&](int64_t i, auto width) STN_LAMBDA {
+          if constexpr (width == 1) {
+            out[i] = load_one(row + i);
+          } else {
+            store(out + i, load_as<width>(row + i));
+          }
+        });
+      }
+    });
+  });
+}
+STN_SHARED void store_rows(Planes<const float> from, int64_t rows, int64_t count, Elements<Any> to, int64_t step) {
+  in_format(to, [&](auto elements) STN_LAMBDA {
+    with_format(elements, [&](auto row) STN_LAMBDA {
+      for (const float* in = from.data; in < from[rows]; in += from.plane, row += step) {
+        over_vectors(count, [&](int64_t i, auto width) STN_LAMBDA {
+          if constexpr (width == 1) {
+            store_one(row + i, in[i]);
+          } else {
+            store_sampled<width>(row + i, load<Vec<float, width>>(in + i));
+          }
+        });
+      }
+    });
+  });
+}
 
 namespace {
 
@@ -33,7 +90,6 @@ STN_INLINE void over_row_blocks(int64_t begin, int64_t end, int64_t rows, Body b
   }
 }
 
-template <class T>
 void run_forward(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
@@ -45,11 +101,10 @@ void run_forward(const Problem& p, int64_t begin, int64_t end) {
           return few_channels_forward(p, item, source.pixels(), first, last);
       }
     }
-    rows_forward<T>(p, source, first, last);
+    rows_forward_of(p)(p, source, first, last);
   });
 }
 
-template <class T>
 void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
@@ -68,21 +123,16 @@ void run_affine_sums(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-template <class T>
 void run_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
     const Source source(p, item);
-    if (p.double_parameters) {
-      rows_grad_grid<T, double>(p, source, first, last);
-    } else {
-      rows_grad_grid<T, float>(p, source, first, last);
-    }
+    const auto put = p.double_parameters ? put_grad_grid<float, double> : put_grad_grid<float, float>;
+    rows_grad_points_of(p)(p, source, first, last, 0, p.channels, put, p.grad_grid);
   });
 }
 
-template <class T>
 void scatter(const Problem& p, int64_t b, int64_t channel, int64_t channels, int64_t first, int64_t last) {
-  GradientBand<T> band(p, b, channel, channels, first, last);
+  GradientBand band(p, b, channel, channels, first, last);
   for (int64_t n = b * p.samples; n < (b + 1) * p.samples; ++n) band.add(Source(p, n), 0, p.out_height);
   band.finish();
 }
@@ -91,11 +141,11 @@ template <int N>
 using Count = std::integral_constant<int, N>;
 
 // Rows [first, last) of one image's gradient, gathered; false if one of its items cannot be.
-template <class T>
 STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last) {
   const bool few = has_few_channels(p);
   if (!few && (p.grad_output.column != 1 || p.grad_input.column != 1)) return false;
-  if (!few && sizeof(T) == 2 && p.samples > 1) return false;  // half precision is rounded once, after all samples
+  if (!few && p.dtype != DType::float32 && p.samples > 1)
+    return false;  // half precision is rounded once, after all samples
   const auto map = [&](int64_t s) STN_LAMBDA { return Source(p, b * p.samples + s).pixels(); };
   for (int64_t s = 0; s < p.samples; ++s) {
     if (!gathered(p, map(s), Inverse(map(s)))) return false;
@@ -112,14 +162,13 @@ STN_INLINE bool gather(const Problem& p, int64_t b, int64_t first, int64_t last)
   return true;
 }
 
-template <class T>
 void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.height, [&](int64_t, int64_t b, int64_t first, int64_t last) STN_LAMBDA {
     if constexpr (kHasTiles) {
-      if (gather<T>(p, b, first, last)) return;
+      if (gather(p, b, first, last)) return;
     }
     const int64_t block = scattered_channels(p);
-    for (int64_t c = 0; c < p.channels; c += block) scatter<T>(p, b, c, minimum(block, p.channels - c), first, last);
+    for (int64_t c = 0; c < p.channels; c += block) scatter(p, b, c, minimum(block, p.channels - c), first, last);
   });
 }
 
@@ -130,13 +179,12 @@ STN_INLINE int64_t plane_bands(const Problem& p, int64_t blocks) {
   return planes >= p.threads ? 1 : minimum(p.height, (p.threads + planes - 1) / planes);
 }
 
-template <class T>
 void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
   const int64_t block = scattered_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block, bands = plane_bands(p, blocks);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands, c = task / bands % blocks * block, b = task / bands / blocks;
-    scatter<T>(p, b, c, minimum(block, p.channels - c), p.height * band / bands, p.height * (band + 1) / bands);
+    scatter(p, b, c, minimum(block, p.channels - c), p.height * band / bands, p.height * (band + 1) / bands);
   }
 }
 
@@ -209,11 +257,8 @@ Work forward(const Problem& call) {
   }
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_forward(p);
-  const int64_t tasks = p.items() * row_blocks(p.out_height);
-  return with_row_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    using T = decltype(t);
-    return is_grouped(p) ? Work{p, group_tasks(p), group_forward<T>} : Work{p, tasks, run_forward<T>};
-  });
+  if (is_grouped(p)) return {p, group_tasks(p), group_forward};
+  return {p, p.items() * row_blocks(p.out_height), run_forward};
 }
 
 // Both where the call names both, else none.
@@ -238,16 +283,12 @@ Work grad_parameters(const Problem& call) {
   }
   const Problem p = call.in_lines();
   if (!p.in_rows()) return sampler_grad_parameters(p);
-  const int64_t tasks = p.items() * row_blocks(p.out_height);
   if (is_grouped(p)) {
     return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
       return Work{p, group_tasks(p), group_parameter_sums<Sums>, row_blocks(p.out_height)};
     });
   }
-  return with_row_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    using T = decltype(t);
-    return Work{p, tasks, p.transform == Transform::grid ? run_grad_grid<T> : run_affine_sums<T>};
-  });
+  return {p, p.items() * row_blocks(p.out_height), p.transform == Transform::grid ? run_grad_grid : run_affine_sums};
 }
 
 Work grad_input(const Problem& call) {
@@ -260,14 +301,12 @@ Work grad_input(const Problem& call) {
   }
   const Problem p = call.in_lines();
   if (!p.scatters_rows()) return sampler_grad_input(p);
-  const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
+  if (is_grouped(p)) return {p, image_groups(p).count * image_bands(p), group_grad_input};
+  if (p.transform == Transform::affine && p.padding == Padding::zeros)
+    return {p, p.batch * row_blocks(p.height), run_grad_input_rows};
   const int64_t block = scattered_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;
-  const int64_t tasks = local ? p.batch * row_blocks(p.height) : p.batch * blocks * plane_bands(p, blocks);
-  return with_row_storage(p.dtype, [&](auto t) STN_LAMBDA {
-    if (is_grouped(p)) return Work{p, image_groups(p).count * image_bands(p), group_grad_input<decltype(t)>};
-    return Work{p, tasks, local ? run_grad_input_rows<decltype(t)> : run_grad_input_planes<decltype(t)>};
-  });
+  return {p, p.batch * blocks * plane_bands(p, blocks), run_grad_input_planes};
 }
 
 }  // namespace

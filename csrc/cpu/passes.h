@@ -144,6 +144,20 @@ void rows_grad_points(const Problem& p, const Source& source, int64_t row_begin,
   });
 }
 
+// The kernels for rows of the storage type of the call.
+STN_INLINE auto rows_forward_of(const Problem& p) {
+  if constexpr (kHasHalfRows) {
+    if (p.dtype != DType::float32) return rows_forward<Half>;
+  }
+  return rows_forward<float>;
+}
+STN_INLINE auto rows_grad_points_of(const Problem& p) {
+  if constexpr (kHasHalfRows) {
+    if (p.dtype != DType::float32) return rows_grad_points<Half>;
+  }
+  return rows_grad_points<float>;
+}
+
 // Adds what some rows give to the gradient of the transform's parameters.
 template <class Sums>
 void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end, Sums& total) {
@@ -152,10 +166,7 @@ void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_beg
     static_cast<Sums*>(to)->add(of, Cotangents(v, u, count, grad_x, grad_y));
   };
   const int64_t block = shared_channels(p);
-  auto rows = rows_grad_points<float>;
-  if constexpr (kHasHalfRows) {
-    if (p.dtype != DType::float32) rows = rows_grad_points<Half>;
-  }
+  const auto rows = rows_grad_points_of(p);
   for (int64_t c = 0; c < p.channels; c += block)
     rows(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
 }
@@ -175,11 +186,6 @@ void put_grad_grid(void* to, const Source& of, int64_t v, int64_t u, int64_t cou
     const int64_t i = whole_vector<N>(first, count);
     interleave<2, N>({load<V>(grad_x + i) * scale_x, load<V>(grad_y + i) * scale_y}, (A*)(grid + 2 * i));
   }
-}
-
-template <class T, class G>
-void rows_grad_grid(const Problem& p, const Source& source, int64_t row_begin, int64_t row_end) {
-  rows_grad_points<T>(p, source, row_begin, row_end, 0, p.channels, put_grad_grid<Compute<T>, G>, p.grad_grid);
 }
 
 // The points [begin, end) of output row v whose taps may lie in rows [first, last): exact to a point for an affine map,

@@ -111,29 +111,26 @@ STN_INLINE void planar_grad_points(const Run<Compute<T>>& run, const Problem& p,
   }
 }
 
-// Adds a run's gradients to rows [first_row, first_row + rows) of dense planes in the compute type.
-template <class T>
-STN_INLINE void planar_scatter(const Run<Compute<T>>& run, const Problem& p, Elements<const T> grad_output,
-                               int64_t channels, Compute<T>* planes, int64_t plane_stride, int64_t first_row,
-                               int64_t rows) {
-  using A = Compute<T>;
-  constexpr int N = kLanes<A>;
-  using V = Vec<A, N>;
-  const Plane plane{rows, p.width, p.width, 1, first_row};
+// Adds a run's gradients to rows [first_row, first_row + rows) of dense planes.
+STN_INLINE void planar_scatter(const Run<float>& run, const float* grad_output, int64_t grad_plane, int64_t channels,
+                               float* planes, int64_t plane_stride, int64_t width, int64_t first_row, int64_t rows) {
+  constexpr int N = kLanes<float>;
+  using V = Vec<float, N>;
+  const Plane plane{rows, width, width, 1, first_row};
   const bool small = plane.small();
   for (int64_t i = 0; i < run.count; i += N) {
     const int64_t count = minimum<int64_t>(N, run.count - i);
     with_plane_taps<N>(run, i, plane, small, [&](const auto& t) STN_LAMBDA {
       const V wa = t.first_x * t.first_y, wb = t.second_x * t.first_y, wc = t.first_x * t.second_y,
               wd = t.second_x * t.second_y;
-      Elements<const T> grad = grad_output + i;
-      A* target = planes - first_row * p.width;
-      for (int64_t k = 0; k < channels; ++k, grad += p.grad_output.channel, target += plane_stride) {
+      const float* grad = grad_output + i;
+      float* target = planes - first_row * width;
+      for (int64_t k = 0; k < channels; ++k, grad += grad_plane, target += plane_stride) {
         const V g = count == N ? load_as<N>(grad) : load_part<N>(grad, count);
         V a = wa * g, b = wb * g, c = wc * g, d = wd * g;
         t.clear_outside(a, b, c, d);
         for (int64_t l = 0; l < count; ++l) {
-          A *top = target + t.offset[l], *bottom = top + t.below;
+          float *top = target + t.offset[l], *bottom = top + t.below;
           top[0] += a[l], bottom[0] += c[l];
           // Keeps the compiler from adding neighbours as one pair: the next point's overlapping pair would stall on it.
           asm volatile("" ::: "memory");

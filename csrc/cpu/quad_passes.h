@@ -187,7 +187,6 @@ struct QuadPasses {
 };
 
 // An image, or the sums of its gradient's rows from the first one on, as quads, or as pairs.
-template <class T>
 struct QuadImage {
   static constexpr int64_t kLead = kVectorBytes / 4;  // numbers before a row, and behind
   const Problem& p;
@@ -205,7 +204,7 @@ struct QuadImage {
   STN_INLINE float* row(int64_t i) const { return rows.data + i * plane + kLead; }
   STN_INLINE Planes<float> buffer(int64_t i) const { return {row(i), plane}; }
 
-  void read(Elements<const T> image) {
+  void read(Elements<const Any> image) {
     const int64_t count = passes.lattice.rows, margin = QuadLattice::kMargin;
     float *first = quads.data + passes.lattice.at(-margin, p.channels == 1 ? -1 : 0),
           *last = quads.data + passes.lattice.at(-margin, count);
@@ -213,7 +212,7 @@ struct QuadImage {
     __builtin_memset(last, 0, size_t(quads.data + passes.lattice.size - last) * sizeof(float));
     const auto at = [&](int64_t y) STN_LAMBDA {
       if (y >= count) return Planes<const float>{row(3 * p.channels), plane};  // zeros
-      return row_to_read<T>(p, image + y * p.input.row, p.input.channel, p.width, buffer(y % 3 * p.channels));
+      return row_to_read(p, image + y * p.input.row, p.input.channel, p.width, buffer(y % 3 * p.channels));
     };
     Planes<const float> upper = at(count), here = at(0);
     for (int64_t y = 0; y <= count; ++y) {
@@ -226,19 +225,19 @@ struct QuadImage {
       upper = here, here = lower;
     }
   }
-  void write(Elements<T> image) {
+  void write(Elements<Any> image) {
     const int64_t count = passes.lattice.rows, channel = p.grad_input.channel;
     const auto at = [&](int64_t y) STN_LAMBDA { return image + y * p.grad_input.row; };
     if (p.channels > 1) {
       for (int64_t y = 0; y < count; ++y) {
-        write_row<T>(p, at(y), channel, p.width, buffer(0),
-                     [&](Planes<float> to) STN_LAMBDA { passes.get_row(quads.data, y, to); });
+        write_row(p, at(y), channel, p.width, buffer(0),
+                  [&](Planes<float> to) STN_LAMBDA { passes.get_row(quads.data, y, to); });
       }
       return;
     }
     for (int64_t y = -1; y <= count; ++y) {
       if (y < count) passes.add_cells(quads.data, y, row((y + 2) % 2), row(2));
-      if (y > 0) store_planes<T>(p, row((y + 1) % 2), plane, p.width, at(y - 1), channel);
+      if (y > 0) store_planes(p, {row((y + 1) % 2), plane}, p.width, at(y - 1), channel);
     }
   }
 };
@@ -282,29 +281,25 @@ struct QuadFetch {
   const Problem& p;
 
   // `count` points or pixels from `first` on.
-  template <class Pixels>
-  STN_INLINE void pixels(Pixels first, int64_t channel, int64_t count) const {
+  STN_INLINE void pixels(Elements<const Any> first, int64_t channel, int64_t count) const {
     const bool together = p.channels_last && p.channels > 1;
-    for (int64_t c = 0; c < (together ? 1 : p.channels); ++c) {
-      lines(first + c * channel, together ? count * p.channels : count);
-    }
+    const int64_t size = first.size();
+    for (int64_t c = 0; c < (together ? 1 : p.channels); ++c)
+      lines(first.data + c * channel * size, (together ? count * p.channels : count) * size);
   }
-  template <class Pixels>
-  static STN_INLINE void lines(Pixels first, int64_t count) {
-    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(address(first + i), 0, 2);
+  static STN_INLINE void lines(const void* first, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(first) + i, 0, 2);
   }
   // Of a grid or its gradient, from a point of a row on.
   STN_INLINE void pairs(const void* grid, const Source& s, int64_t v, int64_t u, int64_t count) const {
-    const int64_t first = 2 * (s.item * p.item_points() + v * p.out_width + u + kAhead);
-    if (p.double_parameters) {
-      for (int64_t i = 0; i < 2 * count; i += 8) __builtin_prefetch(static_cast<const double*>(grid) + first + i, 0, 2);
-    } else {
-      lines(static_cast<const float*>(grid) + first, 2 * count);
-    }
+    const int64_t pair = p.double_parameters ? 16 : 8;
+    lines(static_cast<const char*>(grid) + pair * (s.item * p.item_points() + v * p.out_width + u + kAhead),
+          pair * count);
   }
   // With a row of an image's points: that row of another image.
-  template <class Pixels, class Of>
-  STN_INLINE void row(Pixels image, const Of& of, const Source& s, int64_t v, int64_t u, int64_t count) const {
+  template <class Of>
+  STN_INLINE void row(Elements<const Any> image, const Of& of, const Source& s, int64_t v, int64_t u,
+                      int64_t count) const {
     if (v < p.height && s.item % p.samples == 0) pixels(image + (v * of.row + u * of.column), of.channel, count);
   }
 };
@@ -316,19 +311,19 @@ void quads_forward(const Problem& p, int64_t begin, int64_t end) {
   RunPlanes values;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / tasks.bands, band = task % tasks.bands;
-    const auto next = elements<const T>(p, p.input.data) + (b + 1) * p.input.batch;
-    QuadImage<T> image(p, p.height, false);
-    image.read(elements<const T>(p, p.input.data) + b * p.input.batch);
+    const auto next = any_elements<T>(p, p.input.data) + (b + 1) * p.input.batch;
+    QuadImage image(p, p.height, false);
+    image.read(any_elements<T>(p, p.input.data) + b * p.input.batch);
     over_image_points(p, b, tasks.rows * band / tasks.bands, tasks.rows * (band + 1) / tasks.bands,
                       [&](const Source& source, int64_t v, int64_t u, const Run<float>& run) STN_LAMBDA {
-                        const auto to = elements<T>(p, p.output.data) + source.item * p.output.batch +
+                        const auto to = any_elements<T>(p, p.output.data) + source.item * p.output.batch +
                                         v * p.output.row + u * p.output.column;
                         fetch.pixels(to + QuadFetch::kAhead * p.output.column, p.output.channel, run.count);
                         fetch.pairs(p.parameters, source, v, u, run.count);
                         fetch.row(next, p.input, source, v, u, run.count);
-                        write_row<T>(p, to, p.output.channel, run.count, planes_of_run(values),
-                                     [&](Planes<float> out)
-                                         STN_LAMBDA { image.passes.forward(image.quads.data, run, out); });
+                        write_row(p, to, p.output.channel, run.count, planes_of_run(values),
+                                  [&](Planes<float> out)
+                                      STN_LAMBDA { image.passes.forward(image.quads.data, run, out); });
                       });
   }
 }
@@ -344,25 +339,25 @@ void quads_backward(const Problem& p, int64_t begin, int64_t end) {
     const int64_t b = task / tasks.bands, band = task % tasks.bands;
     const int64_t first = p.height * band / tasks.bands, last = p.height * (band + 1) / tasks.bands;
     const int64_t top = tasks.rows * band / tasks.bands, bottom = tasks.rows * (band + 1) / tasks.bands;
-    QuadImage<T> image(p, p.grad_grid ? p.height : 0, false), sums(p, p.grad_input.data ? last - first : 0, true);
-    if (p.grad_grid) image.read(elements<const T>(p, p.input.data) + b * p.input.batch);
+    QuadImage image(p, p.grad_grid ? p.height : 0, false), sums(p, p.grad_input.data ? last - first : 0, true);
+    if (p.grad_grid) image.read(any_elements<T>(p, p.input.data) + b * p.input.batch);
     over_image_points(
         p, b, p.grad_input.data ? 0 : top, p.grad_input.data ? tasks.rows : bottom,
         [&](const Source& source, int64_t v, int64_t u, const Run<float>& run) STN_LAMBDA {
           const int64_t row = source.item % p.samples * p.out_height + v;
-          const auto from = elements<const T>(p, p.grad_output.data) + source.item * p.grad_output.batch +
+          const auto from = any_elements<T>(p, p.grad_output.data) + source.item * p.grad_output.batch +
                             v * p.grad_output.row + u * p.grad_output.column;
           fetch.pixels(from + QuadFetch::kAhead * p.grad_output.column, p.grad_output.channel, run.count);
           fetch.pairs(p.parameters, source, v, u, run.count);
           if (p.grad_grid) {
             fetch.pairs(p.grad_grid, source, v, u, run.count);
-            fetch.row(elements<const T>(p, p.input.data) + (b + 1) * p.input.batch, p.input, source, v, u, run.count);
+            fetch.row(any_elements<T>(p, p.input.data) + (b + 1) * p.input.batch, p.input, source, v, u, run.count);
           }
           if (p.grad_input.data) {
-            fetch.row(elements<T>(p, p.grad_input.data) + b * p.grad_input.batch, p.grad_input, source, v, u,
+            fetch.row(any_elements<T>(p, p.grad_input.data) + b * p.grad_input.batch, p.grad_input, source, v, u,
                       run.count);
           }
-          const auto grad = row_to_read<T>(p, from, p.grad_output.channel, run.count, planes_of_run(values));
+          const auto grad = row_to_read(p, from, p.grad_output.channel, run.count, planes_of_run(values));
           const bool mine = p.grad_grid && row >= top && row < bottom;
           if (mine) {
             image.passes.grad_points(image.quads.data, run, grad, grad_x, grad_y);
@@ -372,7 +367,7 @@ void quads_backward(const Problem& p, int64_t begin, int64_t end) {
           if (p.grad_input.data) sums.passes.scatter(grad, run, first, sums.quads.data);
         });
     if (p.grad_input.data)
-      sums.write(elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row);
+      sums.write(any_elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + first * p.grad_input.row);
   }
 }
 

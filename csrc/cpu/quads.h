@@ -1,8 +1,7 @@
 // Small images, or the sums of their gradients, as a few numbers a pixel with a margin around, so that one load reads,
 // or one store adds, what a point needs there; and rows of planes, from which they are filled.
 #pragma once
-#include "few_channels.h"
-#include "planar.h"
+#include "planes.h"
 
 namespace stn::STN_LEVEL {
 
@@ -10,15 +9,6 @@ constexpr int64_t kQuadChannels = 4;
 using Quad = Vec<float, 4>;
 using TwoQuads = Vec<float, 8>;
 using RunPlanes = float[kQuadChannels][Run<float>::kPoints];  // values of a run's points
-// The channels of a row of points or pixels. The passes take whole vectors, of which the last is moved back over its
-// neighbour where the row has that many, and may end behind it where not.
-template <class Number>
-struct Planes {
-  Number* data;
-  int64_t plane;
-  STN_INLINE Number* operator[](int64_t c) const { return data + c * plane; }
-};
-
 // Some rows of an image with a margin around them.
 struct QuadLattice {
   static constexpr int64_t kMargin = 2;          // of two taps an axis
@@ -78,87 +68,6 @@ STN_INLINE void apart(At quad, Vec<float, N> (&to)[4]) {
   to[2] = within_lanes<0, 1, 4, 5>(c, d), to[3] = within_lanes<2, 3, 6, 7>(c, d);
 }
 
-// Calls f(i, N) for vectors of N of `count` elements, or, where there are too few, f(i, 1) for each.
-template <class A, class F>
-STN_INLINE void over_vectors(int64_t count, F f) {
-  const auto by = [&](auto width) STN_LAMBDA {
-    for (int64_t i = 0; i < count; i += width) f(whole_vector<width>(i, count), width);
-  };
-  constexpr int kWhole = kVectorBytes / int(sizeof(A));
-  if (count >= kWhole) return by(std::integral_constant<int, kWhole>{});
-  if (count >= kLanes<A>) return by(std::integral_constant<int, kLanes<A>>{});
-  by(std::integral_constant<int, 1>{});
-}
-
-// `count` points or pixels in planes of the compute type, and back.
-template <class T>
-STN_SHARED void load_planes(const Problem& p, Elements<const T> from, int64_t channel, int64_t count, Compute<T>* to,
-                            int64_t plane) {
-  if (p.channels_last && p.channels > 1) {
-    with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_to_planes<c, T>(from, count, to, plane); });
-    return;
-  }
-  with_format(from, [&](auto pixels) STN_LAMBDA {
-    for (int64_t c = 0; c < p.channels; ++c, pixels += channel, to += plane) {
-      over_vectors<Compute<T>>(count, [&](int64_t i, auto width) STN_LAMBDA {
-        if constexpr (width == 1) {
-          to[i] = load_one(pixels + i);
-        } else {
-          store(to + i, load_as<width>(pixels + i));
-        }
-      });
-    }
-  });
-}
-template <class T>
-STN_SHARED void store_planes(const Problem& p, const Compute<T>* from, int64_t plane, int64_t count, Elements<T> to,
-                             int64_t channel) {
-  if (p.channels_last && p.channels > 1) {
-    with_few_channels(p.channels, [&](auto c) STN_LAMBDA { row_from_planes<c, T>(from, plane, count, to); });
-    return;
-  }
-  with_format(to, [&](auto pixels) STN_LAMBDA {
-    for (int64_t c = 0; c < p.channels; ++c, from += plane, pixels += channel) {
-      over_vectors<Compute<T>>(count, [&](int64_t i, auto width) STN_LAMBDA {
-        if constexpr (width == 1) {
-          store_one(pixels + i, from[i]);
-        } else {
-          store_sampled<width>(pixels + i, load<Vec<Compute<T>, width>>(from + i));
-        }
-      });
-    }
-  });
-}
-
-// Instantiated in kernels.cpp.
-extern template void load_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
-extern template void load_planes<Half>(const Problem&, Elements<const Half>, int64_t, int64_t, float*, int64_t);
-extern template void store_planes<float>(const Problem&, const float*, int64_t, int64_t, float*, int64_t);
-extern template void store_planes<Half>(const Problem&, const float*, int64_t, int64_t, Elements<Half>, int64_t);
-
-// Whether whole vectors can take a row where it lies; else it goes through a buffer.
-template <class T>
-STN_INLINE bool lies_in_planes(const Problem& p, int64_t count) {
-  return sizeof(T) == sizeof(float) && !(p.channels_last && p.channels > 1) && count >= kVectorBytes / 4;
-}
-template <class T>
-STN_INLINE Planes<const float> row_to_read(const Problem& p, Elements<const T> from, int64_t channel, int64_t count,
-                                           Planes<float> buffer) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    if (lies_in_planes<T>(p, count)) return {from, channel};
-  }
-  load_planes<T>(p, from, channel, count, buffer.data, buffer.plane);
-  return {buffer.data, buffer.plane};
-}
-template <class T, class Body>
-STN_INLINE void write_row(const Problem& p, Elements<T> to, int64_t channel, int64_t count, Planes<float> buffer,
-                          Body body) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    if (lies_in_planes<T>(p, count)) return body(Planes<float>{to, channel});
-  }
-  body(buffer);
-  store_planes<T>(p, buffer.data, buffer.plane, count, to, channel);
-}
 STN_INLINE Planes<float> planes_of_run(RunPlanes& planes) { return {planes[0], Run<float>::kPoints}; }
 
 }  // namespace stn::STN_LEVEL

@@ -37,7 +37,7 @@ verify: build
 	$(BIN)/stn-kernels verify $(OPTIONS)
 
 TRITON_TESTS := $(addprefix tests/test_,affine_sample.py grid_sample.py samplers.py affine_grid.py homography_sample.py \
-  homography_grid.py tps_sample.py tps_grid.py cpab_transform.py cpab_sample.py cpab_jacobian.py linearized.py)
+  homography_grid.py tps_sample.py tps_grid.py tps_volumes.py cpab_transform.py cpab_sample.py cpab_jacobian.py linearized.py)
 
 # Triton interprets its kernels on the CPU only in a process that was started for it.
 test: build

@@ -19,7 +19,7 @@ class Case:
 
     op: str
     name: str
-    suite: str  # "papers", "matrices", "layout", "dtype", "samples", "samplers", "overhead" or "cpab"
+    suite: str  # "papers", "matrices", "layout", "dtype", "samples", "samplers", "volumes", "overhead" or "cpab"
     shape: tuple[int, ...]  # (B, C, *in)
     out_size: tuple[int, ...] | None = None  # None: the size of the image
     theta: tuple[tuple[float, ...], ...] | None = None  # None: the identity plus 0.1 randn
@@ -139,6 +139,7 @@ SAMPLER_SHAPES = {
     "nearest": ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56), (16, 4, 16, 16, 16)),
     "bicubic": ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56)),
 }
+VOLUMES = ((8, 1, 32, 32, 32), (2, 4, 48, 48, 48))  # of splines
 QUICK = ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56))
 MATRICES = {
     "rotation 45": rotation(45),
@@ -235,4 +236,5 @@ def all_cases(ops=None, quick: bool = False) -> list[Case]:
     for op in ("homography_sample", "tps_sample", "homography_grid", "tps_grid"):
         cases += [Case(op, label(s), "papers", s, quick=s == QUICK[1]) for s in PAPERS]
         cases.append(Case(op, label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8)))
+    cases += [Case(op, label(s), "volumes", s) for op in ("tps_sample", "tps_grid") for s in VOLUMES]
     return [case for case in cases + cpab_cases() if (ops is None or case.op in ops) and (case.quick or not quick)]

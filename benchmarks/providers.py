@@ -64,15 +64,16 @@ def _homography_grid(matrix, size):
 
 
 def _tps_grid(points, size):
-    """The usual composition: a matrix of radial functions (pixels, 16), once, times the weights."""
-    control = default_control_points().to(points)
-    lattice = _affine_grid(torch.eye(2, 3, dtype=points.dtype, device=points.device).expand(1, 2, 3), size)
-    return (tps.basis(lattice.flatten(0, 2), control) @ (_tps_solver().to(points) @ points)).unflatten(-2, size)
+    """The usual composition: a matrix of radial functions (pixels, 16 or 64), once, times the weights."""
+    n = len(size)
+    control = default_control_points(n).to(points)
+    lattice = _affine_grid(torch.eye(n, n + 1, dtype=points.dtype, device=points.device).unsqueeze(0), size)
+    return (tps.basis(lattice.flatten(0, -2), control) @ (_tps_solver(n).to(points) @ points)).unflatten(-2, size)
 
 
 @functools.cache
-def _tps_solver():
-    return tps.solver(default_control_points())
+def _tps_solver(n=2):
+    return tps.solver(default_control_points(n))
 
 
 def _cpab_transform(points, theta, tessellation, steps=50):
@@ -214,7 +215,7 @@ def kornia(case: Case) -> Callable | None:
     if (
         case.samples is not None
         or case.linearized
-        or case.suite == "samplers"
+        or case.suite in ("samplers", "volumes")
         or not importlib.util.find_spec("kornia")
     ):
         return None

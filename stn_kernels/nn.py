@@ -13,7 +13,7 @@ import torch
 from . import _checks, params
 from ._library import MODE_NAMES
 from .ops._cpab import check_tessellation
-from .ops._tps_system import default_control_points
+from .ops._tps_system import check_control_points, default_control_points
 from .ops.affine_grid import affine_grid
 from .ops.affine_sample import affine_sample
 from .ops.cpab_grid import cpab_grid
@@ -92,13 +92,13 @@ class SpatialTransformer(torch.nn.Module):
         localization: a module from what `forward` gets to features (B, ...), which are flattened.
         transform: "translation", "rotation", "attention", "similarity", "affine", "affine_diffeo", "homography", "tps",
             "cpab", or "affine+cpab", which interpolates once.
-        size: spatial size (Ho, Wo) of the output, of "cpab" in the dimensions of the tessellation; None: that of the
-            image.
+        size: spatial size (Ho, Wo) of the output, in the dimensions of the tessellation or the control points; None:
+            that of the image.
         mode: "bilinear", "nearest" or "bicubic".
         padding_mode: "zeros", "border" or "reflection".
         align_corners: as in `affine_sample`.
         samples: S parallel transformers on one localization network; None: one, without a sample dimension.
-        control_points: of "tps": (K, 2); None: the regular 4x4 grid.
+        control_points: of "tps": (K, 2), or (K, 3) to warp volumes; None: the regular 4x4 grid.
         tessellation: of "cpab" and "affine+cpab": a `Tessellation` in one to three dimensions, whose basis belongs to
             what is learned; None: 2x2 squares with a zero boundary.
         backend: as in `affine_sample`.
@@ -145,12 +145,14 @@ class SpatialTransformer(torch.nn.Module):
         _checks.flag("align_corners", align_corners)
         self.localization, self.transform, self.samples, self.backend = localization, transform, samples, backend
         self.n = 2 if tessellation is None else tessellation.n
+        if control_points is not None:
+            self.n = check_control_points(control_points)
         self.size = None if size is None else _checks.spatial_size(size, self.n)
         self.mode, self.padding_mode, self.align_corners = mode, padding_mode, align_corners
         self.register_buffer("control_points", control_points)
         self.tessellation = tessellation
         if tessellation is None:
-            self.count = FAMILIES[transform].count or 2 * (16 if control_points is None else len(control_points))
+            self.count = FAMILIES[transform].count or (2 * 16 if control_points is None else control_points.numel())
         else:
             self.count = tessellation.dim + (self.n * (self.n + 1) if transform == "affine+cpab" else 0)
         self.head = _Head(self.count * (samples or 1))
@@ -158,14 +160,14 @@ class SpatialTransformer(torch.nn.Module):
     def parameters_of(self, input: torch.Tensor) -> torch.Tensor:
         """What is predicted for input (B, ...), as the operator takes it.
 
-        (B[, S], 2, 3), (.., 3, 3), (.., K, 2) or theta (.., d); of "affine+cpab" theta and (.., n, n + 1).
+        (B[, S], 2, 3), (.., 3, 3), (.., K, n) or theta (.., d); of "affine+cpab" theta and (.., n, n + 1).
         """
         numbers = self.head(self.localization(input).flatten(1))
         if self.samples is not None:
             numbers = numbers.unflatten(-1, (self.samples, self.count))
         if self.transform == "tps":
             control = default_control_points() if self.control_points is None else self.control_points
-            return control.to(numbers) + numbers.unflatten(-1, (-1, 2))
+            return control.to(numbers) + numbers.unflatten(-1, (-1, self.n))
         if self.transform == "cpab":
             return numbers
         if self.transform == "affine+cpab":
@@ -186,7 +188,7 @@ class SpatialTransformer(torch.nn.Module):
 
         Args:
             input: what the localization network sees: (B, ...).
-            image: (B, C, H, W); of a tessellation in one or three dimensions (B, C, W) or (B, C, D, H, W).
+            image: (B, C, H, W); of a tessellation or control points in other dimensions (B, C, W) or (B, C, D, H, W).
 
         Returns:
             (B, C, Ho, Wo), or (B, S, C, Ho, Wo) with parallel transformers.

@@ -215,12 +215,12 @@ def smooth_homography(sample: Sample, generator: torch.Generator) -> torch.Tenso
 
 
 def smooth_points(sample: Sample, generator: torch.Generator) -> torch.Tensor:
-    """Images of the default control points, bent by a fifth of the image: (B[, S], 16, 2)."""
-    control = default_control_points()
+    """Images of the default control points, bent by a fifth of the image: (B[, S], 16, 2) or (B[, S], 64, 3)."""
+    control = default_control_points(sample.n)
     solver = tps.solver(control)
 
     def draw(count):
-        return control + 0.2 * torch.randn(count, 16, 2, generator=generator, dtype=torch.float64)
+        return control + 0.2 * torch.randn(count, *control.shape, generator=generator, dtype=torch.float64)
 
     def grid_of(points):
         return tps.tps_grid(solver @ points, control, sample.out_size, sample.align_corners)
@@ -366,8 +366,19 @@ OP_CASES = {
         OpCase("affine_grid", {"theta": "coords"}, grid_inputs("theta", any_theta), paddings=("none",)),
         OpCase("homography_sample", {"input": "image", "matrix": "coords"}, sample_inputs("matrix", smooth_homography)),
         OpCase("homography_grid", {"matrix": "coords"}, grid_inputs("matrix", smooth_homography), paddings=("none",)),
-        OpCase("tps_sample", {"input": "image", "points": "coords"}, sample_inputs("points", smooth_points)),
-        OpCase("tps_grid", {"points": "coords"}, grid_inputs("points", smooth_points), paddings=("none",)),
+        OpCase(
+            "tps_sample",
+            {"input": "image", "points": "coords"},
+            sample_inputs("points", smooth_points),
+            dimensions=(2, 3),
+        ),
+        OpCase(
+            "tps_grid",
+            {"points": "coords"},
+            grid_inputs("points", smooth_points),
+            paddings=("none",),
+            dimensions=(2, 3),
+        ),
         OpCase(
             "cpab_transform",
             {"points": "coords", "theta": "coords"},

@@ -75,7 +75,7 @@ PAIRED_MATRICES = [
 CONTROLLED_POINTS = [
     ([0.0], TypeError, ["torch.Tensor", "list"]),
     (torch.zeros(2, 16, 2, dtype=torch.int64), TypeError, ["float32", "torch.int64"]),
-    (torch.zeros(2, 16, 3), ValueError, ["(B, K, 2)", "(2, 16, 3)"]),
+    (torch.zeros(2, 16, 4), ValueError, ["(B, K, 2)", "(2, 16, 4)"]),
     (torch.zeros(16, 2), ValueError, ["(B, K, 2)", "(16, 2)"]),
     (torch.zeros(2, 9, 2), ValueError, ["16 control points", "(2, 9, 2)"]),
 ]

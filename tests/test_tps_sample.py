@@ -37,7 +37,7 @@ class TestTpsSample(SamplingTests):
         from kornia.geometry import transform  # a GPU machine may not have it
 
         image, points = torch.randn(2, 3, 9, 12, dtype=F64), bent(CONTROL, (2,))
-        values, control = _tps_system.coefficients(points, None, None)
+        values, control = _tps_system.coefficients(points, None, None, 2)
         weights, affine = 2 * values[:, :16], values[:, 16:]
         expected = transform.warp_image_tps(image, control.expand(2, 16, 2), weights, affine)
         actual = backend.op("tps_sample")(image.to(backend.device), points.to(backend.device), (9, 12))

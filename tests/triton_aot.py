@@ -77,13 +77,13 @@ class Case:
             image = image.movedim(1, -1).contiguous().movedim(-1, 1)
         dtype = self.params_dtype or (torch.float64 if self.dtype == torch.float64 else torch.float32)
         grid = torch.empty(2, *size, self.n, dtype=dtype, device="meta")
-        shapes = {"affine": (self.n, self.n + 1), "homography": (3, 3), "tps": (19, 2)}
+        shapes = {"affine": (self.n, self.n + 1), "homography": (3, 3), "tps": (4**self.n + self.n + 1, self.n)}
         family = self.op.lstrip("_").split("_")[0]
         if family == "cpab":
             self._call_cpab(image, size, dtype)
             return
         params = grid if family == "grid" else torch.empty(2, *shapes[family], dtype=dtype, device="meta")
-        control = [torch.empty(16, 2, dtype=torch.float64, device="meta")] * (family == "tps")
+        control = [torch.empty(4**self.n, self.n, dtype=torch.float64, device="meta")] * (family == "tps")
         options = MODES.get(self.mode), PADDING_MODES[self.padding], self.align
         needs = self.need_input, self.need_params, self.deterministic
         if self.mode == "linearized":
@@ -188,6 +188,9 @@ IN_TURN = (
     *(Case(f"_{family}_sample_backward", dtype=F64) for family in ("homography", "tps")),
     *(Case(f"_{family}_sample_backward", channels=64, channels_last=True) for family in ("homography", "tps")),
     *(Case(op) for op in ("_homography_grid_backward", "tps_grid")),
+    *(Case(op, n=3) for op in ("tps_sample", "_tps_sample_backward", "tps_grid", "_tps_grid_backward")),
+    *(Case(op, n=3, dtype=F64, padding="reflection") for op in ("tps_sample", "_tps_sample_backward")),
+    Case("_tps_sample_backward", n=3, channels=64, channels_last=True),
     # Linearized.
     Case("affine_sample", mode="linearized"),
     Case("_affine_sample_backward", n=3, mode="linearized", weighting="distance"),

@@ -6,7 +6,8 @@ import torch
 
 from ..cases import Case, all_cases, label
 
-SUITES = ("large", "papers", "layout", "dtype", "samples", "matrices", "overhead", "cpab", "linearized", "samplers")
+PAPER_SUITES = ("large", "papers", "layout", "dtype", "samples", "matrices", "overhead")
+SUITES = (*PAPER_SUITES, "cpab", "linearized", "samplers", "volumes")
 # Beyond every cache, where the share of the copy bandwidth counts: batch, channels and size with more than 64 MB.
 LARGE = ((64, 1, 512, 512), (64, 3, 512, 512), (64, 64, 112, 112))
 TINY = 6  # most channels, height and width of a rehearsal

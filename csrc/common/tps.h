@@ -4,13 +4,18 @@
 
 namespace stn {
 
-// r^2 log(r^2) by the square of r; 0 at 0, where the logarithm of a tiny number stands in for -inf.
-template <class T>
-STN_HD T thin_plate(T squared) {
-  return squared * log_of(maximum(constant<T>(1e-30), squared));
+// What bends least in n dimensions, by the square of r: r^2 log(r^2), where the logarithm of a tiny number stands in
+// for -inf at 0; in three r itself.
+template <int n, class T>
+STN_HD T radial_function(T squared) {
+  static_assert(n == 2 || n == 3);
+  if constexpr (n == 3)
+    return square_root(squared);
+  else
+    return squared * log_of(maximum(constant<T>(1e-30), squared));
 }
 
-// Rows of the coefficients (K + 3, 2): K weights of the control points, then those of 1, x and y.
-constexpr int kTpsAffine = 3;
+// Rows of the coefficients (K + n + 1, n): K weights of the control points, then those of 1, x, y (, z).
+STN_HD constexpr int tps_affine_rows(int n) { return n + 1; }
 
 }  // namespace stn

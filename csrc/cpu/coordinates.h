@@ -142,6 +142,7 @@ struct HomographyRow {
   }
 };
 
+// In two dimensions; VolumeSpline of points.h is that of three.
 struct TpsRow {
   const double *control, *coefficients;
   int64_t count;
@@ -174,7 +175,7 @@ struct TpsRow {
   STN_INLINE Doubles radial(Doubles x, int64_t k) const {
     const Doubles dx = x - control[2 * k];
     const double dy = y - control[2 * k + 1];
-    return thin_plate(dx * dx + dy * dy);
+    return radial_function<2>(dx * dx + dy * dy);
   }
   // Function k of the points [u, u + kDoubles), which lie at x; u is a multiple of kDoubles.
   STN_INLINE Doubles basis(int64_t u, Doubles x, int64_t k) const {

@@ -4,6 +4,18 @@
 
 namespace stn::STN_LEVEL {
 
+// Calls body(task, item, first row, last row) for the tasks [begin, end) of items x row blocks.
+// items: if not 0, so many are taken side by side, block by block.
+template <class Body>
+STN_INLINE void over_row_blocks(int64_t begin, int64_t end, int64_t rows, Body body, int64_t items = 0) {
+  const int64_t blocks = row_blocks(rows);
+  for (int64_t turn = begin; turn < end; ++turn) {
+    const int64_t task = items ? turn % items * blocks + turn / items : turn;
+    const int64_t item = task / blocks, block = task % blocks, first = block * kRowBlock;
+    body(task, item, first, block + 1 < blocks ? first + kRowBlock : rows);
+  }
+}
+
 // Normalized coordinates of the output's pixels; rows count through y, then z.
 template <int n>
 struct OutputLattice {

@@ -8,6 +8,7 @@
 #include "item_groups.h"
 #include "samplers.h"
 #include "storage.h"
+#include "volume_spline.h"
 
 #define STN_STRING_(x) #x
 #define STN_STRING(x) STN_STRING_(x)
@@ -79,16 +80,6 @@ STN_SHARED void store_rows(Planes<const float> from, int64_t rows, int64_t count
 }
 
 namespace {
-
-// Calls body(item, block, row_begin, row_end) for tasks [begin, end) of items x row blocks.
-template <class Body>
-STN_INLINE void over_row_blocks(int64_t begin, int64_t end, int64_t rows, Body body) {
-  const int64_t blocks = row_blocks(rows);
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t item = task / blocks, block = task % blocks, first = block * kRowBlock;
-    body(task, item, first, block + 1 < blocks ? first + kRowBlock : rows);
-  }
-}
 
 void run_forward(const Problem& p, int64_t begin, int64_t end) {
   over_row_blocks(begin, end, p.out_height, [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
@@ -222,21 +213,23 @@ int64_t group_tasks(const Problem& p) {
 bool is_grouped(const Problem& p) { return p.transform != Transform::affine && p.transform != Transform::grid; }
 
 Work grid(const Problem& p) {
+  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
+  if (is_volume_spline(p)) return {p, tasks, run_volume_spline_grid};
   if (p.transform != Transform::affine) {
     return with_transform(
         p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, group_tasks(p), group_grid<Row>}; });
   }
-  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
   return with_lattice(p, [&](auto t, auto n) STN_LAMBDA { return Work{p, tasks, run_affine_grid<decltype(t), n>}; });
 }
 
 Work grid_sums(const Problem& p) {
+  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
+  if (is_volume_spline(p)) return {p, tasks, run_volume_spline_grid_sums};
   if (p.transform != Transform::affine) {
     return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA {
       return Work{p, group_tasks(p), group_grid_sums<Sums>, row_blocks(p.out_height)};
     });
   }
-  const int64_t tasks = p.items() * row_blocks(p.out_depth * p.out_height);
   return with_lattice(p,
                       [&](auto t, auto n) STN_LAMBDA { return Work{p, tasks, run_affine_grid_sums<decltype(t), n>}; });
 }

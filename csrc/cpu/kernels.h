@@ -30,10 +30,10 @@ struct Problem {
   bool align_corners;
   bool channels_last;  // how images, outputs and gradients are stored, all alike
   Transform transform;
-  // theta (items, n, n + 1), matrix (items, 3, 3), coefficients (items, controls + 3, 2) or grid (items, *out, n)
+  // theta (items, n, n + 1), matrix (items, 3, 3), coefficients (items, controls + n + 1, n) or grid (items, *out, n)
   const void* parameters;
   bool double_parameters;        // float64, else float32; contiguous
-  const double* control_points;  // of a thin-plate spline: (controls, 2)
+  const double* control_points;  // of a thin-plate spline: (controls, n)
   int64_t controls;
   bool normalized;  // the coordinates alone are wanted, and normalized: a grid operator
   Images<const void*> input;
@@ -56,7 +56,7 @@ struct Problem {
   bool is_float64() const { return dtype == DType::float64 || double_grid; }
   int64_t parameter_count() const {  // of an item, but for a grid
     if (transform == Transform::homography) return 9;
-    return transform == Transform::tps ? (controls + 3) * 2 : dimensions * (dimensions + 1);
+    return ((transform == Transform::tps ? controls : 0) + dimensions + 1) * dimensions;
   }
   int64_t extent(int axis) const { return axis == 0 ? width : axis == 1 ? height : depth; }  // x, y, z
   int64_t out_extent(int axis) const { return axis == 0 ? out_width : axis == 1 ? out_height : out_depth; }

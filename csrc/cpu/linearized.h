@@ -565,7 +565,7 @@ void slopes_grad_grid(const Problem& p, int64_t begin, int64_t end) {
   constexpr int N = TapList<A>::N;
   const int n = p.dimensions;
   const Lines lines(p);
-  over_line_blocks(lines, begin, end, [&](int64_t, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
+  over_row_blocks(begin, end, lines.count, [&](int64_t, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number);
     for (int64_t line = first; line < last; ++line) {
       const Row row(item, line / lines.per_row);

@@ -18,6 +18,8 @@ struct Points {
   T fraction[3][kRun], slope[3][kRun];
 };
 
+struct RadialRows;  // volume_spline.h
+
 // What is the same for all points of one transformed image.
 struct Item {
   const Problem& p;
@@ -26,7 +28,10 @@ struct Item {
   CentredLattice<double> lattice[3];  // output
   double map[3][4];                   // of an affine transform: source pixels by output pixels from the centre
 
-  STN_INLINE Item(const Problem& problem, int64_t number) : p(problem), item(number), image(number / problem.samples) {
+  RadialRows* shared;  // of a spline in three dimensions; may be null
+
+  STN_INLINE Item(const Problem& problem, int64_t number, RadialRows* rows = nullptr)
+      : p(problem), item(number), image(number / problem.samples), shared(rows) {
     const int n = p.dimensions;
     for (int a = 0; a < n; ++a) {
       axis[a] = pixel_axis<double>(p.extent(a), p.align_corners);

@@ -34,19 +34,24 @@ Work sampler_grad_input(const Problem& p) {
   });
 }
 
+// Of the transforms that there are in any number of dimensions, or in three.
+template <class A, GradientPass<A> kPass>
+static Work gradient_work(const Problem& p) {
+  const int64_t tasks = Lines(p).tasks(p);
+  if (p.transform == Transform::affine) return {p, tasks, taps_theta_sums<A, kPass>};
+  return {p, tasks, p.transform == Transform::grid ? taps_grad_grid<A, kPass> : taps_spline_sums<A, kPass>};
+}
+
 Work sampler_grad_parameters(const Problem& p) {
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
-    const int64_t tasks = Lines(p).tasks(p);
     if constexpr (sizeof(A) == sizeof(float)) {
-      const bool affine = p.transform == Transform::affine;
-      if (has_volume_gradients(p))
-        return Work{p, tasks, affine ? taps_theta_sums<A, volumes_gradients> : taps_grad_grid<A, volumes_gradients>};
+      if (has_volume_gradients(p)) return gradient_work<A, volumes_gradients>(p);
     }
-    if (p.transform == Transform::affine) return Work{p, tasks, taps_theta_sums<A, taps_gradients<A>>};
-    if (p.transform == Transform::grid) return Work{p, tasks, taps_grad_grid<A, taps_gradients<A>>};
-    return with_transform(
-        p, [&]<class Row, class Sums>(Row*, Sums*) STN_LAMBDA { return Work{p, tasks, taps_parameter_sums<A, Sums>}; });
+    if (p.dimensions == 3 || p.transform == Transform::affine || p.transform == Transform::grid)
+      return gradient_work<A, taps_gradients<A>>(p);
+    return with_transform(p, [&]<class Row, class Sums>(Row*, Sums*)
+                                 STN_LAMBDA { return Work{p, Lines(p).tasks(p), taps_parameter_sums<A, Sums>}; });
   });
 }
 

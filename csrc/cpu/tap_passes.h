@@ -4,6 +4,7 @@
 
 #include "parameter_sums.h"
 #include "tap_sums.h"
+#include "volume_spline.h"
 
 namespace stn::STN_LEVEL {
 
@@ -60,16 +61,6 @@ struct Sampler {
   }
 };
 
-// Calls body(task, item number, first line, last line) for tasks [begin, end).
-template <class Body>
-STN_INLINE void over_line_blocks(const Lines& lines, int64_t begin, int64_t end, Body body) {
-  const int64_t blocks = row_blocks(lines.count);
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t item = task / blocks, block = task % blocks, first = block * kRowBlock;
-    body(task, item, first, block + 1 < blocks ? first + kRowBlock : lines.count);
-  }
-}
-
 // A row of an item, and where its points lie in images of the output's shape.
 struct Row {
   const Item& item;
@@ -94,8 +85,9 @@ STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const 
   const S sampler(p, slopes);
   const Lines lines(p);
   const int64_t step = S::planes(p);
-  over_line_blocks(lines, begin, end, [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
-    const Item item(p, number);
+  SharedRows shared(p);
+  const auto take = [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
+    const Item item(p, number, shared.rows());
     for (int64_t channel = 0; channel < p.channels; channel += step) {
       const int64_t channels = minimum(step, p.channels - channel);
       for (int64_t line = first; line < last; ++line) {
@@ -107,7 +99,8 @@ STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const 
         end_line(row, task, line + 1 == last && channel + step >= p.channels);
       }
     }
-  });
+  };
+  over_row_blocks(begin, end, lines.count, take, shared.items);
 }
 
 template <class A>
@@ -282,6 +275,45 @@ template <class A, class Sums>
 void taps_parameter_sums(const Problem& p, int64_t begin, int64_t end) {
   TransformSums<A, Sums> sums;
   taps_gradients<A>(p, begin, end, {&sums, sums.take, sums.end_line});
+}
+
+// The same of a spline in three dimensions, a run of a row at a time.
+template <class A>
+struct SplineSums {
+  std::optional<VolumeSplineSums> total;  // of a task
+  int64_t first = 0, count = 0;           // of the run
+  double grads[3][kRun] = {};
+
+  STN_INLINE void add_run(const Row& row) {
+    const Item& item = row.item;
+    if (!total) total.emplace(item.p);
+    if (count == 0) return;
+    total->add(VolumeSpline(item.p, item.item, row.row, item.shared), first, count, grads);
+    count = 0;
+    __builtin_memset(grads, 0, sizeof grads);
+  }
+  static void take(void* state, const Row& row, int64_t u, int from, int to, bool, const PixelGradient<A>& gradient) {
+    auto& sums = *static_cast<SplineSums*>(state);
+    if (sums.count > 0 && u + to - sums.first > kRun) sums.add_run(row);
+    if (sums.count == 0) sums.first = u + from;
+    for (int a = 0; a < 3; ++a) {
+      for (int i = from; i < to; ++i) sums.grads[a][u + i - sums.first] = double(gradient[a][i]);
+    }
+    sums.count = u + to - sums.first;
+  }
+  static void end_line(void* state, const Row& row, int64_t task, bool last) {
+    auto& sums = *static_cast<SplineSums*>(state);
+    sums.add_run(row);
+    if (!last) return;
+    sums.total->finish(row.item.p.sums + task * row.item.p.parameter_count());
+    sums.total.reset();
+  }
+};
+
+template <class A, GradientPass<A> kPass>
+void taps_spline_sums(const Problem& p, int64_t begin, int64_t end) {
+  SplineSums<A> sums;
+  kPass(p, begin, end, {&sums, sums.take, sums.end_line});
 }
 
 // Slices of the image along its last axis: whole images, cut into bands only to occupy the threads. A pixel's sum has

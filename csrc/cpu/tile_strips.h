@@ -105,7 +105,7 @@ struct HomographyStrip {
 
 // The functions of a spline: those of its control points, then 1, x and y; with zeros up to whole vectors.
 STN_INLINE int64_t spline_functions(const Problem& p) {
-  return p.transform == Transform::tps ? p.controls + kTpsAffine : 0;
+  return p.transform == Transform::tps ? p.controls + tps_affine_rows(2) : 0;
 }
 STN_INLINE int64_t whole_vectors(int64_t floats) { return (floats + 15) / 16 * 16; }
 
@@ -189,7 +189,7 @@ struct SplineBasis {
         dx[j] = x + lanes.step_x * ((i + j) % kTile - 1.5), dy[j] = y + lanes.step_y * ((i + j) / kTile - 1.5);
       }
       store((float*)&change + i,
-            __builtin_convertvector(thin_plate(dx * dx + dy * dy) - at_middle, Vec<float, kDoubles>));
+            __builtin_convertvector(radial_function<2>(dx * dx + dy * dy) - at_middle, Vec<float, kDoubles>));
     }
     return change;
   }

@@ -2,6 +2,7 @@
 // parameters. Compiled once a level, like kernels.cpp, and under its rules.
 #include "parameter_sums.h"
 #include "points.h"
+#include "volume_spline.h"
 
 namespace stn::STN_LEVEL {
 namespace {
@@ -142,8 +143,13 @@ void source_points(const Item& item, int64_t row, int64_t u0, int64_t count, dou
     with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA { source_affine<n>(item, row, u0, count, x); });
   } else if (p.transform == Transform::homography) {
     source_row<HomographyRow>(item, row, u0, count, x);
-  } else if (p.transform == Transform::tps) {
+  } else if (p.transform == Transform::tps && p.dimensions == 2) {
     source_row<TpsRow>(item, row, u0, count, x);
+  } else if (p.transform == Transform::tps) {
+    VolumeSpline(p, item.item, row, item.shared).points(u0, count, x);
+    for (int a = 0; a < 3; ++a) {
+      for (int64_t i = 0; i < count; ++i) x[a][i] = item.axis[a].scale * x[a][i] + item.axis[a].shift;
+    }
   } else {
     p.double_parameters ? source_grid<double>(item, row, u0, count, x) : source_grid<float>(item, row, u0, count, x);
   }
@@ -180,6 +186,46 @@ void TpsSums::add(const Source& source, const Cotangents& g) {
   add_function(row.count, [](int64_t) STN_LAMBDA { return splat<Doubles>(1.0); });
   add_function(row.count + 1, [&](int64_t u) STN_LAMBDA { return row.columns(u); });
   add_function(row.count + 2, [&](int64_t) STN_LAMBDA { return splat<Doubles>(row.y); });
+}
+
+void VolumeSpline::points(int64_t u0, int64_t points, double (*x)[kRun]) const {
+  constexpr int kTogether = 2;  // vectors of points that share what is read of a control point
+  const double* affine = coefficients + 3 * count;
+  for (int64_t i = 0; i < points; i += kTogether * kDoubles) {
+    const int64_t u = u0 + i;
+    Doubles sum[kTogether][3];
+    for (int j = 0; j < kTogether; ++j) {
+      const Doubles at = columns(u + j * kDoubles);
+      for (int a = 0; a < 3; ++a) sum[j][a] = affine[a] + affine[9 + a] * z + affine[6 + a] * y + affine[3 + a] * at;
+    }
+    over_functions([&](int64_t k, auto function) STN_LAMBDA {
+      for (int j = 0; j < kTogether; ++j) {
+        const Doubles value = function(u + j * kDoubles);
+        for (int a = 0; a < 3; ++a) sum[j][a] += coefficients[3 * k + a] * value;
+      }
+    });
+    for (int j = 0; j < kTogether; ++j) {
+      for (int a = 0; a < 3; ++a) store(x[a] + i + j * kDoubles, sum[j][a]);
+    }
+  }
+}
+
+void VolumeSplineSums::add(const VolumeSpline& spline, int64_t u0, int64_t count, const double (*grads)[kRun]) {
+  const auto add_function = [&](int64_t k, auto function) STN_LAMBDA {
+    double* target = sums.data + 3 * k * kDoubles;
+    Doubles sum[3];
+    for (int a = 0; a < 3; ++a) sum[a] = load<Doubles>(target + a * kDoubles);
+    for (int64_t i = 0; i < count; i += kDoubles) {
+      const Doubles value = function(u0 + i);
+      for (int a = 0; a < 3; ++a) sum[a] += value * load<Doubles>(grads[a] + i);
+    }
+    for (int a = 0; a < 3; ++a) store(target + a * kDoubles, sum[a]);
+  };
+  spline.over_functions(add_function);
+  add_function(spline.count, [](int64_t) STN_LAMBDA { return splat<Doubles>(1.0); });
+  add_function(spline.count + 1, [&](int64_t u) STN_LAMBDA { return spline.columns(u); });
+  add_function(spline.count + 2, [&](int64_t) STN_LAMBDA { return splat<Doubles>(spline.y); });
+  add_function(spline.count + 3, [&](int64_t) STN_LAMBDA { return splat<Doubles>(spline.z); });
 }
 
 }  // namespace stn::STN_LEVEL

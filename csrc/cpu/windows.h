@@ -293,7 +293,7 @@ struct Strips {
 
   STN_INLINE Strips(const Problem& p, int64_t channels) {
     const bool spline = p.transform == Transform::tps;
-    const int64_t basis = (p.controls + kTpsAffine) * kStripTiles * 64, room = 1 << 19;
+    const int64_t basis = (p.controls + tps_affine_rows(2)) * kStripTiles * 64, room = 1 << 19;
     most = p.channels <= channels ? 1 : spline ? maximum<int64_t>(1, minimum<int64_t>(kMost, room / basis)) : kMost;
     for (int64_t i = 0; i < (spline ? most : 1); ++i) bases.emplace_back(p);
   }

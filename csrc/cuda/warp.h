@@ -13,14 +13,14 @@ enum class Kind { affine, grid, homography, tps, cpab };
 struct Call {
   Kind kind;
   Tensor input;  // (B, C, *in)
-  // theta (B[, S], n, n + 1), grid (B[, S], *out, n), matrix (B[, S], 3, 3), coefficients (B[, S], controls + 3, 2) or
-  // velocities (B[, S], vertices, n)
+  // theta (B[, S], n, n + 1), grid (B[, S], *out, n), matrix (B[, S], 3, 3), coefficients (B[, S], controls + n + 1, n)
+  // or velocities (B[, S], vertices, n)
   Tensor params;
   std::vector<int64_t> size;  // of the output
   Mode mode;
   Padding padding;
   bool align_corners;
-  Tensor control_points;       // of a thin-plate spline: (controls, 2)
+  Tensor control_points;       // of a thin-plate spline: (controls, n)
   bool channels_last = false;  // how images, outputs and gradients are stored
   MultiSampling multi{};       // of Mode::linearized; its seed and offsets are these tensors, one of them:
   Tensor seed{}, offsets{};    // int64 (), and (B[, S], K, *out, n)

@@ -86,10 +86,12 @@ void with_transform(const Call& call, const Tensor& params, F&& f) {
   }
   if constexpr (n == 2) {
     if (call.kind == Kind::homography) f(HomographyTransform<T>{data<T>(params), frame_of<T, n>(call, kNormalized)});
+  }
+  if constexpr (n > 1) {
     if (call.kind == Kind::tps) {
       const Tensor control_points = coordinates(call.control_points, ScalarType::Double);
-      f(TpsTransform<T>{data<double>(params), data<double>(control_points), int(control_points.size(0)),
-                        frame_of<double, n>(call, kNormalized)});
+      f(TpsTransform<T, n>{data<double>(params), data<double>(control_points), int(control_points.size(0)),
+                           frame_of<double, n>(call, kNormalized)});
     }
   }
 }

@@ -17,24 +17,24 @@ def _in_a_transform() -> bool:
 
 
 def _solve(control_points):
-    """Control points (K, 2) -> the same and their solver (K + 3, K), in float64 on their device."""
+    """Control points (K, n) -> the same and their solver (K + n + 1, K), in float64 on their device."""
     wide = control_points.detach().double()
     return wide, reference.solver(wide)
 
 
-def default_control_points():
-    """The regular 4x4 grid on [-1, 1]^2, row by row: (16, 2) float64."""
+def default_control_points(n=2):
+    """The regular grid with four points along each axis of [-1, 1]^n, row by row: (16, 2) or (64, 3) float64."""
     axis = torch.linspace(-1, 1, 4, dtype=torch.float64)
-    return torch.cartesian_prod(axis, axis).flip(-1).contiguous()
+    return torch.cartesian_prod(*[axis] * n).flip(-1).contiguous()
 
 
 @functools.cache
-def _default_system_once(device):
-    return tuple(t.to(device) for t in _solve(default_control_points()))
+def _default_system_once(device, n):
+    return tuple(t.to(device) for t in _solve(default_control_points(n)))
 
 
-def _default_system(device):
-    return (_default_system_once.__wrapped__ if _in_a_transform() else _default_system_once)(device)
+def _default_system(device, n):
+    return (_default_system_once.__wrapped__ if _in_a_transform() else _default_system_once)(device, n)
 
 
 # torch.compile takes its result as a constant, and does not trace the cache.
@@ -45,7 +45,7 @@ def _system(control_points):
     """_solve(control_points), once for a tensor that is not written to.
 
     Raises:
-        ValueError: the points lie on a line, or two coincide.
+        ValueError: the points lie on a line, in 3-D a plane, or two coincide.
     """
     if _in_a_transform():
         return _solve(control_points)
@@ -57,58 +57,77 @@ def _system(control_points):
         except torch.linalg.LinAlgError:
             solvable = False
         if not solvable:
-            raise ValueError("control_points must be distinct, finite and not all on a line: their system is singular")
+            flat = "line" if control_points.shape[1] == 2 else "plane"
+            raise ValueError(
+                f"control_points must be distinct, finite and not all on a {flat}: their system is singular"
+            )
         _systems[control_points] = control_points._version, system
     return system
 
 
-def check(points, control_points, affine):
-    """Raises TypeError or ValueError unless they are as `coefficients` says."""
+def check_control_points(control_points, dimensions=(2, 3)):
+    """Raises TypeError or ValueError unless they are (K, n) with K > n, n one of `dimensions`; returns n."""
+    _checks.floating_tensor("control_points", control_points)
+    shape = tuple(control_points.shape)
+    if len(shape) != 2 or shape[1] not in dimensions or shape[0] <= shape[1]:
+        wanted = " or ".join(f"(K, {n}) with K >= {n + 1}" for n in dimensions)
+        raise ValueError(f"control_points must be {wanted}, got shape {shape}")
+    if control_points.requires_grad:
+        raise ValueError("control_points must not require a gradient, got a tensor that does: only points may")
+    return shape[1]
+
+
+def check(points, control_points, affine, n=None):
+    """Raises TypeError or ValueError unless they are as `coefficients` says; returns their dimensions.
+
+    n: of the image, if there is one.
+    """
     _checks.floating_tensor("points", points)
-    if points.dim() not in (3, 4) or points.shape[-1] != 2:
-        raise ValueError(f"points must be (B, K, 2) or (B, S, K, 2), got shape {tuple(points.shape)}")
-    count = 16
+    shape = tuple(points.shape)
+    if len(shape) not in (3, 4) or shape[-1] not in ((2, 3) if n is None else (n,)):
+        wanted = " or ".join(f"(B, K, {m}) or (B, S, K, {m})" for m in ((2, 3) if n is None else (n,)))
+        raise ValueError(f"points must be {wanted}, got shape {shape}")
+    n = 2 if shape[-1] == 2 else 3  # a constant to torch.compile
+    count = 4**n
     if control_points is not None:
-        _checks.floating_tensor("control_points", control_points)
-        if control_points.dim() != 2 or control_points.shape[0] < 3 or control_points.shape[1] != 2:
-            raise ValueError(f"control_points must be (K, 2) with K >= 3, got shape {tuple(control_points.shape)}")
+        check_control_points(control_points, (n,))
         if control_points.device != points.device:
             raise ValueError(
                 f"control_points must be on the device of points ({points.device}), got {control_points.device}"
             )
-        if control_points.requires_grad:
-            raise ValueError("control_points must not require a gradient, got a tensor that does: only points may")
         count = control_points.shape[0]
-    if points.shape[-2] != count:
-        raise ValueError(f"points must have a row for each of {count} control points, got shape {tuple(points.shape)}")
+    if shape[-2] != count:
+        raise ValueError(f"points must have a row for each of {count} control points, got shape {shape}")
     if affine is None:
-        return
-    _checks.matrix("affine", affine, 2, 3)
+        return n
+    _checks.matrix("affine", affine, n, n + 1)
     if affine.device != points.device:
         raise ValueError(f"affine must be on the device of points ({points.device}), got {affine.device}")
     if affine.shape[:-2] != points.shape[:-2]:
-        wanted = (*points.shape[:-2], 2, 3)
+        wanted = (*points.shape[:-2], n, n + 1)
         raise ValueError(f"affine must be {wanted}, with the batch of points, got shape {tuple(affine.shape)}")
+    return n
 
 
-def coefficients(points, control_points, affine):
+def coefficients(points, control_points, affine, n):
     """The spline through (control_points, points), then affine, as coefficients.
 
     Args:
-        points: (B[, S], K, 2).
-        control_points: (K, 2), or None for a regular 4x4 grid on [-1, 1]^2, row by row.
-        affine: (B[, S], 2, 3) or None. It acts on the spline's value, so it maps its coefficients.
+        points: (B[, S], K, n).
+        control_points: (K, n), or None for four points along each axis of [-1, 1]^n, row by row.
+        affine: (B[, S], n, n + 1) or None. It acts on the spline's value, so it maps its coefficients.
+        n: 2 or 3.
 
     Returns:
-        coefficients (B[, S], K + 3, 2) and control points (K, 2), float64; differentiable in points and affine.
+        coefficients (B[, S], K + n + 1, n) and control points (K, n), float64; differentiable in points and affine.
 
     Raises:
         ValueError: the system is singular.
     """
-    control_points, solver = _default_system(points.device) if control_points is None else _system(control_points)
+    control_points, solver = _default_system(points.device, n) if control_points is None else _system(control_points)
     values = solver @ points.double()
     if affine is not None:
         wide = affine.double()
-        shift = torch.nn.functional.pad(wide[..., 2].unsqueeze(-2), (0, 0, len(control_points), 2))
-        values = values @ wide[..., :2].mT + shift
+        shift = torch.nn.functional.pad(wide[..., n].unsqueeze(-2), (0, 0, len(control_points), n))
+        values = values @ wide[..., :n].mT + shift
     return values, control_points

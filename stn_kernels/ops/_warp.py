@@ -87,7 +87,7 @@ def declare_grid(name, parameters, reference, reference_backward, constants=()):
 
     Args:
         parameters: the name of the differentiable parameters in the schema.
-        reference: (parameters, *constants, size, align_corners) -> grid (B[, S], Ho, Wo, 2).
+        reference: (parameters, *constants, size, align_corners) -> grid (B[, S], *size, n).
         reference_backward: (grad_output, parameters, *constants, align_corners) -> the gradient of the parameters.
         constants: names of further tensors.
     """
@@ -97,7 +97,8 @@ def declare_grid(name, parameters, reference, reference_backward, constants=()):
     backward_schema = f"(Tensor grad_output, {tensors}, bool align_corners) -> Tensor"
 
     def fake(values, *rest):
-        return values.new_empty((*values.shape[:-2], *rest[count], 2), dtype=compute_dtype(values))
+        size = rest[count]
+        return values.new_empty((*values.shape[:-2], *size, len(size)), dtype=compute_dtype(values))
 
     def fake_backward(grad_output, values, *rest):
         return grad_output.new_empty(values.shape)

@@ -218,20 +218,21 @@ def implementations():
 
 
 def _lattice(transform, params, control_points, size, align_corners):
-    """The coordinates alone: (B[, S], Ho, Wo, 2)."""
-    grid = params.new_empty((*params.shape[:-2], *size, 2), dtype=compute_dtype(params))
+    """The coordinates alone: (B[, S], *size, n)."""
+    n = len(size)
+    grid = params.new_empty((*params.shape[:-2], *size, n), dtype=compute_dtype(params))
     if grid.numel() > 0:
         arguments = {
             "params_ptr": params.contiguous(),
             **controls(control_points),
             "grid_ptr": grid,
-            "out_height": size[0],
-            "out_width": size[1],
+            **sizes("out_", size),
+            "N": n,
             "TRANSFORM": transform,
             "ALIGN": int(align_corners),
             "BLOCK": LATTICE_BLOCK,
         }
-        programs = params.shape[:-2].numel() * triton.cdiv(size[0] * size[1], LATTICE_BLOCK)
+        programs = params.shape[:-2].numel() * triton.cdiv(math.prod(size), LATTICE_BLOCK)
         launch(lattice_forward, programs, arguments)
     return grid
 

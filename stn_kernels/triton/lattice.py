@@ -11,25 +11,27 @@ from .transforms import add_parameter_gradient, no_sums, normalized, source_norm
 def lattice_forward(
     params_ptr,  # of a homography or a spline: see transforms.py
     control_ptr,
-    grid_ptr,  # (N, Ho, Wo, 2)
+    grid_ptr,  # (N, *out, n)
     controls: tl.int32,
-    out_height: tl.int32,
     out_width: tl.int32,
+    out_height: tl.int32,
+    out_depth: tl.int32,
+    N: tl.constexpr,
     TRANSFORM: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = grid_ptr.dtype.element_ty
-    sizes = (out_width, out_height)
-    size = out_height * out_width
+    sizes = axes_of(out_width, out_height, out_depth, N)
+    size = out_width * row_count(sizes)
     blocks = tl.cdiv(size, BLOCK)
     n = (tl.program_id(0) // blocks).to(tl.int64)
     number = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    coords = normalized((number % out_width, number // out_width), sizes, ALIGN, COMPUTE)
-    source_x, source_y = source_normalized(params_ptr, control_ptr, controls, n, coords, TRANSFORM)
-    at = grid_ptr + (n * size + number) * 2
-    tl.store(at, source_x, mask=number < size)
-    tl.store(at + 1, source_y, mask=number < size)
+    coords = normalized(point_of(number % out_width, number // out_width, sizes), sizes, ALIGN, COMPUTE)
+    source = source_normalized(params_ptr, control_ptr, controls, n, coords, TRANSFORM)
+    at = grid_ptr + (n * size + number) * N
+    for axis in tl.static_range(N):
+        tl.store(at + axis, source[axis], mask=number < size)
 
 
 @kernel

@@ -15,6 +15,7 @@ NUM_WARPS = 4
 OPTIONS = {"num_warps": NUM_WARPS, "maxnreg": 128, "enable_fp_fusion": True}
 LONG = {**OPTIONS, "num_warps": 1, "maxnreg": 255}  # loops of many steps: a warp waits for its longest path alone
 ROOMY = {**OPTIONS, "maxnreg": 200}  # for the many taps of cubic and volume gradients
+ROOMIEST = {**OPTIONS, "maxnreg": 255}  # for those of volumes in float64: no fewer blocks on a processor than ROOMY
 INTERPRETED = triton.knobs.runtime.interpret
 PROGRAMS = 1 if INTERPRETED else 2048  # enough for a large GPU: 132 processors of 16 blocks
 MOST_REPEATS = 4

@@ -1,7 +1,7 @@
 """What a kernel asks of a transform, by its name.
 
-Parameters: affine (N, n, n + 1), homography (N, 3, 3), tps (N, controls + 3, 2) with control points (controls, 2), grid
-(N, *out, n), cpab (forward alone) field and geometry of cpab.py. Their gradient: of a grid the coordinates' own;
+Parameters: affine (N, n, n + 1), homography (N, 3, 3), tps (N, controls + n + 1, n) with control points (controls, n),
+grid (N, *out, n), cpab (forward alone) field and geometry of cpab.py. Their gradient: of a grid the coordinates' own;
 else a program's sums (N, count, parts), where a spline has a part for every step of a program.
 """
 
@@ -38,13 +38,18 @@ def source_normalized(params_ptr, control_ptr, controls, n, coords, TRANSFORM: t
     """The normalized source of normalized points under the matrix or the spline of image n."""
     if TRANSFORM == "homography":
         x, y, _reciprocal = homography.project(params_ptr + n * 9, coords[0], coords[1])
+        source = (x, y)
     else:
         tl.static_assert(TRANSFORM == "tps")
-        # In float64: the terms of a spline cancel.
-        wide_x, wide_y = coords[0].to(tl.float64), coords[1].to(tl.float64)
-        x, y = tps.apply(params_ptr + n * 2 * (controls + 3), control_ptr, controls, wide_x, wide_y)
-        x, y = x.to(coords[0].dtype), y.to(coords[1].dtype)
-    return x, y
+        N: tl.constexpr = len(coords)
+        wide = ()  # in float64: the terms of a spline cancel
+        for axis in tl.static_range(N):
+            wide = wide + (coords[axis].to(tl.float64),)  # noqa: RUF005
+        wide = tps.apply(params_ptr + n * N * (controls + N + 1), control_ptr, controls, wide)
+        source = ()
+        for axis in tl.static_range(N):
+            source = source + (wide[axis].to(coords[0].dtype),)  # noqa: RUF005
+    return source
 
 
 @triton.jit
@@ -110,12 +115,12 @@ def add_parameter_gradient(
     elif TRANSFORM == "grid":
         grid.store_gradient(grad_ptr, n, point, exists, grads, out_sizes)
     else:
-        x, y = normalized(point, out_sizes, ALIGN, COMPUTE)
+        coords = normalized(point, out_sizes, ALIGN, COMPUTE)
         if TRANSFORM == "homography":
-            sums = homography.add_sums(sums, params_ptr + n * 9, x, y, grads[0], grads[1])
+            sums = homography.add_sums(sums, params_ptr + n * 9, coords[0], coords[1], grads[0], grads[1])
         else:
-            at = grad_ptr + n * (2 * (controls + 3)) * parts + part
-            tps.store_gradient(at, parts, control_ptr, controls, x, y, grads[0], grads[1])
+            at = grad_ptr + n * (len(coords) * (controls + len(coords) + 1)) * parts + part
+            tps.store_gradient(at, parts, control_ptr, controls, coords, grads)
     return sums
 
 

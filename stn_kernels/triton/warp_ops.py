@@ -9,7 +9,18 @@ from .._library import MODE_NAMES, PADDING_NAMES
 from ..ops._outputs import empty_images, is_channels_last, store_images
 from ..reference.sampling import compute_dtype
 from . import fixed_point
-from .launch import COMPUTE, LONG, NUM_WARPS, OPTIONS, ROOMY, block_shape, has_channels_last, launch, memory_constants
+from .launch import (
+    COMPUTE,
+    LONG,
+    NUM_WARPS,
+    OPTIONS,
+    ROOMIEST,
+    ROOMY,
+    block_shape,
+    has_channels_last,
+    launch,
+    memory_constants,
+)
 from .linearized import linearized_forward, linearized_scatter
 from .samplers import TAPS
 from .warp import warp_backward, warp_forward
@@ -182,11 +193,15 @@ def backward(
         **sampler_options(transform, mode, padding_mode, align_corners, input, params),
         **memory_constants(n, channels_last, block.CHUNK, grads, input, target),
     }
-    roomy = n == 3 or MODE_NAMES[mode] == "bicubic" or input.dtype == torch.float64 or channels_last
+    options = OPTIONS
+    if multi:
+        options = LONG
+    elif n == 3 and input.dtype == torch.float64:
+        options = ROOMIEST
+    elif n == 3 or MODE_NAMES[mode] == "bicubic" or input.dtype == torch.float64 or channels_last:
+        options = ROOMY
     kernel = linearized_scatter if multi else warp_backward
-    launch(
-        kernel, count * parts, taken(kernel, arguments, multi), block, LONG if multi else ROOMY if roomy else OPTIONS
-    )
+    launch(kernel, count * parts, taken(kernel, arguments, multi), block, options)
     if not need_input:
         return input.new_empty(0), grad_params
     return (fixed_point.to_float(sums, scale) if deterministic else sums).to(input.dtype), grad_params

@@ -69,7 +69,7 @@ class Case:
         if self.op == "grid_sample":
             return ((1.3 * torch.randn(*lead, *self.out_size, n)).to(self.coords_dtype),)
         if self.op == "tps_sample":
-            control = default_control_points()
+            control = default_control_points(n)
             points = control + 0.2 * torch.randn(*lead, *control.shape, dtype=torch.float64)
             return tps.solver(control) @ points, control
         spread, rows = (0.4, n) if self.op == "affine_sample" else (0.1, n + 1)
@@ -250,6 +250,12 @@ SIZES = {1: ((9,), (300,)), 2: ((4, 5), (3, 17)), 3: ((3, 4, 5), (3, 2, 17))}
 LINEARIZED_SIZES = {1: ((9,), (260,)), 2: ((7, 9), (3, 17)), 3: ((6, 7, 5), (2, 2, 17))}
 
 
+def ops_in(n: int) -> tuple[str, ...]:
+    """The operators whose images have n dimensions."""
+    more = {2: ("homography_sample", "tps_sample"), 3: ("tps_sample",)}
+    return ("affine_sample", "grid_sample", *more.get(n, ()))
+
+
 def each_sampler() -> list[Case]:
     """Every mode, dimension and transform but the plain ones; types but float32, paddings and layouts in turn."""
     cases = []
@@ -257,7 +263,7 @@ def each_sampler() -> list[Case]:
     others = itertools.cycle(t for t in SWEPT if t != torch.float32)
     samplers = itertools.product((0, 1, 2), (1, 2, 3))
     for (mode, n), dtype in ((sampler, t) for sampler in samplers for t in (torch.float32, next(others))):
-        for op in ("affine_sample", "grid_sample", "homography_sample", "tps_sample")[: 4 if n == 2 else 2]:
+        for op in ops_in(n):
             if (mode, n) != (0, 2) or op not in ("affine_sample", "grid_sample"):
                 padding, layout, align_corners = next(turns)
                 size, out_size = SIZES[n]
@@ -275,7 +281,7 @@ def each_linearized() -> list[tuple[Case, int, bool, bool]]:
     others = itertools.cycle(t for t in SWEPT if t != torch.float32)
     weighting = itertools.cycle(range(3))
     for n in (1, 2, 3):
-        for op in ("affine_sample", "grid_sample", "homography_sample", "tps_sample")[: 4 if n == 2 else 2]:
+        for op in ops_in(n):
             for dtype in (torch.float32, next(others)):
                 padding, layout = next(turns)
                 coords_dtype = torch.float64 if dtype == torch.float64 else torch.float32
@@ -327,6 +333,7 @@ def main() -> None:
         ("affine_sample", 3),
         ("homography_sample", 2),
         ("tps_sample", 2),
+        ("tps_sample", 3),
     ):
         check_lattice(Case(op, size=SIZES[n][0], out_size=SIZES[n][1], samples=2))
     linearized = each_linearized()

@@ -17,7 +17,9 @@ STN_INLINE Sums sums_of(const Problem& p) {
   const int64_t pixels = (local ? minimum(p.height, 2 * kRowBlock) : p.height) * p.width;
   // A buffer is emptied and added up pixel by pixel, which few outputs are not worth.
   const bool worthwhile = 4 * p.samples * p.item_points() >= p.width * p.height && pixels <= (1 << 18);
-  return !p.channels_last && p.channels > kQuadChannels && worthwhile ? Sums::pixels : Sums::image;
+  // Rotated rows come to planes as strangers, three or four of them: a third of a call at 45 degrees without tiles.
+  const int64_t few = local && !kHasTiles ? 2 : kQuadChannels;
+  return !p.channels_last && p.channels > few && worthwhile ? Sums::pixels : Sums::image;
 }
 
 // Channels that share the points of a task.

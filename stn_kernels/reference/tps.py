@@ -4,7 +4,7 @@ The source of an output point x is f(x) = sum_k w_k U(|x - c_k|) + a_0 + a_x x +
 in two dimensions (Bookstein 1989; Jaderberg et al. 2015, Sec. 3.2) and U(r) = r in three: what bends least in either
 (Duchon 1977; Wahba 1990, Sec. 2.4). The coefficients are the rows w_1 ... w_K, a_0, a_x, a_y (, a_z): (K + n + 1, n).
 They are a linear function of the points to which the control points c_k map, by the inverse of the interpolation
-system.
+system: large numbers of either sign, whose sums are taken in float64 and rounded once.
 """
 
 import torch
@@ -35,25 +35,24 @@ def solver(control_points):
     return torch.linalg.inv(system)[:, :count]
 
 
-def _lattice_basis(control_points, size, align_corners, dtype):
+def _lattice_basis(control_points, size, align_corners):
     n = len(size)
-    points = homogeneous_base(size, align_corners, dtype, control_points.device)[..., :n].reshape(-1, n)
-    return basis(points, control_points.to(dtype))
+    points = homogeneous_base(size, align_corners, torch.float64, control_points.device)[..., :n].reshape(-1, n)
+    return basis(points, control_points.double())
 
 
 def tps_grid(coefficients, control_points, size, align_corners):
     """coefficients (B[, S], K + n + 1, n) -> normalized source coordinates (B[, S], *size, n), in float32 or better."""
-    dtype = sampling.compute_dtype(coefficients)
-    grid = _lattice_basis(control_points, size, align_corners, dtype) @ coefficients.to(dtype)
-    return grid.reshape(*coefficients.shape[:-2], *size, len(size))
+    grid = _lattice_basis(control_points, size, align_corners) @ coefficients.double()
+    return grid.to(sampling.compute_dtype(coefficients)).reshape(*coefficients.shape[:-2], *size, len(size))
 
 
 def tps_grid_backward(grad_output, coefficients, control_points, align_corners):
     """Gradient of `tps_grid` to the coefficients: grad_output (B[, S], *size, n) -> (B[, S], K + n + 1, n)."""
     n = coefficients.shape[-1]
     size = grad_output.shape[-n - 1 : -1]
-    functions = _lattice_basis(control_points, size, align_corners, grad_output.dtype)
-    return (functions.T @ grad_output.flatten(-n - 1, -2)).to(coefficients.dtype)
+    functions = _lattice_basis(control_points, size, align_corners)
+    return (functions.T @ grad_output.flatten(-n - 1, -2).double()).to(coefficients.dtype)
 
 
 def tps_sample(input, coefficients, control_points, size, padding_mode, align_corners, mode="bilinear"):

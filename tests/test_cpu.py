@@ -112,18 +112,42 @@ def test_blocks_of_channels(blocks, dtype, name, padding):
         assert error < (5e-6 if mine.dtype == torch.float32 else 2**-8), error
 
 
+VOLUMES = {  # batch, samples, channels, input and output sizes; most points are near an edge
+    "one channel": (2, 2, 1, (5, 9, 14), (6, 7, 37)),
+    "one image of one channel": (1, None, 1, (8, 7, 30), (9, 11, 40)),
+    "two channels": (1, None, 2, (12, 9, 33), (14, 17, 21)),
+    "three channels": (3, 2, 3, (3, 5, 4), (7, 6, 5)),
+    "four channels": (2, None, 4, (9, 8, 20), (11, 10, 70)),
+    "few points of many": (1, None, 3, (20, 24, 26), (6, 7, 5)),
+    "nine channels": (2, 2, 9, (5, 9, 14), (6, 7, 37)),
+    "two blocks of channels": (2, 2, 16, (5, 9, 14), (6, 7, 37)),
+}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "rows"])
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
-@pytest.mark.parametrize("name", ["affine_sample", "grid_sample"])
-@pytest.mark.parametrize("channels", [1, 9, 16])
-def test_volumes(channels, name, padding):
-    """Of several channels, which gradients share, and of blocks of them; most points near an edge."""
+@pytest.mark.parametrize("name", ["affine_sample", "grid_sample", "tps_sample"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("volume", VOLUMES)
+def test_volumes(volume, dtype, name, padding, layout):
+    batch, samples, channels, size, out_size = VOLUMES[volume]
     case = OP_CASES[name]
-    sample = Sample(channels=channels, size=(5, 9, 14), out_size=(6, 7, 37), padding_mode=padding, batch=2, samples=2)
-    inputs = case.draw(sample)
-    actual = verify.evaluate(case, inputs, "cpu", "contiguous")
-    for key, value in verify.expected(case, inputs, "contiguous").items():
-        error = (actual[key].double() - value).norm() / value.norm()
-        assert error < 2e-6, (key, error)
+    sample = Sample(
+        batch=batch,
+        samples=samples,
+        channels=channels,
+        size=size,
+        out_size=out_size,
+        padding_mode=padding,
+        dtype=dtype,
+        layout=layout,
+    )
+    wanted = verify.expected(case, case.draw(sample), "contiguous").values()
+    alone, together = by_one_and_two_threads(case, sample)
+    for mine, others, right in zip(alone, together, wanted, strict=True):
+        assert torch.equal(mine, others)
+        error = (mine.double() - right).norm() / right.norm()
+        assert error < (5e-6 if mine.dtype == torch.float32 else 2**-8), error
 
 
 LEVEL = """
@@ -139,9 +163,9 @@ if ops is None:
     for blocks in test_cpu.BLOCKS:
         for name in ("affine_sample", "grid_sample"):
             test_cpu.test_blocks_of_channels(blocks, torch.float32, name, "zeros")
-    for channels in (1, 9, 16):
+    for volume in test_cpu.VOLUMES:
         for name in ("affine_sample", "grid_sample"):
-            test_cpu.test_volumes(channels, name, "zeros")
+            test_cpu.test_volumes(volume, torch.float32, name, "zeros", "contiguous")
 records = verify.run(ops, backends=["cpu"], dtypes=[torch.float32, torch.bfloat16])
 print(json.dumps([torch.ops.stn_kernels._cpu_level(), [r.cell for r in records if not r.passed]]))
 """

@@ -5,14 +5,19 @@
 namespace stn::STN_LEVEL {
 
 // Calls body(task, item, first row, last row) for the tasks [begin, end) of items x row blocks.
-// items: if not 0, so many are taken side by side, block by block.
+// items: if not 0, so many are taken side by side, block by block; or row by row if a task may be cut.
 template <class Body>
-STN_INLINE void over_row_blocks(int64_t begin, int64_t end, int64_t rows, Body body, int64_t items = 0) {
+STN_INLINE void over_row_blocks(int64_t begin, int64_t end, int64_t rows, Body body, int64_t items = 0,
+                                bool cut = false) {
   const int64_t blocks = row_blocks(rows);
-  for (int64_t turn = begin; turn < end; ++turn) {
-    const int64_t task = items ? turn % items * blocks + turn / items : turn;
-    const int64_t item = task / blocks, block = task % blocks, first = block * kRowBlock;
-    body(task, item, first, block + 1 < blocks ? first + kRowBlock : rows);
+  for (int64_t turn = begin, together; turn < end; turn += together) {
+    const int64_t item = items ? turn % items : turn / blocks, block = items ? turn / items : turn % blocks;
+    together = items ? minimum(items - item, end - turn) : 1;
+    const int64_t last = block + 1 < blocks ? (block + 1) * kRowBlock : rows;
+    for (int64_t row = block * kRowBlock, next; row < last; row = next) {
+      next = items && cut ? row + 1 : last;
+      for (int64_t i = item; i < item + together; ++i) body(i * blocks + block, i, row, next);
+    }
   }
 }
 

@@ -33,12 +33,7 @@ struct QuadPasses {
     asm volatile("" : "+m"(weight));  // as above
   }
   STN_INLINE void set_pixels(Planes<const float> planes, int64_t count, Quads& pixels) const {
-    for (int64_t first = 0; first < count; first += N) {
-      const int64_t i = whole_vector<N>(first, count);
-      V parts[4] = {};
-      for (int c = 0; c < channels; ++c) parts[c] = load<V>(planes[c] + i);
-      interleave<4, N>(parts, (float*)(pixels + i));
-    }
+    quads_from_planes<N>(planes, channels, count, (float*)pixels);
     asm volatile("" : "+m"(pixels));  // as above
   }
   // Of N points, and what remains to one.
@@ -71,10 +66,7 @@ struct QuadPasses {
       const int64_t i = whole_vector<N>(first, run.count);
       const auto sum = [&](int l) STN_LAMBDA {
         const float* from = image + 4 * int64_t(offset[i + l]);
-        const Quad w = weight[i + l];
-        const TwoQuads both =
-            __builtin_shufflevector(w, w, 0, 0, 0, 0, 1, 1, 1, 1) * load<TwoQuads>(from) +
-            __builtin_shufflevector(w, w, 2, 2, 2, 2, 3, 3, 3, 3) * load<TwoQuads>(from + 4 * lattice.row);
+        const TwoQuads both = weighted_taps(from, 4 * lattice.row, weight[i + l]);
         return lower(both) + upper(both);
       };
       V values[4];
@@ -99,10 +91,7 @@ struct QuadPasses {
       } else {
         const auto dots = [&](int l) STN_LAMBDA {
           const float* from = image + 4 * int64_t(offset[i + l]);
-          const Quad g = pixels[i + l];
-          const TwoQuads both = __builtin_shufflevector(g, g, 0, 1, 2, 3, 0, 1, 2, 3);
-          const TwoQuads top = both * load<TwoQuads>(from), bottom = both * load<TwoQuads>(from + 4 * lattice.row);
-          const TwoQuads halves = within_lanes<0, 2, 4, 6>(top, bottom) + within_lanes<1, 3, 5, 7>(top, bottom);
+          const TwoQuads halves = tap_products(from, 4 * lattice.row, pixels[i + l]);
           return within_lanes<0, 2, 4, 6>(lower(halves), upper(halves)) +
                  within_lanes<1, 3, 5, 7>(lower(halves), upper(halves));
         };
@@ -130,26 +119,14 @@ struct QuadPasses {
     Quads pixels;
     set_pixels(grad, run.count, pixels);
 #pragma GCC unroll 4
-    for (int64_t i = 0; i < run.count; ++i) {
-      float* to = sums + 4 * int64_t(offset[i]);
-      const Quad g = pixels[i], w = weight[i];
-      add(to, __builtin_shufflevector(w, w, 0, 0, 0, 0) * g),
-          add(to + 4, __builtin_shufflevector(w, w, 1, 1, 1, 1) * g);
-      to += 4 * lattice.row;
-      add(to, __builtin_shufflevector(w, w, 2, 2, 2, 2) * g),
-          add(to + 4, __builtin_shufflevector(w, w, 3, 3, 3, 3) * g);
-    }
+    for (int64_t i = 0; i < run.count; ++i)
+      add_taps(sums + 4 * int64_t(offset[i]), 4 * lattice.row, weight[i], pixels[i]);
   }
 
   // A row of an image of several channels.
   STN_SHARED void set_row(Planes<const float> planes, int64_t y, float* quads) const {
     clear_margin(-QuadLattice::kMargin, y, quads);
-    for (int64_t first = 0; first < lattice.width; first += N) {
-      const int64_t x = whole_vector<N>(first, lattice.width);
-      V parts[4] = {};
-      for (int c = 0; c < channels; ++c) parts[c] = load<V>(planes[c] + x);
-      interleave<4, N>(parts, quads + lattice.at(x, y));
-    }
+    quads_from_planes<N>(planes, channels, lattice.width, quads + lattice.at(0, y));
     clear_margin(lattice.width, y, quads);
   }
   STN_INLINE void clear_margin(int64_t x, int64_t y, float* quads) const {
@@ -167,12 +144,7 @@ struct QuadPasses {
   }
   // The other way round: planes of a row of sums.
   STN_SHARED void get_row(const float* quads, int64_t y, Planes<float> planes) const {
-    for (int64_t first = 0; first < lattice.width; first += N) {
-      const int64_t x = whole_vector<N>(first, lattice.width);
-      V parts[4];
-      deinterleave<4, N>(quads + lattice.at(x, y), parts);
-      for (int c = 0; c < channels; ++c) store(planes[c] + x, parts[c]);
-    }
+    quads_to_planes<N>(quads + lattice.at(0, y), channels, lattice.width, planes);
   }
   // Of a single channel: what row y's cells give to that row goes to `row`, with `below` of the row before, which
   // becomes what they give to the next; both may end behind.

@@ -68,6 +68,47 @@ STN_INLINE void apart(At quad, Vec<float, N> (&to)[4]) {
   to[2] = within_lanes<0, 1, 4, 5>(c, d), to[3] = within_lanes<2, 3, 6, 7>(c, d);
 }
 
+// The four taps of a point, weighted: of its left and its right pixels, `below` numbers apart from those under them.
+STN_INLINE TwoQuads weighted_taps(const float* from, int64_t below, Quad w) {
+  return __builtin_shufflevector(w, w, 0, 0, 0, 0, 1, 1, 1, 1) * load<TwoQuads>(from) +
+         __builtin_shufflevector(w, w, 2, 2, 2, 2, 3, 3, 3, 3) * load<TwoQuads>(from + below);
+}
+// The sums of neighbours in a and in b, those of each 128 bits of a before those of b.
+STN_INLINE TwoQuads pairwise_sums(TwoQuads a, TwoQuads b) {
+  return within_lanes<0, 2, 4, 6>(a, b) + within_lanes<1, 3, 5, 7>(a, b);
+}
+// The taps times g, summed over two channels each.
+STN_INLINE TwoQuads tap_products(const float* from, int64_t below, Quad g) {
+  const TwoQuads both = __builtin_shufflevector(g, g, 0, 1, 2, 3, 0, 1, 2, 3);
+  return pairwise_sums(both * load<TwoQuads>(from), both * load<TwoQuads>(from + below));
+}
+// The taps += weights times g.
+STN_INLINE void add_taps(float* to, int64_t below, Quad w, Quad g) {
+  const auto add = [](float* pixel, Quad value) STN_LAMBDA { store(pixel, load<Quad>(pixel) + value); };
+  add(to, __builtin_shufflevector(w, w, 0, 0, 0, 0) * g), add(to + 4, __builtin_shufflevector(w, w, 1, 1, 1, 1) * g);
+  to += below;
+  add(to, __builtin_shufflevector(w, w, 2, 2, 2, 2) * g), add(to + 4, __builtin_shufflevector(w, w, 3, 3, 3, 3) * g);
+}
+// The channels of a row of pixels or points from planes to quads, N at a time, and back.
+template <int N>
+STN_INLINE void quads_from_planes(Planes<const float> planes, int64_t channels, int64_t count, float* quads) {
+  for (int64_t first = 0; first < count; first += N) {
+    const int64_t i = whole_vector<N>(first, count);
+    Vec<float, N> parts[4] = {};
+    for (int c = 0; c < channels; ++c) parts[c] = load<Vec<float, N>>(planes[c] + i);
+    interleave<4, N>(parts, quads + 4 * i);
+  }
+}
+template <int N>
+STN_INLINE void quads_to_planes(const float* quads, int64_t channels, int64_t count, Planes<float> planes) {
+  for (int64_t first = 0; first < count; first += N) {
+    const int64_t i = whole_vector<N>(first, count);
+    Vec<float, N> parts[4];
+    deinterleave<4, N>(quads + 4 * i, parts);
+    for (int c = 0; c < channels; ++c) store(planes[c] + i, parts[c]);
+  }
+}
+
 STN_INLINE Planes<float> planes_of_run(RunPlanes& planes) { return {planes[0], Run<float>::kPoints}; }
 
 }  // namespace stn::STN_LEVEL

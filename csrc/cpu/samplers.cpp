@@ -6,6 +6,7 @@
 #include "storage.h"
 #include "tap_passes.h"
 #include "tap_second.h"
+#include "volume_quads.h"
 #include "volumes.h"
 
 namespace stn::STN_LEVEL {
@@ -17,6 +18,7 @@ template struct TapSums<double>;
 template struct TapSums<Half>;
 
 Work sampler_forward(const Problem& p) {
+  if (reads_volume_quads(p)) return {p, Lines(p).tasks(p), volume_quads_forward};
   if (in_volumes(p)) return {p, Lines(p).tasks(p), volumes_forward};
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
@@ -26,6 +28,10 @@ Work sampler_forward(const Problem& p) {
 
 Work sampler_grad_input(const Problem& p) {
   if (in_cubic_sums(p)) return cubic_grad_input(p);
+  if (in_volume_quads(p)) {
+    const VolumeTasks tasks(p);
+    return {p, tasks.groups * tasks.bands, volume_quads_grad_input};
+  }
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
@@ -46,6 +52,7 @@ Work sampler_grad_parameters(const Problem& p) {
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
     if constexpr (sizeof(A) == sizeof(float)) {
+      if (reads_volume_quads(p)) return gradient_work<A, volume_quads_gradients>(p);
       if (has_volume_gradients(p)) return gradient_work<A, volumes_gradients>(p);
     }
     if (p.dimensions == 3 || p.transform == Transform::affine || p.transform == Transform::grid)

@@ -85,7 +85,8 @@ STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const 
   const S sampler(p, slopes);
   const Lines lines(p);
   const int64_t step = S::planes(p);
-  SharedRows shared(p);
+  constexpr bool kInTurn = std::is_same_v<Line, Nothing>;
+  SharedRows shared(p, kInTurn);
   const auto take = [&](int64_t task, int64_t number, int64_t first, int64_t last) STN_LAMBDA {
     const Item item(p, number, shared.rows());
     for (int64_t channel = 0; channel < p.channels; channel += step) {
@@ -100,7 +101,7 @@ STN_INLINE void over_points(const Problem& p, int64_t begin, int64_t end, const 
       }
     }
   };
-  over_row_blocks(begin, end, lines.count, take, shared.items);
+  over_row_blocks(begin, end, lines.count, take, shared.items, kInTurn);
 }
 
 template <class A>

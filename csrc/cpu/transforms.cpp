@@ -189,43 +189,62 @@ void TpsSums::add(const Source& source, const Cotangents& g) {
 }
 
 void VolumeSpline::points(int64_t u0, int64_t points, double (*x)[kRun]) const {
-  constexpr int kTogether = 2;  // vectors of points that share what is read of a control point
   const double* affine = coefficients + 3 * count;
-  for (int64_t i = 0; i < points; i += kTogether * kDoubles) {
+  // Of vectors of points that share what is read of a control point.
+  const auto place = [&](int64_t i, auto vectors) STN_LAMBDA {
     const int64_t u = u0 + i;
-    Doubles sum[kTogether][3];
-    for (int j = 0; j < kTogether; ++j) {
+    Doubles sum[vectors][3];
+    for (int j = 0; j < vectors; ++j) {
       const Doubles at = columns(u + j * kDoubles);
       for (int a = 0; a < 3; ++a) sum[j][a] = affine[a] + affine[9 + a] * z + affine[6 + a] * y + affine[3 + a] * at;
     }
-    over_functions([&](int64_t k, auto function) STN_LAMBDA {
-      for (int j = 0; j < kTogether; ++j) {
-        const Doubles value = function(u + j * kDoubles);
-        for (int a = 0; a < 3; ++a) sum[j][a] += coefficients[3 * k + a] * value;
+    with_functions([&](auto value) STN_LAMBDA {
+      for (int64_t k = 0; k < count; ++k) {
+        for (int j = 0; j < vectors; ++j) {
+          const Doubles of = value(k, u + j * kDoubles);
+          for (int a = 0; a < 3; ++a) sum[j][a] += coefficients[3 * k + a] * of;
+        }
       }
     });
-    for (int j = 0; j < kTogether; ++j) {
+    for (int j = 0; j < vectors; ++j) {
       for (int a = 0; a < 3; ++a) store(x[a] + i + j * kDoubles, sum[j][a]);
     }
-  }
+    return i + vectors * kDoubles;
+  };
+  for (int64_t i = 0; i < points;)
+    i = points - i > 2 * kDoubles ? place(i, std::integral_constant<int, 4>{})
+                                  : place(i, std::integral_constant<int, 2>{});
 }
 
 void VolumeSplineSums::add(const VolumeSpline& spline, int64_t u0, int64_t count, const double (*grads)[kRun]) {
-  const auto add_function = [&](int64_t k, auto function) STN_LAMBDA {
-    double* target = sums.data + 3 * k * kDoubles;
-    Doubles sum[3];
-    for (int a = 0; a < 3; ++a) sum[a] = load<Doubles>(target + a * kDoubles);
-    for (int64_t i = 0; i < count; i += kDoubles) {
-      const Doubles value = function(u0 + i);
-      for (int a = 0; a < 3; ++a) sum[a] += value * load<Doubles>(grads[a] + i);
+  constexpr int kTogether = 4;  // functions that share what is read of the gradients
+  const auto add_functions = [&](int64_t k, auto functions, auto value) STN_LAMBDA {
+    Doubles* target = sums.data + 3 * k;
+    Doubles sum[functions][3];
+    for (int j = 0; j < functions; ++j) {
+      for (int a = 0; a < 3; ++a) sum[j][a] = target[3 * j + a];
     }
-    for (int a = 0; a < 3; ++a) store(target + a * kDoubles, sum[a]);
+    for (int64_t i = 0; i < count; i += kDoubles) {
+      for (int j = 0; j < functions; ++j) {
+        const Doubles of = value(k + j, u0 + i);
+        for (int a = 0; a < 3; ++a) sum[j][a] += of * load<Doubles>(grads[a] + i);
+      }
+    }
+    for (int j = 0; j < functions; ++j) {
+      for (int a = 0; a < 3; ++a) target[3 * j + a] = sum[j][a];
+    }
   };
-  spline.over_functions(add_function);
-  add_function(spline.count, [](int64_t) STN_LAMBDA { return splat<Doubles>(1.0); });
-  add_function(spline.count + 1, [&](int64_t u) STN_LAMBDA { return spline.columns(u); });
-  add_function(spline.count + 2, [&](int64_t) STN_LAMBDA { return splat<Doubles>(spline.y); });
-  add_function(spline.count + 3, [&](int64_t) STN_LAMBDA { return splat<Doubles>(spline.z); });
+  constexpr std::integral_constant<int, 1> one;
+  spline.with_functions([&](auto value) STN_LAMBDA {
+    int64_t k = 0;
+    for (; k + kTogether <= spline.count; k += kTogether)
+      add_functions(k, std::integral_constant<int, kTogether>{}, value);
+    for (; k < spline.count; ++k) add_functions(k, one, value);
+  });
+  add_functions(spline.count, one, [](int64_t, int64_t) STN_LAMBDA { return splat<Doubles>(1.0); });
+  add_functions(spline.count + 1, one, [&](int64_t, int64_t u) STN_LAMBDA { return spline.columns(u); });
+  add_functions(spline.count + 2, one, [&](int64_t, int64_t) STN_LAMBDA { return splat<Doubles>(spline.y); });
+  add_functions(spline.count + 3, one, [&](int64_t, int64_t) STN_LAMBDA { return splat<Doubles>(spline.z); });
 }
 
 }  // namespace stn::STN_LEVEL

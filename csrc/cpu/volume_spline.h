@@ -9,12 +9,11 @@ namespace stn::STN_LEVEL {
 
 STN_INLINE bool is_volume_spline(const Problem& p) { return p.transform == Transform::tps && p.dimensions == 3; }
 
-// The radial functions on the latest output rows, for the items that come by: (rows, controls, points). A row's slot is
-// its number modulo the rows.
+// The radial functions on the latest output rows, for the items that come by: (slots, controls, points). A row's slot
+// is its number modulo the slots: one where items take a row in turn, else as many as no block has rows.
 struct RadialRows {
-  static constexpr int64_t kRows = 2 * kRowBlock;  // a block has fewer
-  static constexpr int64_t kInCache = 1 << 17;     // numbers that a block's rows may have
-  int64_t controls, width;                         // points of a row, and two vectors behind it
+  static constexpr int64_t kInCache = 1 << 17;  // numbers that a block's rows may have
+  int64_t slots, controls, width;               // points of a row, and two vectors behind it
   Scratch<double> values;
   Scratch<int64_t> held;  // by slot: the number of its row plus one
 
@@ -22,13 +21,18 @@ struct RadialRows {
   static STN_INLINE bool are_worth_it(const Problem& p) {
     return is_volume_spline(p) && p.items() > 1 && kRowBlock * p.controls * width_of(p) <= kInCache;
   }
-  STN_INLINE explicit RadialRows(const Problem& p)
-      : controls(p.controls), width(width_of(p)), values(kRows * controls * width, Uninitialized{}), held(kRows) {}
+  STN_INLINE RadialRows(const Problem& p, bool in_turn)
+      : slots(in_turn ? 1 : 2 * kRowBlock),
+        controls(p.controls),
+        width(width_of(p)),
+        values(slots * controls * width + kDoubles, Uninitialized{}),
+        held(slots) {}
   // The values of a row, which fill(values) works out if they are not there.
   template <class Fill>
   STN_INLINE const double* row(int64_t number, Fill fill) {
-    double* at = values.data + number % kRows * controls * width;
-    if (held.data[number % kRows] != number + 1) fill(at), held.data[number % kRows] = number + 1;
+    const auto whole = (reinterpret_cast<uintptr_t>(values.data) + kVectorBytes - 1) & ~uintptr_t(kVectorBytes - 1);
+    double* at = reinterpret_cast<double*>(whole) + number % slots * controls * width;  // no vector crosses lines
+    if (held.data[number % slots] != number + 1) fill(at), held.data[number % slots] = number + 1;
     return at;
   }
 };
@@ -37,8 +41,8 @@ struct RadialRows {
 struct SharedRows {
   int64_t items = 0;
   std::optional<RadialRows> held;
-  STN_INLINE explicit SharedRows(const Problem& p) {
-    if (RadialRows::are_worth_it(p)) items = p.items(), held.emplace(p);
+  STN_INLINE SharedRows(const Problem& p, bool in_turn) {
+    if (RadialRows::are_worth_it(p)) items = p.items(), held.emplace(p, in_turn);
   }
   STN_INLINE RadialRows* rows() { return held ? &*held : nullptr; }
 };
@@ -78,16 +82,13 @@ struct VolumeSpline {
     const Doubles dx = x - control[3 * k];
     return radial_function<3>(dx * dx + aside);
   }
-  // Calls f(k, function k) with the radial functions as functions of u: of the points [u, u + kDoubles).
+  // Calls f with the radial functions, as (k, u) -> function k of the points [u, u + kDoubles).
   template <class F>
-  STN_INLINE void over_functions(F f) const {
-    for (int64_t k = 0; k < count; ++k) {
-      if (stored) {
-        f(k, [this, k](int64_t u) STN_LAMBDA { return load<Doubles>(stored + k * width + u); });
-      } else {
-        const double distance = aside(k);
-        f(k, [this, k, distance](int64_t u) STN_LAMBDA { return radial(columns(u), k, distance); });
-      }
+  STN_INLINE void with_functions(F f) const {
+    if (stored) {
+      f([this](int64_t k, int64_t u) STN_LAMBDA { return load<Doubles>(stored + k * width + u); });
+    } else {
+      f([this](int64_t k, int64_t u) STN_LAMBDA { return radial(columns(u), k, aside(k)); });
     }
   }
   // Normalized sources of the points [u0, u0 + count), and others up to a multiple of 2 kDoubles.
@@ -97,16 +98,15 @@ struct VolumeSpline {
 // The gradient of the coefficients, row by row.
 struct VolumeSplineSums {
   const Problem& p;
-  Scratch<double> sums;  // (controls + 4, 3, kDoubles)
-  STN_INLINE explicit VolumeSplineSums(const Problem& problem)
-      : p(problem), sums(problem.parameter_count() * kDoubles) {}
+  Scratch<Doubles> sums;  // (controls + 4, 3)
+  STN_INLINE explicit VolumeSplineSums(const Problem& problem) : p(problem), sums(problem.parameter_count()) {}
   // grads: cotangents of the sources of the points [u0, u0 + count), zeros up to a multiple of kDoubles.
   void add(const VolumeSpline& spline, int64_t u0, int64_t count, const double (*grads)[kRun]);
   STN_INLINE void finish(double* out) const {
     for (int64_t k = 0; k < p.parameter_count(); ++k) {
       const int axis = int(k % 3);
       const double scale = p.normalized ? 1 : pixel_axis<double>(p.extent(axis), p.align_corners).scale;
-      out[k] = scale * sum_of_lanes(load<Doubles>(sums.data + k * kDoubles));
+      out[k] = scale * sum_of_lanes(sums.data[k]);
     }
   }
 };
@@ -142,7 +142,7 @@ STN_INLINE void over_runs(const Problem& p, int64_t item, int64_t first, int64_t
 }
 
 inline void run_volume_spline_grid(const Problem& p, int64_t begin, int64_t end) {
-  SharedRows shared(p);
+  SharedRows shared(p, true);
   over_row_blocks(
       begin, end, p.out_depth * p.out_height,
       [&](int64_t, int64_t item, int64_t first, int64_t last) STN_LAMBDA {
@@ -153,11 +153,11 @@ inline void run_volume_spline_grid(const Problem& p, int64_t begin, int64_t end)
                     store_lattice(p, at, count, x);
                   });
       },
-      shared.items);
+      shared.items, true);
 }
 
 inline void run_volume_spline_grid_sums(const Problem& p, int64_t begin, int64_t end) {
-  SharedRows shared(p);
+  SharedRows shared(p, false);
   over_row_blocks(
       begin, end, p.out_depth * p.out_height,
       [&](int64_t task, int64_t item, int64_t first, int64_t last) STN_LAMBDA {

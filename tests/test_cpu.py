@@ -61,20 +61,22 @@ WALKS = {  # batch, channels, input and output sizes that change the order in wh
     "many rows crossed": (2, 8, (700, 90), (40, 130)),
     "blocks of channels": (2, 70, (12, 13), (60, 70)),
     "one image": (1, 3, (40, 50), (37, 130)),
+    "one large image": (1, 3, (300, 280), (290, 310)),
 }
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflection"])
-@pytest.mark.parametrize("name", ["affine_sample", "homography_sample", "tps_sample"])
+@pytest.mark.parametrize("name", ["affine_sample", "grid_sample", "homography_sample", "tps_sample"])
 @pytest.mark.parametrize("walk", WALKS)
 def test_walks(walk, name, padding):
     batch, channels, size, out_size = WALKS[walk]
     case = OP_CASES[name]
     sample = Sample(batch=batch, channels=channels, size=size, out_size=out_size, padding_mode=padding)
-    inputs = case.draw(sample)
-    actual = verify.evaluate(case, inputs, "cpu", "contiguous")
-    for key, value in verify.expected(case, inputs, "contiguous").items():
-        error = (actual[key].double() - value).norm() / value.norm()
+    wanted = verify.expected(case, case.draw(sample), "contiguous").items()
+    alone, together = by_one_and_two_threads(case, sample)
+    for mine, others, (key, value) in zip(alone, together, wanted, strict=True):
+        assert torch.equal(mine, others)
+        error = (mine.double() - value).norm() / value.norm()
         assert error < 2e-5, (key, error)
 
 

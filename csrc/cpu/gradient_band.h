@@ -12,14 +12,17 @@ namespace stn::STN_LEVEL {
 enum class Sums { image, quads, pixels };
 
 STN_INLINE Sums sums_of(const Problem& p) {
-  if (few_quads(p)) return Sums::quads;
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
-  const int64_t pixels = (local ? minimum(p.height, 2 * kRowBlock) : p.height) * p.width;
+  const int64_t image = p.width * p.height;
+  const int64_t pixels = local ? minimum(p.height, 2 * kRowBlock) * p.width : image;
   // A buffer is emptied and added up pixel by pixel, which few outputs are not worth.
-  const bool worthwhile = 4 * p.samples * p.item_points() >= p.width * p.height && pixels <= (1 << 18);
-  // Rotated rows come to planes as strangers, three or four of them: a third of a call at 45 degrees without tiles.
+  const bool worthwhile = 4 * p.samples * p.item_points() >= image;
+  // Rows at any angle come to several planes as strangers: 45 degrees at 1024 takes a third of the time in quads.
+  const int64_t most = local ? 1 << 16 : p.channels == 1 ? 1 << 18 : 1 << 20;
+  if (p.channels <= kQuadChannels && worthwhile && image <= most) return Sums::quads;
   const int64_t few = local && !kHasTiles ? 2 : kQuadChannels;
-  return !p.channels_last && p.channels > few && worthwhile ? Sums::pixels : Sums::image;
+  const bool near = worthwhile && pixels <= (1 << 18);
+  return !p.channels_last && p.channels > few && near ? Sums::pixels : Sums::image;
 }
 
 // Channels that share the points of a task.

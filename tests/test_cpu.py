@@ -120,6 +120,7 @@ VOLUMES = {  # batch, samples, channels, input and output sizes; most points are
     "two channels": (1, None, 2, (12, 9, 33), (14, 17, 21)),
     "three channels": (3, 2, 3, (3, 5, 4), (7, 6, 5)),
     "four channels": (2, None, 4, (9, 8, 20), (11, 10, 70)),
+    "four and one": (1, 2, 5, (6, 8, 11), (9, 10, 13)),
     "few points of many": (1, None, 3, (20, 24, 26), (6, 7, 5)),
     "nine channels": (2, 2, 9, (5, 9, 14), (6, 7, 37)),
     "two blocks of channels": (2, 2, 16, (5, 9, 14), (6, 7, 37)),

@@ -18,7 +18,7 @@ template struct TapSums<double>;
 template struct TapSums<Half>;
 
 Work sampler_forward(const Problem& p) {
-  if (reads_volume_quads(p)) return {p, Lines(p).tasks(p), volume_quads_forward};
+  if (reads_volume_quads(p)) return {p, VolumeTasks(p).count(), volume_quads_forward};
   if (in_volumes(p)) return {p, Lines(p).tasks(p), volumes_forward};
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
@@ -28,10 +28,7 @@ Work sampler_forward(const Problem& p) {
 
 Work sampler_grad_input(const Problem& p) {
   if (in_cubic_sums(p)) return cubic_grad_input(p);
-  if (in_volume_quads(p)) {
-    const VolumeTasks tasks(p);
-    return {p, tasks.groups * tasks.bands, volume_quads_grad_input};
-  }
+  if (in_volume_quads(p)) return {p, VolumeTasks(p).count(), volume_quads_grad_input};
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {

@@ -1,6 +1,7 @@
-// Trilinear sampling of small volumes of up to four channels at points that lie anywhere, as quad_passes.h does in two
-// dimensions. Of several channels the numbers of a pixel are its channels, and a point's eight taps are four pairs of
-// pixels; of a single one they are the pixel, the one below, and those two of the next slice: one pair is all taps.
+// Trilinear sampling of small volumes at points that lie anywhere, up to four channels at a time, as quad_passes.h does
+// in two dimensions. Of several channels the numbers of a pixel are its channels, and a point's eight taps are four
+// pairs of pixels; of a single one they are the pixel, the one below, and those two of the next slice: one pair is all
+// taps.
 #pragma once
 #include <vector>
 
@@ -39,8 +40,8 @@ struct VolumePasses {
   static constexpr int N = kVectorBytes / 4;
   using V = Vec<float, N>;
   using I = Vec<int32_t, N>;
-  const VolumeLattice lattice;
-  const int64_t channels;
+  VolumeLattice lattice;
+  int64_t channels;
 
   // What is stored for a whole run, to be loaded otherwise later: at once it would have to wait.
   using Offsets = int32_t[kRun];
@@ -206,28 +207,29 @@ struct VolumePasses {
   }
 };
 
-// A volume, or the sums of its gradient's slices from the first one on, as quads.
+// Some channels of a volume, or the sums of its gradient's slices from the first one on, as quads.
 struct QuadVolume {
   static constexpr int N = VolumePasses::N;
-  const Problem& p;
-  const VolumePasses passes;
-  const int64_t plane;
-  float* const quads;
+  Problem p;  // of these channels alone
+  VolumePasses passes;
+  int64_t plane;
+  float* quads;
   Scratch<float> rows;
 
   // quads: `size` numbers, of sums zeros.
-  STN_INLINE QuadVolume(const Problem& problem, int64_t slices, float* numbers, bool sums)
-      : p(problem),
+  STN_INLINE QuadVolume(const Problem& problem, int64_t channels, int64_t slices, float* numbers, bool sums)
+      : p(of_channels(problem, channels)),
         passes{lattice(p, slices), p.channels},
         plane(p.width + kVectorBytes / 4),
         quads(numbers),
         rows((sums || p.channels > 1 ? p.channels : 2 * p.height + 1) * plane) {}
+  static STN_INLINE Problem of_channels(Problem p, int64_t channels) { return p.channels = channels, p; }
   static STN_INLINE VolumeLattice lattice(const Problem& p, int64_t slices) { return {p.width, p.height, slices}; }
   static STN_INLINE int64_t size(const Problem& p, int64_t slices) { return lattice(p, slices).size(); }
   STN_INLINE Planes<float> buffer(int64_t i = 0) const { return {rows.data + i * plane, plane}; }
 
-  STN_SHARED void read(int64_t number) const {
-    const Elements<const Any> from = elements<const Any>(p, p.input.data) + number * p.input.batch;
+  STN_SHARED void read(int64_t number, int64_t channel) const {
+    const auto from = elements<const Any>(p, p.input.data) + (number * p.input.batch + channel * p.input.channel);
     const auto row = [&](int64_t y, int64_t z, int64_t slot) STN_LAMBDA {
       return row_to_read(p, from + (z * p.input.slice + y * p.input.row), p.input.channel, p.width, buffer(slot));
     };
@@ -275,38 +277,53 @@ struct QuadVolume {
   }
 };
 
+// Channels are taken in blocks.
+STN_INLINE int64_t quad_blocks(const Problem& p) { return (p.channels + kQuadChannels - 1) / kQuadChannels; }
+STN_INLINE int64_t channels_of_block(const Problem& p, int64_t block) {
+  return minimum(kQuadChannels, p.channels - block * kQuadChannels);
+}
+
+// Images that are held at a time: the latest, or, where tasks take items side by side, all.
+STN_INLINE int64_t quad_images(const Problem& p) { return RadialRows::are_worth_it(p) ? p.batch : 1; }
+// Pixels, of those and of blocks of channels, that are: few of one or two channels, which are read soon without.
+STN_INLINE int64_t most_quad_pixels(const Problem& p) { return p.channels > 2 ? 1 << 19 : 1 << 18; }
+
 // Whether a call adds to its gradient so: volumes are worth their filling and emptying, and stay near.
 STN_INLINE bool in_volume_quads(const Problem& p) {
-  const int64_t most = p.channels > 2 ? 1 << 19 : 1 << 18, pixels = p.width * p.height * p.depth;
-  if (p.dimensions != 3 || p.mode != Mode::bilinear || p.channels < 1 || p.channels > kQuadChannels) return false;
+  const int64_t pixels = p.width * p.height * p.depth;
+  if (p.dimensions != 3 || p.mode != Mode::bilinear || p.channels < 1) return false;
   if (p.dtype != DType::float32 && (p.dtype == DType::float64 || !kHasHalfRows)) return false;
-  return (p.channels_last || p.input.column == 1) && 4 * p.samples * p.item_points() >= pixels &&
-         pixels * (RadialRows::are_worth_it(p) ? p.batch : 1) <= most;
+  return (p.channels_last ? p.channels <= kQuadChannels : p.input.column == 1) &&
+         4 * p.samples * p.item_points() >= pixels && pixels * quad_images(p) <= most_quad_pixels(p);
 }
 // Whether it reads so: not where a single channel of all images would be held, four times what they are.
 STN_INLINE bool reads_volume_quads(const Problem& p) {
-  return in_volume_quads(p) && !(p.channels == 1 && RadialRows::are_worth_it(p));
+  return in_volume_quads(p) && !(p.channels == 1 && quad_images(p) > 1) &&
+         p.width * p.height * p.depth * quad_images(p) * quad_blocks(p) <= most_quad_pixels(p);
 }
 
-// The volumes that tasks read, as they come by: the latest, or, where tasks take items side by side, all.
+// The volumes that tasks read, as they come by.
 class QuadVolumes {
-  const int64_t count;
+  const int64_t images, blocks;
   const Scratch<float> quads;  // one buffer, which malloc keeps between calls as it would not keep many
   std::vector<QuadVolume> volumes;
   std::vector<int64_t> held;  // the image in each
 
  public:
   STN_INLINE explicit QuadVolumes(const Problem& p)
-      : count(RadialRows::are_worth_it(p) ? p.batch : 1),
-        quads(count * QuadVolume::size(p, p.depth), uninitialized),
-        held(size_t(count), -1) {
-    volumes.reserve(size_t(count));
-    for (int64_t i = 0; i < count; ++i)
-      volumes.emplace_back(p, p.depth, quads.data + i * QuadVolume::size(p, p.depth), false);
+      : images(quad_images(p)),
+        blocks(quad_blocks(p)),
+        quads(images * blocks * QuadVolume::size(p, p.depth), uninitialized),
+        held(size_t(images * blocks), -1) {
+    volumes.reserve(held.size());
+    for (int64_t i = 0; i < images * blocks; ++i) {
+      float* numbers = quads.data + i * QuadVolume::size(p, p.depth);
+      volumes.emplace_back(p, channels_of_block(p, i % blocks), p.depth, numbers, false);
+    }
   }
-  STN_INLINE const QuadVolume& of(int64_t image) {
-    const size_t i = size_t(image % count);
-    if (held[i] != image) volumes[i].read(image), held[i] = image;
+  STN_INLINE const QuadVolume& of(int64_t image, int64_t channel) {
+    const size_t i = size_t(image % images * blocks + channel / kQuadChannels);
+    if (held[i] != image) volumes[i].read(image, channel), held[i] = image;
     return volumes[i];
   }
 };
@@ -318,7 +335,7 @@ struct RunSampler {
   };
   LocatePoints<float> locate;
   STN_INLINE RunSampler(const Problem& p, bool) : locate(point_locator<float>(p)) {}
-  static STN_INLINE int64_t planes(const Problem& p) { return p.channels; }
+  static STN_INLINE int64_t planes(const Problem&) { return kQuadChannels; }
   template <class Body>
   STN_INLINE void over(const Item& item, int64_t row, int64_t first, int64_t last, const Region&, Body body) const {
     List points;
@@ -330,24 +347,12 @@ struct RunSampler {
   }
 };
 
-// A run's channels of the output's gradient, where they lie or in a buffer.
-STN_INLINE Planes<const float> run_of_gradient(const Problem& p, int64_t at, int64_t count,
+// Channels of a run of the output's gradient, where they lie or in a buffer.
+STN_INLINE Planes<const float> run_of_gradient(const QuadVolume& volume, int64_t at, int64_t count,
                                                float (&buffer)[kQuadChannels][kRun]) {
-  return row_to_read(p, elements<const Any>(p, p.grad_output.data) + at, p.grad_output.channel, count,
-                     {buffer[0], kRun});
-}
-
-inline void volume_quads_forward(const Problem& p, int64_t begin, int64_t end) {
-  QuadVolumes volumes(p);
-  float buffer[kQuadChannels][kRun];
-  over_points<RunSampler>(
-      p, begin, end, Region(p, p.input), false, Nothing{},
-      [&](const Row& row, const RunSampler::List& points, int64_t u, int, int count, int64_t, int64_t) STN_LAMBDA {
-        const QuadVolume& volume = volumes.of(row.item.image);
-        const auto to = elements<Any>(p, p.output.data) + row.at(p.output, u);
-        write_row(p, to, p.output.channel, count, {buffer[0], kRun},
-                  [&](Planes<float> out) STN_LAMBDA { volume.passes.forward(volume.quads, points, count, out); });
-      });
+  const Problem& p = volume.p;
+  const auto from = elements<const Any>(p, p.grad_output.data) + at;
+  return row_to_read(p, from, p.grad_output.channel, count, {buffer[0], kRun});
 }
 
 inline void volume_quads_gradients(const Problem& p, int64_t begin, int64_t end, const TakeGradients<float>& to) {
@@ -360,65 +365,126 @@ inline void volume_quads_gradients(const Problem& p, int64_t begin, int64_t end,
   };
   over_points<RunSampler>(
       p, begin, end, Region(p, p.input), true, end_line,
-      [&](const Row& row, const RunSampler::List& points, int64_t u, int, int count, int64_t, int64_t) STN_LAMBDA {
-        const QuadVolume& volume = volumes.of(row.item.image);
-        const auto grad = run_of_gradient(p, row.at(p.grad_output, u), count, buffer);
+      [&](const Row& row, const RunSampler::List& points, int64_t u, int, int count, int64_t channel,
+          int64_t) STN_LAMBDA {
+        const QuadVolume& volume = volumes.of(row.item.image, channel);
+        const int64_t at = row.at(p.grad_output, u) + channel * p.grad_output.channel;
         float gradient[3][kRun];
-        volume.passes.grad_points(volume.quads, points, count, grad, gradient);
+        volume.passes.grad_points(volume.quads, points, count, run_of_gradient(volume, at, count, buffer), gradient);
         for (int i = 0; i < count; i += N) {
           const V by_axis[] = {load<V>(gradient[0] + i), load<V>(gradient[1] + i), load<V>(gradient[2] + i)};
-          to.take(to.state, row, u + i, 0, minimum(N, count - i), true, by_axis);
+          to.take(to.state, row, u + i, 0, minimum(N, count - i), channel == 0, by_axis);
         }
       });
 }
 
-// Tasks are images, in bands of slices only to occupy the threads; a pixel's sum has the order of the outputs either
-// way, so that the bits do not depend on the bands. Or they are images whose splines share their radial functions.
+// Tasks are blocks of channels of images, in bands only to occupy the threads: of output rows, or of slices of the
+// gradient, where a pixel's sum has the order of the outputs either way, so that the bits do not depend on the bands.
+// Images whose splines share their radial functions are taken together.
 struct VolumeTasks {
-  bool shared;
-  int64_t images, groups, bands;
-  STN_INLINE explicit VolumeTasks(const Problem& p)
-      : shared(RadialRows::are_worth_it(p)),
+  const Problem& p;
+  const bool shared;
+  const int64_t images, blocks, whole, bands;
+  STN_INLINE explicit VolumeTasks(const Problem& problem)
+      : p(problem),
+        shared(RadialRows::are_worth_it(p)),
         images(shared ? (p.batch + p.threads - 1) / p.threads : 1),
-        groups((p.batch + images - 1) / images),
-        bands(groups >= p.threads ? 1 : minimum(p.depth, (p.threads + groups - 1) / groups)) {}
+        blocks(quad_blocks(p)),
+        whole((p.batch + images - 1) / images * blocks),
+        bands(whole >= p.threads ? 1 : minimum(p.depth, (p.threads + whole - 1) / whole)) {}
+  STN_INLINE int64_t count() const { return whole * bands; }
 };
+
+// One of them.
+struct VolumeTask {
+  const Problem& p;
+  const bool shared;
+  const int64_t band, bands, image, images, channel, channels;
+  STN_INLINE VolumeTask(const VolumeTasks& of, int64_t task)
+      : p(of.p),
+        shared(of.shared),
+        band(task % of.bands),
+        bands(of.bands),
+        image(task / of.bands / of.blocks * of.images),
+        images(minimum(of.images, p.batch - image)),
+        channel(task / of.bands % of.blocks * kQuadChannels),
+        channels(minimum(kQuadChannels, p.channels - channel)) {}
+  // What of `count` is the band's.
+  STN_INLINE int64_t begin(int64_t count) const { return count * band / bands; }
+  STN_INLINE int64_t end(int64_t count) const { return count * (band + 1) / bands; }
+
+  std::vector<QuadVolume> volumes(int64_t slices, float* numbers, bool sums) const {
+    std::vector<QuadVolume> all;
+    all.reserve(size_t(images));
+    for (int64_t i = 0; i < images; ++i)
+      all.emplace_back(p, channels, slices, numbers + i * QuadVolume::size(p, slices), sums);
+    return all;
+  }
+  // Calls body(row, points, u, count) for the runs of output rows [first, last) of its images.
+  template <class Body>
+  STN_INLINE void over_rows(int64_t first, int64_t last, SharedRows& radial, Body body) const {
+    const RunSampler sampler(p, false);
+    const Region region(p, p.input);
+    std::vector<Item> items;
+    items.reserve(size_t(images * p.samples));
+    for (int64_t i = image * p.samples; i < (image + images) * p.samples; ++i) items.emplace_back(p, i, radial.rows());
+    const int64_t together = shared ? int64_t(items.size()) : 1;
+    for (size_t i = 0; i < items.size(); i += size_t(together)) {
+      for (int64_t r = first; r < last; ++r) {
+        for (size_t k = i; k < i + size_t(together); ++k) {
+          const Row row(items[k], r);
+          sampler.over(items[k], r, 0, p.row_width(r), region,
+                       [&](const Points<float>& points, int64_t u, int, int count)
+                           STN_LAMBDA { body(row, points, u, count); });
+        }
+      }
+    }
+  }
+};
+
+inline void volume_quads_forward(const Problem& p, int64_t begin, int64_t end) {
+  const VolumeTasks tasks(p);
+  SharedRows radial(p, true);
+  float buffer[kQuadChannels][kRun];
+  const Scratch<float> quads(tasks.images * QuadVolume::size(p, p.depth), uninitialized);
+  int64_t held = -1;  // of whose tasks
+  std::vector<QuadVolume> volumes;
+  for (int64_t number = begin; number < end; ++number) {
+    const VolumeTask task(tasks, number);
+    if (held != number / tasks.bands) {
+      held = number / tasks.bands, volumes = task.volumes(p.depth, quads.data, false);
+      for (int64_t i = 0; i < task.images; ++i) volumes[size_t(i)].read(task.image + i, task.channel);
+    }
+    const int64_t rows = p.out_depth * p.out_height;
+    task.over_rows(task.begin(rows), task.end(rows), radial,
+                   [&](const Row& row, const Points<float>& points, int64_t u, int count) STN_LAMBDA {
+                     const QuadVolume& from = volumes[size_t(row.item.image - task.image)];
+                     const int64_t at = row.at(p.output, u) + task.channel * p.output.channel;
+                     write_row(from.p, elements<Any>(p, p.output.data) + at, p.output.channel, count, {buffer[0], kRun},
+                               [&](Planes<float> out)
+                                   STN_LAMBDA { from.passes.forward(from.quads, points, count, out); });
+                   });
+  }
+}
 
 inline void volume_quads_grad_input(const Problem& p, int64_t begin, int64_t end) {
   const VolumeTasks tasks(p);
-  const RunSampler sampler(p, false);
-  const Region region(p, p.grad_input);
-  SharedRows shared(p, true);
+  SharedRows radial(p, true);
   float buffer[kQuadChannels][kRun];
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t band = task % tasks.bands, image = task / tasks.bands * tasks.images;
-    const int64_t first = p.depth * band / tasks.bands, last = p.depth * (band + 1) / tasks.bands;
-    const int64_t images = minimum(tasks.images, p.batch - image), size = QuadVolume::size(p, last - first);
-    const Scratch<float> zeros(images * size);
-    std::vector<QuadVolume> sums;
-    std::vector<Item> items;
-    sums.reserve(size_t(images)), items.reserve(size_t(images * p.samples));
-    for (int64_t i = 0; i < images; ++i) sums.emplace_back(p, last - first, zeros.data + i * size, true);
-    for (int64_t i = 0; i < images * p.samples; ++i)
-      items.emplace_back(p, image * p.samples + i, tasks.shared ? shared.rows() : nullptr);
-    const auto add_row = [&](const Item& item, int64_t number) STN_LAMBDA {
-      const Row row(item, number);
-      const QuadVolume& to = sums[size_t(item.image - image)];
-      sampler.over(item, number, 0, p.row_width(number), region,
-                   [&](const RunSampler::List& points, int64_t u, int, int count) STN_LAMBDA {
-                     const auto grad = run_of_gradient(p, row.at(p.grad_output, u), count, buffer);
-                     to.passes.scatter(grad, points, count, first, to.quads);
+  for (int64_t number = begin; number < end; ++number) {
+    const VolumeTask task(tasks, number);
+    const int64_t first = task.begin(p.depth), slices = task.end(p.depth) - first;
+    const Scratch<float> zeros(task.images * QuadVolume::size(p, slices));
+    const std::vector<QuadVolume> sums = task.volumes(slices, zeros.data, true);
+    task.over_rows(0, p.out_depth * p.out_height, radial,
+                   [&](const Row& row, const Points<float>& points, int64_t u, int count) STN_LAMBDA {
+                     const QuadVolume& to = sums[size_t(row.item.image - task.image)];
+                     const int64_t at = row.at(p.grad_output, u) + task.channel * p.grad_output.channel;
+                     to.passes.scatter(run_of_gradient(to, at, count, buffer), points, count, first, to.quads);
                    });
-    };
-    const int64_t rows = p.out_depth * p.out_height, each = tasks.shared ? int64_t(items.size()) : 1;
-    for (int64_t i = 0; i < int64_t(items.size()); i += each) {
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t k = i; k < i + each; ++k) add_row(items[size_t(k)], r);
-      }
-    }
-    for (int64_t i = 0; i < images; ++i)
-      sums[size_t(i)].write(elements<Any>(p, p.grad_input.data) + (image + i) * p.grad_input.batch +
-                            first * p.grad_input.slice);
+    const auto target =
+        elements<Any>(p, p.grad_input.data) + (task.channel * p.grad_input.channel + first * p.grad_input.slice);
+    for (int64_t i = 0; i < task.images; ++i) sums[size_t(i)].write(target + (task.image + i) * p.grad_input.batch);
   }
 }
 

@@ -80,6 +80,28 @@ def test_walks(walk, name, padding):
         assert error < 2e-5, (key, error)
 
 
+def is_right_by_any_threads(name, shapes, dtype, padding, layout="contiguous"):
+    """shapes: batch, samples, channels, input and output sizes."""
+    batch, samples, channels, size, out_size = shapes
+    case = OP_CASES[name]
+    sample = Sample(
+        batch=batch,
+        samples=samples,
+        channels=channels,
+        size=size,
+        out_size=out_size,
+        padding_mode=padding,
+        dtype=dtype,
+        layout=layout,
+    )
+    wanted = verify.expected(case, case.draw(sample), "contiguous").values()
+    alone, together = by_one_and_two_threads(case, sample)
+    for mine, others, right in zip(alone, together, wanted, strict=True):
+        assert torch.equal(mine, others)
+        error = (mine.double() - right).norm() / right.norm()
+        assert error < (5e-6 if mine.dtype == torch.float32 else 2**-8), error
+
+
 BLOCKS = {  # batch, samples, channels, input and output sizes: many channels, of which a vector has some of a pixel's
     "part of a block": (2, None, 29, (9, 11), (13, 7)),
     "one vector of pixels": (3, None, 16, (4, 4), (1, 16)),
@@ -95,23 +117,7 @@ BLOCKS = {  # batch, samples, channels, input and output sizes: many channels, o
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("blocks", BLOCKS)
 def test_blocks_of_channels(blocks, dtype, name, padding):
-    batch, samples, channels, size, out_size = BLOCKS[blocks]
-    case = OP_CASES[name]
-    sample = Sample(
-        batch=batch,
-        samples=samples,
-        channels=channels,
-        size=size,
-        out_size=out_size,
-        padding_mode=padding,
-        dtype=dtype,
-    )
-    wanted = verify.expected(case, case.draw(sample), "contiguous").values()
-    alone, together = by_one_and_two_threads(case, sample)
-    for mine, others, right in zip(alone, together, wanted, strict=True):
-        assert torch.equal(mine, others)
-        error = (mine.double() - right).norm() / right.norm()
-        assert error < (5e-6 if mine.dtype == torch.float32 else 2**-8), error
+    is_right_by_any_threads(name, BLOCKS[blocks], dtype, padding)
 
 
 VOLUMES = {  # batch, samples, channels, input and output sizes; most points are near an edge
@@ -133,24 +139,26 @@ VOLUMES = {  # batch, samples, channels, input and output sizes; most points are
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("volume", VOLUMES)
 def test_volumes(volume, dtype, name, padding, layout):
-    batch, samples, channels, size, out_size = VOLUMES[volume]
-    case = OP_CASES[name]
-    sample = Sample(
-        batch=batch,
-        samples=samples,
-        channels=channels,
-        size=size,
-        out_size=out_size,
-        padding_mode=padding,
-        dtype=dtype,
-        layout=layout,
-    )
-    wanted = verify.expected(case, case.draw(sample), "contiguous").values()
-    alone, together = by_one_and_two_threads(case, sample)
-    for mine, others, right in zip(alone, together, wanted, strict=True):
-        assert torch.equal(mine, others)
-        error = (mine.double() - right).norm() / right.norm()
-        assert error < (5e-6 if mine.dtype == torch.float32 else 2**-8), error
+    is_right_by_any_threads(name, VOLUMES[volume], dtype, padding, layout)
+
+
+SIGNALS = {  # the same
+    "one channel": (3, 2, 1, (40,), (70,)),
+    "two channels": (1, None, 2, (5,), (13,)),
+    "four channels": (2, 3, 4, (100,), (130,)),
+    "blocks of channels": (2, None, 9, (33,), (64,)),
+    "two samples": (2, None, 3, (2,), (7,)),
+    "one long signal": (1, None, 6, (3000,), (2900,)),
+}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "rows"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("name", ["affine_sample", "grid_sample"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_signals(signal, dtype, name, padding, layout):
+    is_right_by_any_threads(name, SIGNALS[signal], dtype, padding, layout)
 
 
 LEVEL = """
@@ -169,6 +177,9 @@ if ops is None:
     for volume in test_cpu.VOLUMES:
         for name in ("affine_sample", "grid_sample"):
             test_cpu.test_volumes(volume, torch.float32, name, "zeros", "contiguous")
+    for signal in test_cpu.SIGNALS:
+        for name in ("affine_sample", "grid_sample"):
+            test_cpu.test_signals(signal, torch.float32, name, "zeros", "contiguous")
 records = verify.run(ops, backends=["cpu"], dtypes=[torch.float32, torch.bfloat16])
 print(json.dumps([torch.ops.stn_kernels._cpu_level(), [r.cell for r in records if not r.passed]]))
 """

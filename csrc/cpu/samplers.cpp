@@ -18,7 +18,8 @@ template struct TapSums<double>;
 template struct TapSums<Half>;
 
 Work sampler_forward(const Problem& p) {
-  if (reads_volume_quads(p)) return {p, VolumeTasks(p).count(), volume_quads_forward};
+  if (reads_volume_quads(p))
+    return {p, VolumeTasks(p).count(), p.dimensions == 1 ? volume_quads_forward<1> : volume_quads_forward<3>};
   if (in_volumes(p)) return {p, Lines(p).tasks(p), volumes_forward};
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
@@ -28,7 +29,8 @@ Work sampler_forward(const Problem& p) {
 
 Work sampler_grad_input(const Problem& p) {
   if (in_cubic_sums(p)) return cubic_grad_input(p);
-  if (in_volume_quads(p)) return {p, VolumeTasks(p).count(), volume_quads_grad_input};
+  if (in_volume_quads(p))
+    return {p, VolumeTasks(p).count(), p.dimensions == 1 ? volume_quads_grad_input<1> : volume_quads_grad_input<3>};
   const Bands bands(p);
   const int64_t tasks = p.batch * bands.blocks * bands.count;
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
@@ -49,7 +51,8 @@ Work sampler_grad_parameters(const Problem& p) {
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
     if constexpr (sizeof(A) == sizeof(float)) {
-      if (reads_volume_quads(p)) return gradient_work<A, volume_quads_gradients>(p);
+      if (reads_volume_quads(p) && p.dimensions == 1) return gradient_work<A, volume_quads_gradients<1>>(p);
+      if (reads_volume_quads(p)) return gradient_work<A, volume_quads_gradients<3>>(p);
       if (has_volume_gradients(p)) return gradient_work<A, volumes_gradients>(p);
     }
     if (p.dimensions == 3 || p.transform == Transform::affine || p.transform == Transform::grid)

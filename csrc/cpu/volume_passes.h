@@ -1,0 +1,208 @@
+// Trilinear sampling of volumes as quads: of several channels the numbers of a pixel are its channels, and a point's
+// eight taps are four pairs of pixels; of a single one they are the pixel, the one below, and those two of the next
+// slice: one pair is all taps.
+#pragma once
+#include "points.h"
+#include "quads.h"
+
+namespace stn::STN_LEVEL {
+
+// Slices of a volume, or a signal, with zeros around: a margin before each row, behind which the next one's is that of
+// its end, and so of rows and slices.
+template <int n>
+struct VolumeLattice {
+  static constexpr int64_t kMargin = 2, kAside = n > 1 ? kMargin : 0;  // two taps an axis that there is
+  int64_t extent[3], step[3];                                          // by axis, in pixels
+  STN_INLINE VolumeLattice(int64_t width, int64_t height, int64_t slices)
+      : extent{width, height, slices}, step{1, width + kMargin, (width + kMargin) * (height + kAside)} {}
+  STN_INLINE int64_t at(int64_t x, int64_t y, int64_t z) const {
+    return 4 * ((z + kAside) * step[2] + (y + kAside) * step[1] + x + kMargin);
+  }
+  STN_INLINE int64_t size() const {  // vectors may end behind
+    return at(extent[0] + kMargin, extent[1] - 1 + kAside, extent[2] - 1 + kAside) + kVectorBytes;
+  }
+  // Of pixels, of which those outside are moved into the margin.
+  template <class I>
+  STN_INLINE I offset(const I (&pixel)[n]) const {
+    I sum{};
+    for (int a = 0; a < n; ++a) {
+      const I inside = minimum(maximum(pixel[a], splat<I>(int32_t(-kMargin))), splat<I>(int32_t(extent[a])));
+      sum += (inside + int32_t(kMargin)) * int32_t(step[a]);
+    }
+    return sum;
+  }
+};
+
+// The passes over a run of points; N at a time, of which the last may be outside.
+struct VolumePasses {
+  static constexpr int N = kVectorBytes / 4;
+  using V = Vec<float, N>;
+  using I = Vec<int32_t, N>;
+  VolumeLattice<3> lattice;
+  int64_t channels;
+
+  // What is stored for a whole run, to be loaded otherwise later: at once it would have to wait.
+  using Offsets = int32_t[kRun];
+  using Weights = Quad[2][kRun];  // of the taps of the first slice, and of the second; or of the left, and of the right
+
+  STN_INLINE void set_offsets(const Points<float>& points, int64_t count, int64_t first_slice, Offsets& offset) const {
+    for (int64_t i = 0; i < count; i += N) {
+      const I pixel[] = {load<I>(points.index[0] + i), load<I>(points.index[1] + i),
+                         load<I>(points.index[2] + i) - int32_t(first_slice)};
+      store(offset + i, 4 * lattice.offset(pixel));
+    }
+    asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
+  }
+  // Of N points by axis, and what remains to one. Rows are counted as the numbers of a pixel of a single channel.
+  struct Fractions {
+    V f[3], g[3];
+    STN_INLINE Fractions(const Points<float>& points, int64_t i) {
+      for (int a = 0; a < 3; ++a) f[a] = load<V>(points.fraction[a] + i), g[a] = 1 - f[a];
+    }
+    STN_INLINE V of_row(int r) const { return (r % 2 ? f[1] : g[1]) * (r / 2 ? f[2] : g[2]); }
+    STN_INLINE V between(V left, V right) const { return g[0] * left + f[0] * right; }
+    STN_INLINE V of_rows(const V (&row)[4]) const {
+      return g[2] * (g[1] * row[0] + f[1] * row[1]) + f[2] * (g[1] * row[2] + f[1] * row[3]);
+    }
+  };
+  static STN_INLINE void set_weights(const Points<float>& points, int64_t count, Weights& weight) {
+    for (int64_t i = 0; i < count; i += N) {
+      const Fractions w(points, i);
+      for (int z = 0; z < 2; ++z) {
+        const V above = w.of_row(2 * z), below = w.of_row(2 * z + 1);
+        interleave<4, N>({w.g[0] * above, w.f[0] * above, w.g[0] * below, w.f[0] * below}, (float*)(weight[z] + i));
+      }
+    }
+    asm volatile("" : "+m"(weight));  // as above
+  }
+
+  // Of a single channel: the taps of N points by row.
+  static STN_INLINE void read(const float* volume, const int32_t* offset, V (&left)[4], V (&right)[4]) {
+    apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l]); }, left);
+    apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l] + 4); }, right);
+  }
+
+  STN_SHARED void forward(const float* volume, const Points<float>& points, int64_t count, Planes<float> out) const {
+    Offsets offset;
+    Weights weight;
+    set_offsets(points, count, 0, offset);
+    if (channels == 1) {
+      for (int64_t first = 0; first < count; first += N) {
+        const int64_t i = whole_vector<N>(first, count);
+        const Fractions w(points, i);
+        V left[4], right[4];
+        read(volume, offset + i, left, right);
+        for (int r = 0; r < 4; ++r) left[r] = w.between(left[r], right[r]);
+        store(out[0] + i, w.of_rows(left));
+      }
+      return;
+    }
+    set_weights(points, count, weight);
+    for (int64_t first = 0; first < count; first += N) {
+      const int64_t i = whole_vector<N>(first, count);
+      const auto sum = [&](int l) STN_LAMBDA {
+        const float* from = volume + offset[i + l];
+        const TwoQuads both = weighted_taps(from, 4 * lattice.step[1], weight[0][i + l]) +
+                              weighted_taps(from + 4 * lattice.step[2], 4 * lattice.step[1], weight[1][i + l]);
+        return lower(both) + upper(both);
+      };
+      V values[4];
+      apart<N>(sum, values);
+      for (int c = 0; c < channels; ++c) store(out[c] + i, values[c]);
+    }
+  }
+
+  // dL/d(pixel coordinate before padding) of each point by axis, from the output's gradient.
+  STN_SHARED void grad_points(const float* volume, const Points<float>& points, int64_t count, Planes<const float> grad,
+                              float (&to)[3][kRun]) const {
+    Offsets offset;
+    Quad pixels[kRun];
+    set_offsets(points, count, 0, offset);
+    if (channels > 1) quads_from_planes<N>(grad, channels, count, (float*)pixels);
+    asm volatile("" : "+m"(pixels));  // as above
+    for (int64_t first = 0; first < count; first += N) {
+      const int64_t i = whole_vector<N>(first, count);
+      V left[4], right[4];  // taps by row, times the output's gradient, summed over channels
+      if (channels == 1) {
+        read(volume, offset + i, left, right);
+        for (int r = 0; r < 4; ++r) left[r] *= load<V>(grad[0] + i), right[r] *= load<V>(grad[0] + i);
+      } else {
+        TwoQuads dots[N];
+#pragma GCC unroll 16
+        for (int l = 0; l < N; ++l) {
+          const float* from = volume + offset[i + l];
+          const Quad g = pixels[i + l];
+          dots[l] = pairwise_sums(tap_products(from, 4 * lattice.step[1], g),
+                                  tap_products(from + 4 * lattice.step[2], 4 * lattice.step[1], g));
+        }
+        apart<N>([&](int l) STN_LAMBDA { return lower(dots[l]); }, left);
+        apart<N>([&](int l) STN_LAMBDA { return upper(dots[l]); }, right);
+      }
+      const Fractions w(points, i);
+      V line[4], along[4];
+      for (int r = 0; r < 4; ++r) line[r] = w.between(left[r], right[r]), along[r] = right[r] - left[r];
+      const V y = w.g[2] * (line[1] - line[0]) + w.f[2] * (line[3] - line[2]);
+      const V z = w.g[1] * (line[2] - line[0]) + w.f[1] * (line[3] - line[1]);
+      store(to[0] + i, w.of_rows(along) * load<V>(points.slope[0] + i));
+      store(to[1] + i, y * load<V>(points.slope[1] + i)), store(to[2] + i, z * load<V>(points.slope[2] + i));
+    }
+  }
+
+  // Adds the output's gradient to the sums of the slices from first_slice on.
+  STN_SHARED void scatter(Planes<const float> grad, const Points<float>& points, int64_t count, int64_t first_slice,
+                          float* sums) const {
+    Offsets offset;
+    Weights weight;
+    Quad pixels[kRun];
+    set_offsets(points, count, first_slice, offset);
+    if (channels == 1) {
+      for (int64_t first = 0; first < count; first += N) {
+        const int64_t i = whole_vector<N>(first, count);
+        const Fractions w(points, i);
+        const V g = load<V>(grad[0] + i), left = w.g[0] * g, right = w.f[0] * g;
+        const V row[] = {w.of_row(0), w.of_row(1), w.of_row(2), w.of_row(3)};
+        interleave<4, N>({row[0] * left, row[1] * left, row[2] * left, row[3] * left}, (float*)(weight[0] + i));
+        interleave<4, N>({row[0] * right, row[1] * right, row[2] * right, row[3] * right}, (float*)(weight[1] + i));
+      }
+      asm volatile("" : "+m"(weight));  // as above
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < count; ++i) {
+        float* to = sums + offset[i];
+        store(to, load<Quad>(to) + weight[0][i]), store(to + 4, load<Quad>(to + 4) + weight[1][i]);
+      }
+      return;
+    }
+    set_weights(points, count, weight);
+    quads_from_planes<N>(grad, channels, count, (float*)pixels);
+    asm volatile("" : "+m"(pixels));  // as above
+#pragma GCC unroll 2
+    for (int64_t i = 0; i < count; ++i) {
+      float* to = sums + offset[i];
+      add_taps(to, 4 * lattice.step[1], weight[0][i], pixels[i]);
+      add_taps(to + 4 * lattice.step[2], 4 * lattice.step[1], weight[1][i], pixels[i]);
+    }
+  }
+
+  // Of a single channel: a row's numbers from the rows of pixels that they are; and what rows of sums give to a row.
+  STN_SHARED void set_cells(const float* const (&rows)[4], float* quads) const {
+    for (int64_t first = 0; first < lattice.extent[0]; first += N) {
+      const int64_t x = whole_vector<N>(first, lattice.extent[0]);
+      const V parts[] = {load<V>(rows[0] + x), load<V>(rows[1] + x), load<V>(rows[2] + x), load<V>(rows[3] + x)};
+      interleave<4, N>(parts, quads + 4 * x);
+    }
+  }
+  STN_SHARED void add_cells(const float* const (&sums)[4], float* row) const {
+    for (int64_t first = 0; first < lattice.extent[0]; first += N) {
+      const int64_t x = whole_vector<N>(first, lattice.extent[0]);
+      V of[4];
+      for (int r = 0; r < 4; ++r) {
+        V parts[4];
+        deinterleave<4, N>(sums[r] + 4 * x, parts);
+        of[r] = parts[r];
+      }
+      store(row + x, (of[0] + of[1]) + (of[2] + of[3]));
+    }
+  }
+};
+
+}  // namespace stn::STN_LEVEL

@@ -151,6 +151,7 @@ void copy_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t coun
 template <class T>
 void add_to_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t count, int64_t grad_at,
                    const Target<Compute<T>>& target) {
+  constexpr int N = kLanes<Compute<T>>;
   Elements<const T> grad = elements<const T>(p, p.grad_output.data) + grad_at;
   run.with_offsets([&](const auto* offset) STN_LAMBDA {
     if (!lanes_are_points(p)) {
@@ -165,8 +166,17 @@ void add_to_pixels(const Problem& p, const PixelRun<Compute<T>>& run, int64_t co
     }
     for (int64_t c = 0; c < target.channels; ++c, grad += p.grad_output.channel) {
       Compute<T>* plane = target.origin + c * target.plane_stride;
-      for (int64_t i = 0; i < count; ++i) {
-        if (run.inside[i]) plane[offset[i]] += load_one(grad + i * p.grad_output.column);
+      const auto add = [&](int64_t i) STN_LAMBDA { plane[offset[i]] += load_one(grad + i * p.grad_output.column); };
+      for (int64_t first = 0; first < count; first += N) {
+        const int64_t last = minimum<int64_t>(first + N, count);
+        if (last - first == N && all(load<Vec<IndexOf<Compute<T>>, N>>(run.inside + first) != 0)) {
+#pragma GCC unroll 16
+          for (int k = 0; k < N; ++k) add(first + k);
+        } else {
+          for (int64_t i = first; i < last; ++i) {
+            if (run.inside[i]) add(i);
+          }
+        }
       }
     }
   });

@@ -62,6 +62,7 @@ WALKS = {  # batch, channels, input and output sizes that change the order in wh
     "blocks of channels": (2, 70, (12, 13), (60, 70)),
     "one image": (1, 3, (40, 50), (37, 130)),
     "one large image": (1, 3, (300, 280), (290, 310)),
+    "bands of an image": (1, 2, (1030, 1030), (540, 545)),
 }
 
 

@@ -11,6 +11,8 @@ namespace stn::STN_LEVEL {
 // number of threads.
 enum class Sums { image, quads, pixels };
 
+constexpr int64_t kBandPixels = 1 << 20, kMostBands = 4;  // of quads; every band looks at all outputs
+
 STN_INLINE Sums sums_of(const Problem& p) {
   const bool local = p.transform == Transform::affine && p.padding == Padding::zeros;
   const int64_t image = p.width * p.height;
@@ -18,11 +20,19 @@ STN_INLINE Sums sums_of(const Problem& p) {
   // A buffer is emptied and added up pixel by pixel, which few outputs are not worth.
   const bool worthwhile = 4 * p.samples * p.item_points() >= image;
   // Rows at any angle come to several planes as strangers: 45 degrees at 1024 takes a third of the time in quads.
-  const int64_t most = local ? 1 << 16 : p.channels == 1 ? 1 << 18 : 1 << 20;
+  const int64_t most = local ? 1 << 16 : p.channels == 1 ? 1 << 18 : kBandPixels * kMostBands;
   if (p.channels <= kQuadChannels && worthwhile && image <= most) return Sums::quads;
   const int64_t few = local && !kHasTiles ? 2 : kQuadChannels;
   const bool near = worthwhile && pixels <= (1 << 18);
   return !p.channels_last && p.channels > few && near ? Sums::pixels : Sums::image;
+}
+
+// Into how many bands of rows an image is cut that is summed as a whole: to bound them, and to occupy the threads with
+// `images`. A pixel's sum has the order of the outputs whatever the bands.
+STN_INLINE int64_t bands_of(const Problem& p, int64_t images) {
+  const int64_t least = sums_of(p) == Sums::quads ? (p.width * p.height + kBandPixels - 1) / kBandPixels : 1;
+  const int64_t busy = images >= p.threads ? 1 : (p.threads + images - 1) / images;
+  return minimum(p.height, maximum(least, busy));
 }
 
 // Channels that share the points of a task.
@@ -84,7 +94,16 @@ struct GradientBand {
                        [&](const Run<float>& run, int64_t u) STN_LAMBDA { add_run(source.item, v, u, run); });
     }
   }
+  // Whether a point of a run may have taps in these rows: of a whole image's it is not asked.
+  STN_INLINE bool touches(const Run<float>& run) const {
+    if (rows == p.height) return true;
+    for (int64_t i = 0; i < run.count; ++i) {
+      if (run.y_index[i] >= first - 1 && run.y_index[i] < first + rows) return true;
+    }
+    return false;
+  }
   STN_SHARED void add_run(int64_t item, int64_t v, int64_t u, const Run<float>& run) {
+    if (!touches(run)) return;
     const Elements<const Any> from = elements<const Any>(p, p.grad_output.data) + item * p.grad_output.batch +
                                      channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
     if (sums != Sums::image) {

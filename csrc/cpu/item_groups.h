@@ -113,16 +113,12 @@ void group_grid_sums(const Problem& p, int64_t begin, int64_t end) {
 }
 
 // Groups of images for the input gradient: as many as a few MB hold the points of, placed row by row of all and then
-// added up image by image. Tasks are groups x bands, rows of the input to occupy the threads; a pixel's sum
-// has the order of the outputs whatever the bands.
+// added up image by image. Tasks are groups x bands of rows of the input.
 STN_INLINE Groups image_groups(const Problem& p) {
   const int64_t points = maximum<int64_t>(1, p.samples * p.out_height * p.out_width);
   return Groups(p, p.batch, minimum<int64_t>(16, (1 << 18) / points), 1);
 }
-STN_INLINE int64_t image_bands(const Problem& p) {
-  const int64_t groups = image_groups(p).count;
-  return groups >= p.threads ? 1 : minimum(p.height, (p.threads + groups - 1) / groups);
-}
+STN_INLINE int64_t image_bands(const Problem& p) { return bands_of(p, image_groups(p).count); }
 
 // The points of some items, placed row by row of all of them.
 struct ItemRuns {

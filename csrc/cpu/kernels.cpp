@@ -163,16 +163,10 @@ void run_grad_input_rows(const Problem& p, int64_t begin, int64_t end) {
   });
 }
 
-// Where an output row may reach any input row: whole planes, cut into bands only to occupy the threads. A pixel's sum
-// has the order of the outputs either way, so the bits do not depend on the bands.
-STN_INLINE int64_t plane_bands(const Problem& p, int64_t blocks) {
-  const int64_t planes = p.batch * blocks;
-  return planes >= p.threads ? 1 : minimum(p.height, (p.threads + planes - 1) / planes);
-}
-
+// Where an output row may reach any input row: whole planes, in bands.
 void run_grad_input_planes(const Problem& p, int64_t begin, int64_t end) {
   const int64_t block = scattered_channels(p);
-  const int64_t blocks = (p.channels + block - 1) / block, bands = plane_bands(p, blocks);
+  const int64_t blocks = (p.channels + block - 1) / block, bands = bands_of(p, p.batch * blocks);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % bands, c = task / bands % blocks * block, b = task / bands / blocks;
     scatter(p, b, c, minimum(block, p.channels - c), p.height * band / bands, p.height * (band + 1) / bands);
@@ -299,7 +293,7 @@ Work grad_input(const Problem& call) {
     return {p, p.batch * row_blocks(p.height), run_grad_input_rows};
   const int64_t block = scattered_channels(p);
   const int64_t blocks = (p.channels + block - 1) / block;
-  return {p, p.batch * blocks * plane_bands(p, blocks), run_grad_input_planes};
+  return {p, p.batch * blocks * bands_of(p, p.batch * blocks), run_grad_input_planes};
 }
 
 }  // namespace

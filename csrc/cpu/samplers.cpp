@@ -51,8 +51,8 @@ Work sampler_grad_parameters(const Problem& p) {
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
     if constexpr (sizeof(A) == sizeof(float)) {
-      if (reads_volume_quads(p) && p.dimensions == 1) return gradient_work<A, volume_quads_gradients<1>>(p);
-      if (reads_volume_quads(p)) return gradient_work<A, volume_quads_gradients<3>>(p);
+      if (has_volume_quad_gradients(p) && p.dimensions == 1) return gradient_work<A, volume_quads_gradients<1>>(p);
+      if (has_volume_quad_gradients(p)) return gradient_work<A, volume_quads_gradients<3>>(p);
       if (has_volume_gradients(p)) return gradient_work<A, volumes_gradients>(p);
     }
     if (p.dimensions == 3 || p.transform == Transform::affine || p.transform == Transform::grid)

@@ -97,21 +97,24 @@ STN_INLINE int64_t channels_of_block(const Problem& p, int64_t block) {
 
 // Images that are held at a time: the latest, or, where tasks take items side by side, all.
 STN_INLINE int64_t quad_images(const Problem& p) { return RadialRows::are_worth_it(p) ? p.batch : 1; }
-// Pixels, of those and of blocks of channels, that are: few of one or two channels, which are read soon without.
-STN_INLINE int64_t most_quad_pixels(const Problem& p) { return p.channels > 2 ? 1 << 19 : 1 << 18; }
-
-// Whether a call adds to its gradient so: volumes are worth their filling and emptying, and stay near.
+// Whether a call adds to its gradient so: volumes are worth their filling and emptying, and stay near, of one or two
+// channels nearer, which are read soon without.
 STN_INLINE bool in_volume_quads(const Problem& p) {
-  const int64_t pixels = p.width * p.height * p.depth;
+  const int64_t pixels = p.width * p.height * p.depth, most = p.channels > 2 ? 1 << 20 : 1 << 18;
   if (p.dimensions == 2 || p.mode != Mode::bilinear || p.channels < (p.dimensions == 1 ? 2 : 1)) return false;
   if (p.dtype != DType::float32 && (p.dtype == DType::float64 || !kHasHalfRows)) return false;
   return (p.channels_last ? p.channels <= kQuadChannels : p.input.column == 1) &&
-         4 * p.samples * p.item_points() >= pixels && pixels * quad_images(p) <= most_quad_pixels(p);
+         4 * p.samples * p.item_points() >= pixels && pixels * quad_images(p) <= most;
 }
 // Whether it reads so: not where a single channel of all images would be held, four times what they are.
 STN_INLINE bool reads_volume_quads(const Problem& p) {
-  return in_volume_quads(p) && !(p.channels == 1 && quad_images(p) > 1) &&
-         p.width * p.height * p.depth * quad_images(p) * quad_blocks(p) <= most_quad_pixels(p);
+  return in_volume_quads(p) && !(p.channels == 1 && quad_images(p) > 1);
+}
+// Whether the gradient of its parameters does, for which every thread fills the blocks of an image that it has a part
+// of.
+STN_INLINE bool has_volume_quad_gradients(const Problem& p) {
+  return reads_volume_quads(p) && quad_blocks(p) <= maximum<int64_t>(2, p.batch) &&
+         p.width * p.height * p.depth * quad_images(p) * quad_blocks(p) <= 1 << 20;
 }
 
 // The volumes that tasks read, as they come by.

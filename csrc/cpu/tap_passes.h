@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 
+#include "interleave.h"
 #include "parameter_sums.h"
 #include "tap_sums.h"
 #include "volume_spline.h"
@@ -178,6 +179,15 @@ void store_grid_gradient(void*, const Row& row, int64_t u, int begin, int end, b
   const Problem& p = item.p;
   const int n = p.dimensions;
   G* to = static_cast<G*>(p.grad_grid) + (item.item * p.item_points() + row.row * p.out_width + u) * n;
+  constexpr int N = TapList<A>::N;
+  if constexpr (std::is_same_v<G, float> && std::is_same_v<A, float>) {
+    if (first && n > 1 && end - begin == N) {
+      using V = typename TapList<A>::V;
+      const auto scaled = [&](int a) STN_LAMBDA -> V { return gradient[a] * float(item.axis[a].scale); };
+      return n == 2 ? interleave<2, N>({scaled(0), scaled(1)}, to)
+                    : interleave<3, N>({scaled(0), scaled(1), scaled(2)}, to);
+    }
+  }
   for (int a = 0; a < n; ++a) {
     const A scale = A(item.axis[a].scale);
     for (int i = begin; i < end; ++i) {

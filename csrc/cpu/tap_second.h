@@ -1,9 +1,23 @@
 // The second backward of sampling at a grid: what the cotangents u of the image's gradient and q of the grid's give to
 // the output's gradient, the image and the grid. Nearest and bilinear modes; planar images of one layout.
 #pragma once
+#include "interleave.h"
 #include "tap_passes.h"
 
 namespace stn::STN_LEVEL {
+
+// `count` directions of float32 from their normalized coordinates, which alternate.
+STN_INLINE void separate_directions(const Item& item, const float* from, int count, TapList<float>::V (&q)[3]) {
+  constexpr int N = TapList<float>::N;
+  float part[3 * N] = {};
+  if (count < N)
+    from = static_cast<float*>(__builtin_memcpy(part, from, size_t(count * item.p.dimensions) * sizeof(float)));
+  with_dimensions(item.p.dimensions, [&](auto n) STN_LAMBDA {
+    TapList<float>::V apart[n];
+    deinterleave<n, N>(from, apart);
+    for (int a = 0; a < n; ++a) q[a] = float(item.axis[a].scale) * apart[a];
+  });
+}
 
 // q of N points in source pixels, by axis; 0 if there is none.
 template <class A>
@@ -14,6 +28,10 @@ STN_INLINE void load_directions(const Row& row, int64_t u, int count, typename T
   const int64_t first = (item.item * p.item_points() + row.row * p.out_width + u) * n;
   for (int a = 0; a < 3; ++a) q[a] = typename TapList<A>::V{};
   if (!p.grad_grad_grid) return;
+  if constexpr (sizeof(A) == sizeof(float)) {
+    if (!p.double_parameters)
+      return separate_directions(item, static_cast<const float*>(p.grad_grad_grid) + first, count, q);
+  }
   for (int a = 0; a < n; ++a) {
     const A scale = A(item.axis[a].scale);
     for (int i = 0; i < count; ++i) {

@@ -8,32 +8,24 @@ namespace stn::STN_LEVEL {
 struct SignalPasses {
   static constexpr int N = kVectorBytes / 4;
   using V = Vec<float, N>;
-  using I = Vec<int32_t, N>;
   VolumeLattice<1> lattice;
   int64_t channels;
 
   using Offsets = int32_t[kRun];
   using Weights = float[2][kRun];  // of the left tap, and of the right
 
-  STN_INLINE void set_offsets(const Points<float>& points, int64_t count, int64_t first, Offsets& offset) const {
-    for (int64_t i = 0; i < count; i += N) {
-      const I pixel[] = {load<I>(points.index[0] + i) - int32_t(first)};
-      store(offset + i, 4 * lattice.offset(pixel));
-    }
-    asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
-  }
   static STN_INLINE void set_weights(const Points<float>& points, int64_t count, Weights& weight) {
     for (int64_t i = 0; i < count; i += N) {
       const V right = load<V>(points.fraction[0] + i);
       store(weight[0] + i, 1 - right), store(weight[1] + i, right);
     }
-    asm volatile("" : "+m"(weight));  // as above
+    asm volatile("" : "+m"(weight));  // as offsets
   }
 
   STN_SHARED void forward(const float* signal, const Points<float>& points, int64_t count, Planes<float> out) const {
     Offsets offset;
     Weights weight;
-    set_offsets(points, count, 0, offset), set_weights(points, count, weight);
+    lattice.set_offsets(points, count, 0, offset), set_weights(points, count, weight);
     for (int64_t first = 0; first < count; first += N) {
       const int64_t i = whole_vector<N>(first, count);
       const auto sum = [&](int l) STN_LAMBDA {
@@ -51,7 +43,7 @@ struct SignalPasses {
                               float (&to)[3][kRun]) const {
     Offsets offset;
     Quad pixels[kRun];
-    set_offsets(points, count, 0, offset), quads_from_planes<N>(grad, channels, count, (float*)pixels);
+    lattice.set_offsets(points, count, 0, offset), quads_from_planes<N>(grad, channels, count, (float*)pixels);
     asm volatile("" : "+m"(pixels));  // as above
     for (int64_t first = 0; first < count; first += N) {
       const int64_t i = whole_vector<N>(first, count);
@@ -71,7 +63,7 @@ struct SignalPasses {
     Offsets offset;
     Weights weight;
     Quad pixels[kRun];
-    set_offsets(points, count, first, offset), set_weights(points, count, weight);
+    lattice.set_offsets(points, count, first, offset), set_weights(points, count, weight);
     quads_from_planes<N>(grad, channels, count, (float*)pixels);
     asm volatile("" : "+m"(pixels));  // as above
 #pragma GCC unroll 4

@@ -21,15 +21,21 @@ struct VolumeLattice {
   STN_INLINE int64_t size() const {  // vectors may end behind
     return at(extent[0] + kMargin, extent[1] - 1 + kAside, extent[2] - 1 + kAside) + kVectorBytes;
   }
-  // Of pixels, of which those outside are moved into the margin.
-  template <class I>
-  STN_INLINE I offset(const I (&pixel)[n]) const {
-    I sum{};
-    for (int a = 0; a < n; ++a) {
-      const I inside = minimum(maximum(pixel[a], splat<I>(int32_t(-kMargin))), splat<I>(int32_t(extent[a])));
-      sum += (inside + int32_t(kMargin)) * int32_t(step[a]);
+  // Where the quads of a run's points lie, in numbers from the slice (sample) `first` on: of pixels outside in the
+  // margin.
+  STN_INLINE void set_offsets(const Points<float>& points, int64_t count, int64_t first,
+                              int32_t (&offset)[kRun]) const {
+    using I = Vec<int32_t, kVectorBytes / 4>;
+    for (int64_t i = 0; i < count; i += kVectorBytes / 4) {
+      I sum{};
+      for (int a = 0; a < n; ++a) {
+        const I pixel = load<I>(points.index[a] + i) - int32_t(a + 1 == n ? first : 0);
+        const I inside = minimum(maximum(pixel, splat<I>(int32_t(-kMargin))), splat<I>(int32_t(extent[a])));
+        sum += (inside + int32_t(kMargin)) * int32_t(step[a]);
+      }
+      store(offset + i, 4 * sum);
     }
-    return sum;
+    asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
   }
 };
 
@@ -37,7 +43,6 @@ struct VolumeLattice {
 struct VolumePasses {
   static constexpr int N = kVectorBytes / 4;
   using V = Vec<float, N>;
-  using I = Vec<int32_t, N>;
   VolumeLattice<3> lattice;
   int64_t channels;
 
@@ -45,14 +50,6 @@ struct VolumePasses {
   using Offsets = int32_t[kRun];
   using Weights = Quad[2][kRun];  // of the taps of the first slice, and of the second; or of the left, and of the right
 
-  STN_INLINE void set_offsets(const Points<float>& points, int64_t count, int64_t first_slice, Offsets& offset) const {
-    for (int64_t i = 0; i < count; i += N) {
-      const I pixel[] = {load<I>(points.index[0] + i), load<I>(points.index[1] + i),
-                         load<I>(points.index[2] + i) - int32_t(first_slice)};
-      store(offset + i, 4 * lattice.offset(pixel));
-    }
-    asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
-  }
   // Of N points by axis, and what remains to one. Rows are counted as the numbers of a pixel of a single channel.
   struct Fractions {
     V f[3], g[3];
@@ -73,7 +70,7 @@ struct VolumePasses {
         interleave<4, N>({w.g[0] * above, w.f[0] * above, w.g[0] * below, w.f[0] * below}, (float*)(weight[z] + i));
       }
     }
-    asm volatile("" : "+m"(weight));  // as above
+    asm volatile("" : "+m"(weight));  // as offsets
   }
 
   // Of a single channel: the taps of N points by row.
@@ -85,7 +82,7 @@ struct VolumePasses {
   STN_SHARED void forward(const float* volume, const Points<float>& points, int64_t count, Planes<float> out) const {
     Offsets offset;
     Weights weight;
-    set_offsets(points, count, 0, offset);
+    lattice.set_offsets(points, count, 0, offset);
     if (channels == 1) {
       for (int64_t first = 0; first < count; first += N) {
         const int64_t i = whole_vector<N>(first, count);
@@ -117,7 +114,7 @@ struct VolumePasses {
                               float (&to)[3][kRun]) const {
     Offsets offset;
     Quad pixels[kRun];
-    set_offsets(points, count, 0, offset);
+    lattice.set_offsets(points, count, 0, offset);
     if (channels > 1) quads_from_planes<N>(grad, channels, count, (float*)pixels);
     asm volatile("" : "+m"(pixels));  // as above
     for (int64_t first = 0; first < count; first += N) {
@@ -154,7 +151,7 @@ struct VolumePasses {
     Offsets offset;
     Weights weight;
     Quad pixels[kRun];
-    set_offsets(points, count, first_slice, offset);
+    lattice.set_offsets(points, count, first_slice, offset);
     if (channels == 1) {
       for (int64_t first = 0; first < count; first += N) {
         const int64_t i = whole_vector<N>(first, count);

@@ -227,7 +227,7 @@ struct VolumeTask {
         image(task / of.bands / of.blocks * of.images),
         images(minimum(of.images, p.batch - image)),
         channel(task / of.bands % of.blocks * kQuadChannels),
-        channels(minimum(kQuadChannels, p.channels - channel)) {}
+        channels(channels_of_block(p, channel / kQuadChannels)) {}
   // What of `count` is the band's.
   STN_INLINE int64_t begin(int64_t count) const { return count * band / bands; }
   STN_INLINE int64_t end(int64_t count) const { return count * (band + 1) / bands; }

@@ -110,8 +110,9 @@ struct Kernels {
   Work (*grid_sums)(const Problem&);        // grad_grid -> sums
   Work (*multi_forward)(const Problem&);    // of Mode::linearized: linearized.cpp
   Work (*multi_grad_input)(const Problem&);
-  Work (*multi_grad_grid)(const Problem&);     // slopes -> grad_grid, of the compute type
-  Work (*second_grad_output)(const Problem&);  // samplers.h
+  Work (*multi_grad_grid)(const Problem&);   // slopes -> grad_grid, of the compute type
+  Work (*second_gradients)(const Problem&);  // samplers.h
+  Work (*second_grad_output)(const Problem&);
   Work (*second_grad_input)(const Problem&);
   Work (*second_grad_grid)(const Problem&);
   // Adds what the outputs give to rows (slices) [first, last) of grad_input, which is of the compute type.

@@ -247,27 +247,27 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward(const Tensor& gra
   if (other.numel() > 0) p.grad_grad_input = other.const_data_ptr();
   if (moves) p.grad_grad_grid = directions.const_data_ptr();
   const bool empty_call = grad.numel() == 0;
-  // Zero where nothing depends on a cotangent, else computed by `work`.
-  const auto result = [&](bool needed, bool depends, const Tensor& like, auto work) {
-    if (!needed) return empty(like, {0});
-    Tensor gradient = empty(like, shape_of(like));
-    if (empty_call || !depends) return torch::stable::zero_(gradient);
-    work(gradient);
+  // Zero where nothing depends on a cotangent, else to be computed, into the problem's `data`.
+  const auto result = [&](bool needed, bool depends, const Tensor& like, auto& data) {
+    Tensor gradient = empty(like, needed ? shape_of(like) : Shape{0});
+    if (needed && (empty_call || !depends)) return torch::stable::zero_(gradient);
+    if (needed) data = gradient.mutable_data_ptr();
     return gradient;
   };
+  p.output = images<void*>(grad, n), p.grad_input = images<void*>(image, n);
+  p.output.data = p.grad_input.data = nullptr;
+  Tensor of_output = result(need_output, p.grad_grad_input || moves, grad, p.output.data);
+  Tensor of_input = result(need_input, moves, image, p.grad_input.data);
+  Tensor of_grid = result(need_grid, mode == int64_t(stn::Mode::bilinear), values, p.grad_grid);
   const auto& kernels = stn::kernels(p);
-  Tensor of_output = result(need_output, p.grad_grad_input || moves, grad, [&](Tensor& t) {
-    p.output = images<void*>(t, n);
-    execute(kernels.second_grad_output(p), t.numel());
-  });
-  Tensor of_input = result(need_input, moves, image, [&](Tensor& t) {
-    p.grad_input = images<void*>(t, n);
-    execute(kernels.second_grad_input(p), std::max(t.numel(), grad.numel()));
-  });
-  Tensor of_grid = result(need_grid, mode == int64_t(stn::Mode::bilinear), values, [&](Tensor& t) {
-    p.grad_grid = t.mutable_data_ptr();
-    execute(kernels.second_grad_grid(p), grad.numel());
-  });
+  const int64_t points = std::max(of_input.numel(), grad.numel());
+  if (const stn::Work all = kernels.second_gradients(p); all.run) {
+    execute(all, points);
+  } else {
+    if (p.output.data) execute(kernels.second_grad_output(p), points);
+    if (p.grad_input.data) execute(kernels.second_grad_input(p), points);
+    if (p.grad_grid) execute(kernels.second_grad_grid(p), points);
+  }
   if (need_grid && grid.scalar_type() != values.scalar_type()) of_grid = torch::stable::to(of_grid, grid.scalar_type());
   return {of_output, of_input, of_grid};
 }

@@ -171,21 +171,27 @@ void rows_parameter_sums(const Problem& p, const Source& source, int64_t row_beg
     rows(p, source, row_begin, row_end, c, minimum(block, p.channels - c), take, &total);
 }
 
-// Takes them to the gradient of a grid of type G.
-template <class A, class G>
-void put_grad_grid(void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) {
-  G* grid = static_cast<G*>(to) + 2 * (of.item * of.p.item_points() + v * of.p.out_width + u);
-  const A scale_x = A(of.x.scale), scale_y = A(of.y.scale);
+// Stores pairs, scaled, of points of a grid of type G.
+template <class G, class A>
+STN_INLINE void put_pairs(void* grid, const Source& of, int64_t v, int64_t u, int64_t count, const A* x, const A* y,
+                          double by_x, double by_y) {
+  G* to = static_cast<G*>(grid) + 2 * (of.item * of.p.item_points() + v * of.p.out_width + u);
+  const A scale_x = A(by_x), scale_y = A(by_y);
   constexpr int N = kVectorBytes / int(sizeof(A));
   if (sizeof(G) != sizeof(A) || count < N) {
-    for (int64_t i = 0; i < count; ++i) grid[2 * i] = G(grad_x[i] * scale_x), grid[2 * i + 1] = G(grad_y[i] * scale_y);
+    for (int64_t i = 0; i < count; ++i) to[2 * i] = G(x[i] * scale_x), to[2 * i + 1] = G(y[i] * scale_y);
     return;
   }
   using V = Vec<A, N>;
   for (int64_t first = 0; first < count; first += N) {
     const int64_t i = whole_vector<N>(first, count);
-    interleave<2, N>({load<V>(grad_x + i) * scale_x, load<V>(grad_y + i) * scale_y}, (A*)(grid + 2 * i));
+    interleave<2, N>({load<V>(x + i) * scale_x, load<V>(y + i) * scale_y}, (A*)(to + 2 * i));
   }
+}
+// Takes gradients of source pixels to that of such a grid.
+template <class A, class G>
+void put_grad_grid(void* to, const Source& of, int64_t v, int64_t u, int64_t count, const A* grad_x, const A* grad_y) {
+  put_pairs<G>(to, of, v, u, count, grad_x, grad_y, of.x.scale, of.y.scale);
 }
 
 // The points [begin, end) of output row v whose taps may lie in rows [first, last): exact to a point for an affine map,

@@ -41,10 +41,31 @@ struct QuadPasses {
     V fx, fy, gx, gy;
     STN_INLINE Fractions(const Run<float>& run, int64_t i)
         : fx(load<V>(run.x_fraction + i)), fy(load<V>(run.y_fraction + i)), gx(1 - fx), gy(1 - fy) {}
+    // Of taps in the order of read().
+    STN_INLINE V value(const V (&taps)[4]) const {
+      return gx * (gy * taps[0] + fy * taps[1]) + fx * (gy * taps[2] + fy * taps[3]);
+    }
+    STN_INLINE V along_x(const V (&taps)[4]) const { return gy * (taps[2] - taps[0]) + fy * (taps[3] - taps[1]); }
+    STN_INLINE V along_y(const V (&taps)[4]) const { return gx * (taps[1] - taps[0]) + fx * (taps[3] - taps[2]); }
   };
   // Of a single channel: the taps of N points, those of the pixel and the one below before those right of them.
   static STN_INLINE void read(const float* pairs, const int32_t* offset, V (&to)[4]) {
     apart<N>([&](int l) STN_LAMBDA { return load<Quad>(pairs + 2 * int64_t(offset[l])); }, to);
+  }
+
+  // The same, times the output's gradient and summed over channels: its pixels, or that of a single one.
+  STN_INLINE void dots(const float* image, const int32_t* offset, V single, const Quad* pixels, V (&taps)[4]) const {
+    if (channels == 1) {
+      read(image, offset, taps);
+      for (V& tap : taps) tap *= single;
+      return;
+    }
+    const auto of_point = [&](int l) STN_LAMBDA {
+      const TwoQuads halves = tap_products(image + 4 * int64_t(offset[l]), 4 * lattice.row, pixels[l]);
+      return within_lanes<0, 2, 4, 6>(lower(halves), upper(halves)) +
+             within_lanes<1, 3, 5, 7>(lower(halves), upper(halves));
+    };
+    apart<N>(of_point, taps);
   }
 
   STN_SHARED void forward(const float* image, const Run<float>& run, Planes<float> out) const {
@@ -56,7 +77,7 @@ struct QuadPasses {
         const Fractions f(run, i);
         V taps[4];
         read(image, offset + i, taps);
-        store(out[0] + i, f.gx * (f.gy * taps[0] + f.fy * taps[1]) + f.fx * (f.gy * taps[2] + f.fy * taps[3]));
+        store(out[0] + i, f.value(taps));
       }
       return;
     }
@@ -84,43 +105,33 @@ struct QuadPasses {
     if (channels > 1) set_pixels(grad, run.count, pixels);
     for (int64_t first = 0; first < run.count; first += N) {
       const int64_t i = whole_vector<N>(first, run.count);
-      V taps[4];  // times the output's gradient, summed over channels
-      if (channels == 1) {
-        read(image, offset + i, taps);
-        for (V& tap : taps) tap *= load<V>(grad[0] + i);
-      } else {
-        const auto dots = [&](int l) STN_LAMBDA {
-          const float* from = image + 4 * int64_t(offset[i + l]);
-          const TwoQuads halves = tap_products(from, 4 * lattice.row, pixels[i + l]);
-          return within_lanes<0, 2, 4, 6>(lower(halves), upper(halves)) +
-                 within_lanes<1, 3, 5, 7>(lower(halves), upper(halves));
-        };
-        apart<N>(dots, taps);
-      }
+      V taps[4];
+      dots(image, offset + i, channels == 1 ? load<V>(grad[0] + i) : V{}, pixels + i, taps);
       const Fractions f(run, i);
-      const V x = f.gy * (taps[2] - taps[0]) + f.fy * (taps[3] - taps[1]);
-      const V y = f.gx * (taps[1] - taps[0]) + f.fx * (taps[3] - taps[2]);
-      store(grad_x + i, x * load<V>(run.x_slope + i)), store(grad_y + i, y * load<V>(run.y_slope + i));
+      store(grad_x + i, f.along_x(taps) * load<V>(run.x_slope + i));
+      store(grad_y + i, f.along_y(taps) * load<V>(run.y_slope + i));
     }
   }
 
-  // Adds the output's gradient to the sums of the rows from first_row on.
-  STN_SHARED void scatter(Planes<const float> grad, const Run<float>& run, int64_t first_row, float* sums) const {
+  // Adds the output's gradient, times the weights of the taps, to the sums. pixels: the gradient of several channels.
+  STN_SHARED void add_weighted(const float* single, const Quads& pixels, const Quads& weight, const Offsets& offset,
+                               int64_t count, float* sums) const {
     const auto add = [](float* to, Quad value) STN_LAMBDA { store(to, load<Quad>(to) + value); };
-    Offsets offset;
-    set_offsets(run, first_row, offset);
-    Quads weight;
-    set_weights(run, weight);
     if (channels == 1) {
 #pragma GCC unroll 8
-      for (int64_t i = 0; i < run.count; ++i) add(sums + 4 * int64_t(offset[i]), weight[i] * grad[0][i]);
+      for (int64_t i = 0; i < count; ++i) add(sums + 4 * int64_t(offset[i]), weight[i] * single[i]);
       return;
     }
-    Quads pixels;
-    set_pixels(grad, run.count, pixels);
 #pragma GCC unroll 4
-    for (int64_t i = 0; i < run.count; ++i)
-      add_taps(sums + 4 * int64_t(offset[i]), 4 * lattice.row, weight[i], pixels[i]);
+    for (int64_t i = 0; i < count; ++i) add_taps(sums + 4 * int64_t(offset[i]), 4 * lattice.row, weight[i], pixels[i]);
+  }
+  // Adds the output's gradient to the sums of the rows from first_row on.
+  STN_SHARED void scatter(Planes<const float> grad, const Run<float>& run, int64_t first_row, float* sums) const {
+    Offsets offset;
+    Quads weight, pixels;
+    set_offsets(run, first_row, offset), set_weights(run, weight);
+    if (channels > 1) set_pixels(grad, run.count, pixels);
+    add_weighted(grad[0], pixels, weight, offset, run.count, sums);
   }
 
   // A row of an image of several channels.

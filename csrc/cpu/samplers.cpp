@@ -3,6 +3,7 @@
 
 #include "cubic_scatter.h"
 #include "nearest.h"
+#include "second_quads.h"
 #include "storage.h"
 #include "tap_passes.h"
 #include "tap_second.h"
@@ -68,6 +69,13 @@ void add_grad_input(const Problem& p, int64_t first, int64_t last) {
     p.mode == Mode::nearest ? nearest_add_grad_input<A>(p, first, last) : taps_add_grad_input<A>(p, first, last);
     return Work{};
   });
+}
+
+Work second_gradients(const Problem& call) {
+  const Problem p = call.in_lines();
+  if (!in_second_quads(p)) return {};
+  return with_row_storage(p.dtype,
+                          [&](auto t) STN_LAMBDA { return Work{p, QuadTasks(p).count(p), second_quads<decltype(t)>}; });
 }
 
 Work second_grad_output(const Problem& call) {

@@ -30,7 +30,8 @@ Work blocks_grad_input(const Problem&);
 Work blocks_grad_parameters(const Problem&);
 Work blocks_gradients(const Problem&);  // both at once, if that is worthwhile
 // The second backward at a grid: the gradients to grad_output (into p.output), bilinear or nearest; to input and grid,
-// bilinear.
+// bilinear. Those asked for at once, or no tasks where one by one they are as fast.
+Work second_gradients(const Problem&);
 Work second_grad_output(const Problem&);
 Work second_grad_input(const Problem&);
 Work second_grad_grid(const Problem&);

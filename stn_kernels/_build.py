@@ -232,6 +232,17 @@ def add_info(graph: Graph, output: pathlib.Path, built: dict[str, str]) -> None:
     graph.link(output, [graph.compile(SOURCES / "info.cpp", "info.o", f"{command} {defines}")], str(compiler()), "")
 
 
+def add_eager(graph: Graph, output: pathlib.Path, version: str) -> None:
+    """`_eager`: calls from Python around the dispatcher, of the ABI of this very torch."""
+    folder = torch_folder()
+    includes = (folder / "include", folder / "include/torch/csrc/api/include", sysconfig.get_path("include"))
+    command = (
+        f"{compiler()} {host_flags()} -O1 {' '.join(f'-isystem {i}' for i in includes)} -D'STN_TORCH=\"{version}\"'"
+    )
+    links = f"-L{folder}/lib -ltorch_python -ltorch_cpu -ltorch -lc10"
+    graph.link(output, [graph.compile(SOURCES / "eager.cpp", "eager.o", command)], str(compiler()), links)
+
+
 def configuration() -> dict[str, str]:
     """What a build here would use: printed by setup.py and `stn-kernels build`, kept in `_C`."""
     version = (
@@ -272,6 +283,7 @@ def build(output: pathlib.Path | None = None, work: pathlib.Path | None = None) 
     work = work or (PACKAGE.parent / "build" / "native" if SOURCES.parent == PACKAGE.parent else output / "build")
     graph = Graph(work / ("debug" if debug() else "release"))
     add_info(graph, output / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", settings)
+    add_eager(graph, output / f"_eager{sysconfig.get_config_var('EXT_SUFFIX')}", settings["TORCH"])
     add_cpu(graph, output / "libstn_kernels_cpu.so")
     lines = [f"cpu: {settings['COMPILER']}, {settings['CPU_LEVELS']} -> {output}"]
     reason = why_no_cuda()

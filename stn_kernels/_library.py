@@ -188,6 +188,36 @@ def load_native() -> None:
             torch.ops.load_library(str(path))
         except OSError as error:
             _load_errors[backend] = f"{path} does not load ({error}): run `stn-kernels build` again"
+            continue
+        if backend == "cpu":
+            _load_eager(path)
+
+
+def eager_sample(transform, input, parameters, size, mode, padding_mode, align_corners, backend):
+    """A sampling operator on plain CPU tensors; None for all else, and for what is wrong: the caller goes on.
+
+    What `_load_eager` puts in its place must not be called under torch.compile.
+    """
+    return None
+
+
+def _leave_eager(flag: bool) -> None:
+    """Whether `eager_sample`, called in this thread without a backend's name, leaves all to the caller."""
+
+
+def _load_eager(library: pathlib.Path) -> None:
+    """The same in C++ (csrc/eager.cpp), around the dispatcher, where it was built with this very torch."""
+    global eager_sample, _leave_eager
+    try:
+        from ._lib._eager import TORCH, bind, leave, sample
+    except ImportError:
+        return
+    if _DEFAULT_BACKEND in (None, "cpu") and torch.__version__ == TORCH and bind(str(library)):
+        eager_sample, _leave_eager = sample, leave
+
+
+def has_eager_calls() -> bool:
+    return not hasattr(eager_sample, "__code__")
 
 
 def _load_triton() -> str:
@@ -277,11 +307,17 @@ def use_backend(backend: str | None):
     """
     _check_name(backend)
     previous = _forced.backend
-    _forced.backend = backend
+    _force(backend)
     try:
         yield
     finally:
-        _forced.backend = previous
+        _force(previous)
+
+
+def _force(backend: str | None) -> None:
+    _forced.backend = backend
+    if not torch.compiler.is_compiling():
+        _leave_eager(backend not in (None, "cpu"))
 
 
 def _check_name(backend: str | None) -> None:

@@ -53,6 +53,7 @@ def collect() -> dict[str, dict[str, str]]:
         "python": platform.python_version(),
         "processor": cpu_model(),
         "cpu kernels": cpu_level() or "none",
+        "small calls": "around the dispatcher" if _library.has_eager_calls() else "by the dispatcher",
         "cpu cores": str(os.cpu_count()),
         "cuda device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

@@ -58,10 +58,8 @@ void set_parameters(Problem& p, const Parameters& parameters) {
 
 Problem problem(const Tensor& input, const Parameters& parameters, const Shape& out_size, const Options& options) {
   Problem p = stn::image_problem(input, options);
-  const int n = p.dimensions;
-  p.out_width = out_size[size_t(n) - 1];
-  p.out_height = n > 1 ? out_size[size_t(n) - 2] : 1, p.out_depth = n > 2 ? out_size[0] : 1;
-  p.samples = parameters.has_samples(n) ? parameters.values.size(1) : 1;
+  set_out_size(p, out_size.data());
+  p.samples = parameters.has_samples(p.dimensions) ? parameters.values.size(1) : 1;
   set_parameters(p, parameters);
   return p;
 }
@@ -76,8 +74,8 @@ void execute(const stn::Work& work, int64_t points) {
   torch::stable::parallel_for(0, work.tasks, grain, [&](int64_t begin, int64_t end) { work.run(p, begin, end); });
 }
 
-// Adds up what the tasks of a Work leave for each item: the gradient of its parameters, which goes to result.
-void sum_parameters(stn::Work work, int64_t points, Tensor& result) {
+// Adds up what the tasks of a Work leave for each item: the gradient of its parameters, which goes to `data`.
+void sum_parameters(stn::Work work, int64_t points, void* data, bool is_double) {
   Problem& p = work.problem;
   const size_t count = size_t(p.parameter_count()),
                each = size_t(work.shares ? work.shares : work.tasks / p.items()) * count;
@@ -85,8 +83,6 @@ void sum_parameters(stn::Work work, int64_t points, Tensor& result) {
   p.sums = sums.data();
   execute(work, points);
   const bool moments = p.transform == stn::Transform::affine && p.in_rows() && !p.normalized;
-  const bool is_double = result.scalar_type() == ScalarType::Double;
-  void* data = result.mutable_data_ptr();
   for (size_t item = 0; item < size_t(p.items()); ++item) {
     std::fill(total.begin(), total.end(), 0.0);
     for (const double* share = &sums[item * each]; share < &sums[0] + (item + 1) * each; share += count) {
@@ -125,6 +121,24 @@ Tensor forward(const Tensor& input, const Parameters& parameters, const Shape& o
   return output;
 }
 
+// The gradients of a call: the input's if there is a place for it, and that of the parameters unless `data` is null.
+void run_gradients(Problem& p, void* data) {
+  const auto& kernels = stn::kernels(p);
+  const bool at_grid = p.transform == stn::Transform::grid;
+  const int64_t outputs = p.items() * p.channels * p.item_points(),
+                points = std::max(p.batch * p.channels * p.width * p.height * p.depth, outputs);
+  const auto run_parameters = [&](const stn::Work& work, int64_t count) {
+    at_grid ? execute(work, count) : sum_parameters(work, count, data, p.double_parameters);
+  };
+  if (at_grid) p.grad_grid = data;
+  if (p.grad_input.data && data) {
+    if (const stn::Work both = kernels.gradients(p); both.run) return run_parameters(both, points);
+  }
+  if (p.grad_input.data)
+    execute((p.mode == stn::Mode::linearized ? kernels.multi_grad_input : kernels.grad_input)(p), points);
+  if (data) run_parameters(kernels.grad_parameters(p), outputs);
+}
+
 // The gradients; that of the parameters in `dtype`, the user's. multi: for the input's through all samples.
 std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& input, const Parameters& parameters,
                                     ScalarType dtype, const Options& options, bool need_input, bool need_parameters,
@@ -136,13 +150,10 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   p.input = images<const void*>(input, n), p.grad_output = images<const void*>(grad, n);
   p.multi = multi;
   const bool empty_call = grad.numel() == 0;
-  const auto& kernels = stn::kernels(p);
 
   const Tensor& values = parameters.values;
   Tensor grad_input = need_input ? empty_images(input, shape_of(input), channels_last, size_t(n)) : empty(input, {0});
   Tensor grad_parameters = empty(values, need_parameters ? shape_of(values) : Shape{0});
-  const int64_t points = std::max(grad_input.numel(), grad.numel());
-  const bool at_grid = p.transform == stn::Transform::grid;
   if (empty_call) {
     if (need_input) torch::stable::zero_(grad_input);
     if (need_parameters) torch::stable::zero_(grad_parameters);
@@ -152,22 +163,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
     need_parameters = false;
   }
   if (need_input) p.grad_input = images<void*>(grad_input, n);
-  if (need_parameters && at_grid) p.grad_grid = grad_parameters.mutable_data_ptr();
-  if (need_input && need_parameters) {
-    const stn::Work both = kernels.gradients(p);
-    if (both.run) {
-      at_grid ? execute(both, points) : sum_parameters(both, points, grad_parameters);
-      need_input = need_parameters = false;
-    }
-  }
-  if (need_input) {
-    const auto work = p.mode == stn::Mode::linearized ? kernels.multi_grad_input : kernels.grad_input;
-    execute(work(p), points);
-  }
-  if (need_parameters) {
-    const stn::Work work = kernels.grad_parameters(p);
-    at_grid ? execute(work, grad.numel()) : sum_parameters(work, grad.numel(), grad_parameters);
-  }
+  run_gradients(p, need_parameters ? grad_parameters.mutable_data_ptr() : nullptr);
   return {grad_input, dtype == values.scalar_type() ? grad_parameters : torch::stable::to(grad_parameters, dtype)};
 }
 
@@ -308,7 +304,8 @@ Tensor lattice_backward(const Tensor& grad_output, const Parameters& parameters,
   const Shape size(grad.sizes().end() - n - 1, grad.sizes().end() - 1);
   Problem p = lattice_problem(parameters, size, align_corners, grad.scalar_type() == ScalarType::Double);
   p.grad_grid = grad.mutable_data_ptr();
-  sum_parameters(stn::kernels(p).grid_sums(p), grad.numel(), result);
+  sum_parameters(stn::kernels(p).grid_sums(p), grad.numel(), result.mutable_data_ptr(),
+                 result.scalar_type() == ScalarType::Double);
   return result;
 }
 
@@ -457,6 +454,18 @@ int64_t cpu_level() {  // the x86-64 microarchitecture level in use; 0 where the
 }
 
 }  // namespace
+
+// For csrc/eager.cpp, which looks them up by name.
+#define STN_EXPORTED extern "C" __attribute__((visibility("default")))
+STN_EXPORTED size_t stn_kernels_problem_bytes() { return sizeof(Problem); }
+STN_EXPORTED void stn_kernels_forward(Problem* p, int64_t outputs) {
+  p->has_half_rows = stn::kernels().has_half_rows;
+  execute(stn::kernels(*p).forward(*p), outputs);
+}
+STN_EXPORTED void stn_kernels_gradients(Problem* p, void* grad_parameters) {
+  p->has_half_rows = stn::kernels().has_half_rows;
+  run_gradients(*p, grad_parameters);
+}
 
 STABLE_TORCH_LIBRARY_FRAGMENT(stn_kernels, m) { m.def("_cpu_level() -> int"); }
 

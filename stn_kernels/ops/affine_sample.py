@@ -1,5 +1,7 @@
 """Fused affine transformation and sampling: no coordinate grid, S transformations an image without copies of it."""
 
+import torch
+
 from .. import _checks, _library
 from .._library import MODE_NAMES
 from ..reference import affine as reference
@@ -38,6 +40,10 @@ def affine_sample(input, theta, size, mode="bilinear", padding_mode="zeros", ali
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
         RuntimeError: `backend` cannot run here; the message says why.
     """
+    if not torch.compiler.is_compiling():
+        result = _library.eager_sample("affine", input, theta, size, mode, padding_mode, align_corners, backend)
+        if result is not None:
+            return result
     n = _checks.image(input, (1, 2, 3))
     _checks.matrix("theta", theta, n, n + 1)
     _checks.same_batch_and_device("theta", theta, input, broadcast=True)

@@ -1,5 +1,7 @@
 """Sampling at coordinates that the user already has."""
 
+import torch
+
 from .. import _checks, _library
 from .._library import MODE_NAMES, PADDING_NAMES
 from ..reference import sampling as reference
@@ -39,6 +41,10 @@ def grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corner
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
         RuntimeError: `backend` cannot run here; the message says why.
     """
+    if not torch.compiler.is_compiling():
+        result = _library.eager_sample("grid", input, grid, None, mode, padding_mode, align_corners, backend)
+        if result is not None:
+            return result
     n = _checks.image(input, (1, 2, 3))
     _checks.grid(grid, n)
     _checks.same_batch_and_device("grid", grid, input, broadcast=True)

@@ -1,5 +1,7 @@
 """Fused projective transformation and sampling."""
 
+import torch
+
 from .. import _checks, _library
 from .._library import MODE_NAMES
 from ..reference import homography as reference
@@ -35,6 +37,10 @@ def homography_sample(input, matrix, size, mode="bilinear", padding_mode="zeros"
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
         RuntimeError: `backend` cannot run here; the message says why.
     """
+    if not torch.compiler.is_compiling():
+        result = _library.eager_sample("homography", input, matrix, size, mode, padding_mode, align_corners, backend)
+        if result is not None:
+            return result
     _checks.image(input)
     _checks.matrix("matrix", matrix, 3, 3)
     _checks.same_batch_and_device("matrix", matrix, input, broadcast=True)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from stn_kernels import Linearized, Tessellation, data
-from stn_kernels.op_cases import Inputs, Sample, smooth_homography, smooth_points, smooth_theta
+from stn_kernels.op_cases import OP_CASES, Inputs, Sample, smooth_homography, smooth_points, smooth_theta
 from stn_kernels.reference.affine import affine_grid as reference_grid
 from stn_kernels.reference.cpab import lattice_points
 from stn_kernels.reference.linearized import Options, drawn_offsets
+
+FORWARD, BOTH, SECOND = "forward", "forward+backward", "second backward"  # passes, each timed on its own
+FIRST = (FORWARD, BOTH)
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Case:
 
     op: str
     name: str
-    suite: str  # "papers", "matrices", "layout", "dtype", "samples", "samplers", "volumes", "overhead" or "cpab"
+    suite: str  # which cases belong together; "second" is the second backward
     shape: tuple[int, ...]  # (B, C, *in)
     out_size: tuple[int, ...] | None = None  # None: the size of the image
     theta: tuple[tuple[float, ...], ...] | None = None  # None: the identity plus 0.1 randn
@@ -46,6 +49,13 @@ class Case:
         return _tessellation(self.cells)
 
     @property
+    def passes(self) -> tuple[str, ...]:
+        """What is timed of it."""
+        if self.suite == "second":
+            return (SECOND,)
+        return FIRST if OP_CASES[self.op].quantities else (FORWARD,)
+
+    @property
     def smooth(self) -> bool:
         """Whether theta's gradient exists: a given matrix may put points on lattice lines, where it jumps."""
         return self.theta is None
@@ -67,7 +77,7 @@ class Case:
         if self.op not in ("affine_sample", "affine_grid", "grid_sample"):
             return self._drawn(lead).to(device=device)
         generator = torch.Generator().manual_seed(0)
-        if self.suite == "samplers":
+        if self.suite in ("samplers", "second"):
             sample = Sample(batch=batch, size=self.shape[2:], out_size=self.size, mode=self.sampler)
             theta = smooth_theta(sample, generator, spread=0.1)
         elif self.theta is None:
@@ -139,6 +149,7 @@ SAMPLER_SHAPES = {
     "nearest": ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56), (16, 4, 16, 16, 16)),
     "bicubic": ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56)),
 }
+SECOND_SHAPES = ((64, 1, 28, 28), (64, 3, 64, 64), (16, 16, 56, 56), (16, 64, 56, 56))
 VOLUMES = ((8, 1, 32, 32, 32), (2, 4, 48, 48, 48))  # of splines
 QUICK = ((64, 1, 28, 28), (64, 3, 64, 64), (16, 64, 56, 56))
 MATRICES = {
@@ -231,6 +242,7 @@ def all_cases(ops=None, quick: bool = False) -> list[Case]:
     sizes = (((16, 3, 128, 128), (44, 40)), ((16, 3, 48, 40), (128, 128)))
     cases += [Case("affine_sample", label(*pair), "matrices", *pair) for pair in sizes]
     cases += sampling_cases("grid_sample")
+    cases += [Case("grid_sample", f"{label(s)} second", "second", s, quick=s == QUICK[0]) for s in SECOND_SHAPES]
     cases += [Case("affine_grid", label(s), "papers", s, quick=s in QUICK) for s in PAPERS]
     cases.append(Case("affine_grid", label((1, 1, 8, 8)), "overhead", (1, 1, 8, 8), quick=True))
     for op in ("homography_sample", "tps_sample", "homography_grid", "tps_grid"):

@@ -18,7 +18,7 @@ from stn_kernels._tolerances import relative_error
 from stn_kernels.op_cases import OP_CASES, Inputs, OpCase, grad_output
 from stn_kernels.verify import expected, results_of
 
-from .cases import Case
+from .cases import BOTH, FORWARD, SECOND, Case
 from .providers import EAGER, Provider
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler, used for memory, would print two lines a call
@@ -26,7 +26,6 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler, used for memory,
 # Looser than the tests' table: peers compute coordinates with less care; a wrong kernel is off by far more.
 GATE = {"value": 2e-3, "image": 5e-3, "coords": 2e-2}
 HALF_GATE = {"value": 2**-7, "image": 2**-7, "coords": 2e-2}
-PASSES = ("forward", "forward+backward")
 RAISED = "raised"  # how the reason of a provider without any result begins
 LARGEST_REFERENCE = 2**15  # CPAB points: of more the reference takes minutes, and the truth is the C++ kernels' float64
 
@@ -49,7 +48,7 @@ class Contender:
     """A provider's calls on one case, and what the gate said."""
 
     name: str
-    calls: dict[str, Callable]
+    calls: dict[str, Callable | None]  # of every pass that it has a part in; None where it does not run
     errors: dict[str, float]
     status: str  # "" if it passed, else why its time is no result
 
@@ -65,6 +64,51 @@ def evaluate(case: OpCase, function, inputs: Inputs, layout: str) -> dict[str, t
     return results_of(case, leaves, value, grad_output(value, layout))
 
 
+def cotangents(value: torch.Tensor, inputs: Inputs) -> list[torch.Tensor]:
+    """Random ones of a value and of the gradients to inputs, on the device of inputs."""
+    tensors = list(inputs.tensors.values())
+    value = value.to(tensors[0].device)
+    return [grad_output(t, "contiguous", seed) for seed, t in enumerate((value, *tensors), start=1)]
+
+
+def forward(function, inputs: Inputs, given: list[torch.Tensor]) -> Callable:
+    return lambda: function(**inputs.tensors)
+
+
+def both(function, inputs: Inputs, given: list[torch.Tensor]) -> Callable:
+    leaves = inputs.requires_grad()
+    return lambda: torch.autograd.grad(function(**leaves.tensors), list(leaves.tensors.values()), given[0])
+
+
+def second(function, inputs: Inputs, given: list[torch.Tensor]) -> Callable:
+    """From cotangents of the first gradients, computed here and not in the call, to grad_output and inputs."""
+    leaves, grad = inputs.requires_grad(), given[0].detach().requires_grad_()
+    tensors = list(leaves.tensors.values())
+    first = torch.autograd.grad(function(**leaves.tensors), tensors, grad, create_graph=True)
+    return lambda: torch.autograd.grad(first, [grad, *tensors], given[1:], retain_graph=True)
+
+
+CALLS = {FORWARD: forward, BOTH: both, SECOND: second}  # (function, inputs, cotangents) -> what is timed
+
+
+def second_gradients(function, inputs: Inputs, given: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    names = ("second_grad_output", *(f"second_{name}" for name in inputs.tensors))
+    return dict(zip(names, second(function, inputs, given)(), strict=True))
+
+
+def truth_of(case: Case, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Value and gradients in float64; the second ones too, of a case that times them."""
+    op = OP_CASES[case.op]
+    large = bool(case.cells) and case.shape[0] * math.prod(case.size) > LARGEST_REFERENCE
+    oracle = "cpu" if large and not why_not("cpu", "cpu") else "reference"
+    truth = expected(op, inputs, "contiguous", oracle)
+    if SECOND in case.passes:
+        wide = inputs.to(device="cpu", dtype=torch.float64)
+        given = [t.cpu().double() for t in cotangents(truth["value"].to(case.dtype), inputs)]
+        truth |= second_gradients(lambda **tensors: op.call(Inputs(tensors, wide.options), oracle), wide, given)
+    return truth
+
+
 def gate(case: Case, function, inputs: Inputs, truth: dict[str, torch.Tensor]) -> tuple[dict[str, float], str]:
     """(errors of the quantities of truth, '' or why the results are refused)."""
     try:
@@ -72,6 +116,8 @@ def gate(case: Case, function, inputs: Inputs, truth: dict[str, torch.Tensor]) -
             results = {"value": function(**inputs.tensors)}
         else:
             results = evaluate(OP_CASES[case.op], function, inputs, "contiguous")
+        if SECOND in case.passes:
+            results |= second_gradients(function, inputs, cotangents(results["value"], inputs))
     except Exception as error:  # a peer that cannot do the case is a result
         return {}, f"{RAISED} {described(error)}"
     return judge(case, results, truth)
@@ -85,9 +131,10 @@ def judge(case: Case, results: dict[str, torch.Tensor], truth: dict[str, torch.T
     """As `gate`, of results that are here."""
     allowed = GATE if case.dtype in (torch.float32, torch.float64) else HALF_GATE
     quantities = OP_CASES[case.op].quantities
+    columns = {"grad_output": "image", **quantities}
     errors, wrong = {}, []
     for name, wanted in truth.items():
-        column = "value" if name == "value" else quantities[name.removeprefix("grad_")]
+        column = "value" if name == "value" else columns[name.partition("_")[2]]  # without "grad_" or "second_"
         if not quantities:  # what has no gradient here is one
             column = "coords"
         if column == "coords" and not case.smooth:
@@ -104,21 +151,15 @@ def contend(case: Case, provider: Provider, inputs: Inputs, truth) -> Contender 
         return None
     judged = truth if provider.differentiable else {"value": truth["value"]}
     errors, status = gate(case, function, inputs, judged)
-    leaves = inputs.requires_grad()
     value = truth["value"].to(case.dtype if not case.op.endswith("_grid") else torch.float32)
-    cotangent = grad_output(value, "contiguous")
+    given = cotangents(value, inputs)
     if case.channels_last:  # as a next layer gives it
-        cotangent = cotangent.contiguous(memory_format=torch.channels_last)
-    cotangent = cotangent.to(next(iter(inputs.tensors.values())).device)
-
-    def forward():
-        return function(**inputs.tensors)
-
-    def both():
-        return torch.autograd.grad(function(**leaves.tensors), list(leaves.tensors.values()), cotangent)
-
-    calls = (forward, both) if OP_CASES[case.op].quantities and provider.differentiable else (forward,)
-    return Contender(provider.name, dict(zip(PASSES, calls, strict=False)), errors, status)
+        given[0] = given[0].contiguous(memory_format=torch.channels_last)
+    contender = Contender(provider.name, {}, errors, status)
+    for which in case.passes:
+        if provider.differentiable or which == FORWARD:
+            contender.calls[which] = CALLS[which](function, inputs, given) if contender.runs else None
+    return contender
 
 
 def clock(call: Callable, count: int, device: str) -> float:
@@ -196,9 +237,7 @@ class Measurement:
     def __init__(self, case: Case, providers: list[Provider], device: str):
         self.case, self.device = case, device
         inputs = case.inputs(device)
-        large = bool(case.cells) and case.shape[0] * math.prod(case.size) > LARGEST_REFERENCE
-        oracle = "cpu" if large and not why_not("cpu", "cpu") else "reference"
-        truth = expected(OP_CASES[case.op], inputs, "contiguous", oracle)
+        truth = truth_of(case, inputs)
         self.contenders = [c for p in providers if (c := contend(case, p, inputs, truth)) is not None]
         self.memory = {
             (c.name, which): peak_bytes(call, device)
@@ -213,7 +252,7 @@ class Measurement:
         torch.set_num_threads(threads)
         try:
             rows = []
-            for which in PASSES:
+            for which in self.case.passes:
                 those = [c for c in self.contenders if which in c.calls]
                 running = {c.name: c.calls[which] for c in those if c.runs}
                 times = interleave(running, budget, self.device) if running else {}

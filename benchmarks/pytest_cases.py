@@ -8,7 +8,7 @@ import torch
 from stn_kernels import _library
 
 from .cases import all_cases
-from .harness import PASSES, Measurement
+from .harness import Measurement
 from .providers import providers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -17,11 +17,11 @@ PROVIDERS = {p.name: p for p in providers(BACKENDS)}
 
 
 def parametrize(op: str):
-    """Marks a test with every case of the op, every provider and both passes."""
-    cases = [pytest.param(case, id=case.name) for case in all_cases([op])]
+    """Marks a test with every case of the op and its passes, and every provider."""
+    cases = [pytest.param(case, which, id=f"{case.name}-{which}") for case in all_cases([op]) for which in case.passes]
 
     def mark(test):
-        for names, values in (("which", PASSES), ("provider", list(PROVIDERS)), ("case", cases)):
+        for names, values in (("provider", list(PROVIDERS)), (("case", "which"), cases)):
             test = pytest.mark.parametrize(names, values)(test)
         return test
 

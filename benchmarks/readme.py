@@ -9,13 +9,20 @@ import statistics
 import sys
 
 from . import report
+from .cases import FIRST, SECOND
 from .gpu import goals
 from .harness import RAISED
 from .providers import EAGER
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-PASSES = ("forward", "forward+backward")
-SUITES = ("papers", "samples", "cpab", "small")  # whose every case is shown; of the others the means
+SUITES = ("papers", "samples", "cpab", "small", "second")  # whose every case is shown; of the others the means
+COMPOSITION = (
+    "The second backward alone, from cotangents of the first gradients to grad_output, image and grid; the error is the"
+    " largest of the three. Composed: floor, four gathers and weights as operations of torch, instead of its"
+    " `grid_sample`."
+)
+# Passes that share their tables, what begins the names of the errors shown, and what is said before.
+PARTS = ((FIRST, "error_value", ()), ((SECOND,), "error_second", ("", COMPOSITION)))
 UNMEASURED = (
     "Not measured yet: the CUDA and Triton kernels. No GPU has run them; they are checked for correctness on the CPU."
     " `make gpu` measures them; what they are to reach:"
@@ -37,17 +44,20 @@ def section(folder: pathlib.Path) -> str:
         " relative error of the values. All rows:"
         f" `benchmarks/results/{folder.name}/{path.name}`.",
     ]
-    lines += ["", *means(rows)]
-    for op in dict.fromkeys(r["op"] for r in rows):
-        if shown := [r for r in rows if r["op"] == op and r["suite"] in SUITES]:
-            lines += ["", *table(shown, op)]
+    for passes, error, caption in PARTS:
+        if not (those := [r for r in rows if r["pass"] in passes]):
+            continue
+        lines += [*caption, "", *means(those, passes)]
+        for op in dict.fromkeys(r["op"] for r in those):
+            if shown := [r for r in those if r["op"] == op and r["suite"] in SUITES]:
+                lines += ["", *table(shown, op, passes, error)]
     return "\n".join([*lines, "", *refused(rows), *losses(rows)])
 
 
-def means(rows: list[dict]) -> list[str]:
+def means(rows: list[dict], passes: tuple[str, ...]) -> list[str]:
     """Our kernels by operator and suite: geometric mean and worst of the ratios to torch eager."""
     ours = [r for r in rows if r["provider"].startswith("stn_kernels") and r["ratio"] is not None]
-    columns = [(p, t) for p in PASSES for t in sorted({r["threads"] for r in rows})]
+    columns = [(p, t) for p in passes for t in sorted({r["threads"] for r in rows})]
     heads = ["operator", "suite", "cases", *(f"{p}, {t} thread{'s' if t > 1 else ''}" for p, t in columns)]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for op, suite in dict.fromkeys((r["op"], r["suite"]) for r in ours):
@@ -58,18 +68,20 @@ def means(rows: list[dict]) -> list[str]:
     return lines
 
 
-def table(rows: list[dict], op: str) -> list[str]:
+def table(rows: list[dict], op: str, passes: tuple[str, ...], error: str) -> list[str]:
+    """Of the rows of an operator; its errors are the largest of those whose names begin with `error`."""
     threads = sorted({r["threads"] for r in rows})
-    columns = [(p, t) for p in PASSES for t in threads]
+    columns = [(p, t) for p in passes for t in threads]
     heads = [f"{p}, {t} thread{'s' if t > 1 else ''}" for p, t in columns]
     found = {(r["case"], r["provider"], r["pass"], r["threads"]): r for r in rows}
     lines = [f"| `{op}` | provider | " + " | ".join(heads) + " | peak MiB | error |", "|---" * (len(columns) + 4) + "|"]
     for case in dict.fromkeys(r["case"] for r in rows):
         for provider in dict.fromkeys(r["provider"] for r in rows if r["case"] == case):
             cells = [cell(found.get((case, provider, *column)), provider) for column in columns]
-            memory = found.get((case, provider, PASSES[1], threads[0]), {}).get("peak_mib")
-            error = found.get((case, provider, PASSES[0], threads[0]), {}).get("error_value")
-            last = ("" if memory is None else f"{memory:.3g}", "" if error is None else f"{error:.0e}")
+            memory = found.get((case, provider, passes[-1], threads[0]), {}).get("peak_mib")
+            first = found.get((case, provider, passes[0], threads[0]), {})
+            errors = [v for k, v in first.items() if k.startswith(error) and v is not None]
+            last = ("" if memory is None else f"{memory:.3g}", f"{max(errors):.0e}" if errors else "")
             lines.append(f"| {case} | {provider} | " + " | ".join([*cells, *last]) + " |")
     return lines
 

@@ -8,9 +8,9 @@ import torch
 
 from benchmarks import cases, harness, providers, readme, report
 from stn_kernels.op_cases import OP_CASES
-from stn_kernels.verify import expected
 
 SMALL = cases.Case("affine_sample", "small", "papers", (2, 3, 12, 14))
+TWICE = cases.Case("grid_sample", "small second", "second", (2, 3, 12, 14))
 FAST = harness.Budget(seconds=0.01, rounds=3, most_rounds=3)
 
 
@@ -26,6 +26,37 @@ def raising(case):
     return fail
 
 
+def wrong_second(case):
+    """Its value and first gradients are right: the square is 0, and so is its derivative."""
+    right = providers.eager(case)
+    return lambda input, grid: right(input, grid) + (grid - grid.detach()).square().sum()
+
+
+class Once(torch.autograd.Function):
+    """The identity, which refuses a second derivative."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return grad.clone()
+
+
+@pytest.fixture(scope="module")
+def twice():
+    contenders = [
+        providers.Provider(providers.EAGER, providers.eager),
+        providers.Provider("wrong", wrong_second),
+        providers.Provider("once", lambda case: lambda **tensors: Once.apply(providers.eager(case)(**tensors))),
+        providers.Provider("never", providers.eager, differentiable=False),
+        *providers.providers(["reference"])[1:],
+    ]
+    return harness.Measurement(TWICE, contenders, "cpu").rows(1, FAST)
+
+
 @pytest.fixture(scope="module")
 def rows():
     contenders = [
@@ -39,7 +70,7 @@ def rows():
 
 def test_a_wrong_kernel_gets_no_ratio(rows):
     refused = [r for r in rows if r["provider"] == "wrong"]
-    assert len(refused) == len(harness.PASSES)
+    assert len(refused) == len(SMALL.passes)
     for row in refused:
         assert "value off by" in row["reason"]
         assert row["median_ms"] > 0
@@ -59,7 +90,35 @@ def test_right_kernels_get_numbers(rows):
     assert all(r["ratio"] == 1 for r in rows if r["provider"] == providers.EAGER)
 
 
-PEERS = ("torch eager", "torch eager, S copies", "kornia", "libcpab", "difw", "stn_kernels reference")
+RIGHT = (providers.EAGER, "torch eager, composed", "stn_kernels reference")
+
+
+def test_second_backward_is_gated_and_timed_alone(twice):
+    assert {r["pass"] for r in twice} == {cases.SECOND}
+    by = {r["provider"]: r for r in twice}
+    assert set(by) == {*RIGHT, "wrong", "once"}
+    for name in RIGHT:
+        row = by[name]
+        assert row["reason"] == ""
+        assert row["ratio"] > 0
+        assert row["peak_mib"] > 0
+        assert all(row[f"error_second_{k}"] < 1e-5 for k in ("grad_output", "input", "grid"))
+    assert re.fullmatch(r"second_grid off by \S+ \(allowed \S+\)", by["wrong"]["reason"])
+    assert by["wrong"]["median_ms"] > 0
+    assert "ratio" not in by["wrong"]
+    assert by["once"]["reason"].startswith("raised ")
+    assert "median_ms" not in by["once"]
+
+
+PEERS = (
+    "torch eager",
+    "torch eager, S copies",
+    "torch eager, composed",
+    "kornia",
+    "libcpab",
+    "difw",
+    "stn_kernels reference",
+)
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -73,6 +132,7 @@ PEERS = ("torch eager", "torch eager, S copies", "kornia", "libcpab", "difw", "s
         cases.Case("affine_sample", "bfloat16", "dtype", (2, 3, 9, 8), dtype=torch.bfloat16),
         cases.Case("grid_sample", "small", "papers", (2, 3, 12, 14)),
         cases.Case("grid_sample", "samples", "samples", (2, 2, 9, 8), samples=3),
+        TWICE,
         cases.Case("affine_grid", "small", "papers", (2, 3, 12, 14)),
         cases.Case("homography_sample", "small", "papers", (2, 3, 12, 14), (9, 8)),
         cases.Case("homography_grid", "small", "papers", (2, 3, 12, 14)),
@@ -88,7 +148,7 @@ PEERS = ("torch eager", "torch eager, S copies", "kornia", "libcpab", "difw", "s
 def test_providers_pass_the_gate(case, name):
     provider = {p.name: p for p in providers.providers(["reference"], compile_wanted=False)}[name]
     inputs = case.inputs()
-    contender = harness.contend(case, provider, inputs, expected(OP_CASES[case.op], inputs, "contiguous"))
+    contender = harness.contend(case, provider, inputs, harness.truth_of(case, inputs))
     assert contender is None or contender.status == ""
 
 
@@ -99,6 +159,14 @@ def test_every_paper_shape_and_op_is_measured():
         (op, n) for op in OP_CASES if op.startswith("cpab") for n in (1, 2, 3)
     }
     assert {c.op for c in cases.all_cases(quick=True)} == set(OP_CASES)
+
+
+def test_passes():
+    assert {c.passes for c in cases.all_cases() if c.suite == "second"} == {(cases.SECOND,)}
+    for case in cases.all_cases():
+        if case.suite != "second":
+            assert case.passes == (cases.FIRST if OP_CASES[case.op].quantities else (cases.FORWARD,))
+    assert [c.shape for c in cases.all_cases(quick=True) if cases.SECOND in c.passes] == [(64, 1, 28, 28)]
 
 
 def test_peak_memory_counts_what_is_held_at_once():
@@ -123,8 +191,8 @@ def test_quantiles():
     assert harness.quantiles([2.0]) == (2.0, 2.0, 2.0)
 
 
-def test_results_reach_the_disk_and_the_readme(rows, tmp_path):
-    where = report.conditions("cpu")
+def test_results_reach_the_disk_and_the_readme(rows, twice, tmp_path):
+    where, rows = report.conditions("cpu"), rows + twice
     paths = report.write([row | where for row in rows], tmp_path, quick=False)
     assert [p.name for p in paths] == ["results.csv", "results.png"]
     read = report.read_csv(paths[0])
@@ -136,6 +204,11 @@ def test_results_reach_the_disk_and_the_readme(rows, tmp_path):
     assert re.search(r"\| small \| wrong \| \S+ ms, wrong \| \S+ ms, wrong \|", text)
     assert "| small | raising | refused | refused |" in text
     assert "Wrong by the correctness gate: wrong on affine_sample small (value off by" in text
+    assert text.count("| `affine_sample` | provider | forward, 1 thread | forward+backward, 1 thread |") == 1
+    assert text.count("| `grid_sample` | provider | second backward, 1 thread | peak MiB | error |") == 1
+    assert re.search(r"\| grid_sample \| second \| 1 \| \S+ \(worst \S+\) \|\n", text)
+    assert re.search(r"\| small second \| stn_kernels reference \| \S+ \| \S+ \| \S+e-\d+ \|", text)
+    assert {g["pass"] for g in report.summary(rows)} == {*cases.FIRST, cases.SECOND}
     assert "Not measured yet: the CUDA and Triton kernels" in text
 
 

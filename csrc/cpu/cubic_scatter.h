@@ -48,7 +48,7 @@ struct CubicSums {
 
   STN_INLINE bool single() const { return kEach == kQuadChannels && channels == 1; }
   // Adds the output's gradient at a run of points, which may end behind.
-  STN_SHARED void add(const Points<float>& points, int64_t count, Planes<const float> grad) {
+  STN_SHARED void add(const Points<float>& points, int64_t count, const Planes<const Any>& grad) {
     int32_t offset[kRun];
     Quad weight_x[kRun], weight_y[kRun];
     Pixels pixels;
@@ -65,11 +65,12 @@ struct CubicSums {
     if (!single()) set_pixels(grad, count, pixels);
     asm volatile("" : "+m"(offset), "+m"(weight_x), "+m"(weight_y), "+m"(pixels));  // to be reloaded: as in quads.h
     const auto add = [](float* to, Pixel value) STN_LAMBDA { store(to, load<Pixel>(to) + value); };
+    const float* of_single = single_row(grad);
     for (int64_t i = 0; i < count; ++i) {
       float* to = sums.data + kEach * int64_t(offset[i]);
       const Quad x = weight_x[i], y = weight_y[i];
       if (single()) {
-        const Quad all = x * grad[0][i];
+        const Quad all = x * of_single[i];
         for (int j = 0; j < 4; ++j, to += 4 * lattice.row) store(to, load<Quad>(to) + y[j] * all);
         continue;
       }
@@ -82,32 +83,35 @@ struct CubicSums {
       }
     }
   }
-  STN_INLINE void set_pixels(Planes<const float> planes, int64_t count, Pixels& pixels) const {
-    for (int64_t begin = 0; begin < count; begin += N) {
-      const int64_t i = whole_vector<N>(begin, count);
-      for (int64_t c = 0; c < kEach; c += 4) {
-        V parts[4] = {};
-        for (int64_t k = 0; k < 4 && c + k < channels; ++k) parts[k] = load<V>(planes[c + k] + i);
-        alignas(64) Quad quads[N];
-        interleave<4, N>(parts, (float*)quads);
-        for (int l = 0; l < N; ++l) store((float*)(pixels + i + l) + c, quads[l]);
+  STN_INLINE void set_pixels(const Planes<const Any>& planes, int64_t count, Pixels& pixels) const {
+    with_format(planes.data, [&](auto from) STN_LAMBDA {
+      for (int64_t begin = 0; begin < count; begin += N) {
+        const int64_t i = whole_vector<N>(begin, count);
+        for (int64_t c = 0; c < kEach; c += 4) {
+          V parts[4] = {};
+          for (int64_t k = 0; k < 4 && c + k < channels; ++k)
+            parts[k] = load_as<N>(from + ((c + k) * planes.plane + i));
+          alignas(64) Quad quads[N];
+          interleave<4, N>(parts, (float*)quads);
+          for (int l = 0; l < N; ++l) store((float*)(pixels + i + l) + c, quads[l]);
+        }
       }
-    }
+    });
   }
   // Row y of the channels' sums.
-  STN_SHARED void get_row(int64_t y, Planes<float> to) const {
+  STN_SHARED void get_row(int64_t y, const Planes<Any>& to) const {
     for (int64_t begin = 0; begin < lattice.width; begin += N) {
       const int64_t x = whole_vector<N>(begin, lattice.width);
       if (single()) {
         V sum{}, parts[4];
         for (int k = 0; k < 4; ++k) deinterleave<4, N>(sums.data + lattice.at(x - k, y), parts), sum += parts[k];
-        store(to[0] + x, sum);
+        store_sampled<N>(to[0] + x, sum);
         continue;
       }
       for (int64_t c = 0; c < channels; c += 4) {
         V parts[4];
         apart<N>([&](int l) STN_LAMBDA { return load<Quad>(sums.data + lattice.at(x + l, y) + c); }, parts);
-        for (int64_t k = 0; k < 4 && c + k < channels; ++k) store(to[c + k] + x, parts[k]);
+        for (int64_t k = 0; k < 4 && c + k < channels; ++k) store_sampled<N>(to[c + k] + x, parts[k]);
       }
     }
   }
@@ -145,7 +149,7 @@ void cubic_grad_input(const Problem& p, int64_t begin, int64_t end) {
                        first * p.grad_input.row;
     for (int64_t y = 0; y < last - first; ++y) {
       write_row(of, image + y * p.grad_input.row, p.grad_input.channel, p.width, {buffer.data, plane},
-                [&](Planes<float> to) STN_LAMBDA { sums.get_row(y, to); });
+                [&](const Planes<Any>& to) STN_LAMBDA { sums.get_row(y, to); });
     }
   }
 }

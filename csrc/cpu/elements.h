@@ -159,6 +159,20 @@ template <class H, class F>
 STN_INLINE void with_format(HalfElements<H> p, F f) {
   p.is_bfloat16 ? f(HalfElements<H>{p.data, true}) : f(HalfElements<H>{p.data, false});
 }
+template <class A, class F>
+STN_INLINE void with_format(AnyElements<A> p, F f) {
+  in_format(p, [&](auto elements) STN_LAMBDA { with_format(elements, f); });
+}
+template <int N>
+STN_INLINE Vec<float, N> load_as(AnyElements<const Any> p) {
+  Vec<float, N> v;
+  with_format(p, [&](auto elements) STN_LAMBDA { v = load_as<N>(elements); });
+  return v;
+}
+template <int N>
+STN_INLINE void store_sampled(AnyElements<Any> p, Vec<float, N> v) {
+  with_format(p, [&](auto elements) STN_LAMBDA { store_sampled<N>(elements, v); });
+}
 // Elements in a buffer of their own, of the format of others.
 template <class T>
 STN_INLINE T* like(const T*, T* buffer) {

@@ -108,7 +108,8 @@ struct GradientBand {
                                      channel * p.grad_output.channel + v * p.grad_output.row + u * p.grad_output.column;
     if (sums != Sums::image) {
       const auto grad = row_to_read(part, from, p.grad_output.channel, run.count, {buffer.data, row_size()});
-      if (sums == Sums::quads) return quads->passes.scatter(grad, run, first, quads->quads.data);
+      if (sums == Sums::quads)
+        return quads->passes.scatter({quads->passes, grad, run.count}, run, first, quads->quads.data);
       return pixels_scatter(run, grad, scratch.data, block, p.width, first, rows);
     }
     float* to = in_place ? target.as<float>() : scratch.data;
@@ -128,7 +129,7 @@ struct GradientBand {
     if (sums == Sums::pixels) {
       for (int64_t y = 0; y < rows; ++y) {
         write_row(part, target + y * p.grad_input.row, p.grad_input.channel, p.width, {buffer.data, row_size()},
-                  [&](Planes<float> to)
+                  [&](const Planes<Any>& to)
                       STN_LAMBDA { pixels_to_planes(scratch.data + y * block.row, block, p.width, to); });
       }
       return;

@@ -49,33 +49,29 @@ void store_planes(const Problem& p, Planes<const float> from, int64_t count, Ele
   });
 }
 STN_SHARED void load_rows(Elements<const Any> from, int64_t step, int64_t rows, int64_t count, Planes<float> to) {
-  in_format(from, [&](auto elements) STN_LAMBDA {
-    with_format(elements, [&](auto row) STN_LAMBDA {
-      for (float* out = to.data; out < to[rows]; out += to.plane, row += step) {
-        over_vectors(count, [&](int64_t i, auto width) STN_LAMBDA {
-          if constexpr (width == 1) {
-            out[i] = load_one(row + i);
-          } else {
-            store(out + i, load_as<width>(row + i));
-          }
-        });
-      }
-    });
+  with_format(from, [&](auto row) STN_LAMBDA {
+    for (float* out = to.data; out < to[rows]; out += to.plane, row += step) {
+      over_vectors(count, [&](int64_t i, auto width) STN_LAMBDA {
+        if constexpr (width == 1) {
+          out[i] = load_one(row + i);
+        } else {
+          store(out + i, load_as<width>(row + i));
+        }
+      });
+    }
   });
 }
 STN_SHARED void store_rows(Planes<const float> from, int64_t rows, int64_t count, Elements<Any> to, int64_t step) {
-  in_format(to, [&](auto elements) STN_LAMBDA {
-    with_format(elements, [&](auto row) STN_LAMBDA {
-      for (const float* in = from.data; in < from[rows]; in += from.plane, row += step) {
-        over_vectors(count, [&](int64_t i, auto width) STN_LAMBDA {
-          if constexpr (width == 1) {
-            store_one(row + i, in[i]);
-          } else {
-            store_sampled<width>(row + i, load<Vec<float, width>>(in + i));
-          }
-        });
-      }
-    });
+  with_format(to, [&](auto row) STN_LAMBDA {
+    for (const float* in = from.data; in < from[rows]; in += from.plane, row += step) {
+      over_vectors(count, [&](int64_t i, auto width) STN_LAMBDA {
+        if constexpr (width == 1) {
+          store_one(row + i, in[i]);
+        } else {
+          store_sampled<width>(row + i, load<Vec<float, width>>(in + i));
+        }
+      });
+    }
   });
 }
 

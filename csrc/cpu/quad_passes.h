@@ -32,10 +32,15 @@ struct QuadPasses {
     }
     asm volatile("" : "+m"(weight));  // as above
   }
-  STN_INLINE void set_pixels(Planes<const float> planes, int64_t count, Quads& pixels) const {
-    quads_from_planes<N>(planes, channels, count, (float*)pixels);
-    asm volatile("" : "+m"(pixels));  // as above
-  }
+  // The output's gradient: of a single channel where it lies, of several as pixels.
+  struct Gradient {
+    const float* single;
+    Quads pixels;
+    STN_INLINE Gradient(const QuadPasses& passes, const Planes<const Any>& planes, int64_t count)
+        : single(single_row(planes)) {
+      if (passes.channels > 1) quads_from_planes<N>(planes, passes.channels, count, (float*)pixels);
+    }
+  };
   // Of N points, and what remains to one.
   struct Fractions {
     V fx, fy, gx, gy;
@@ -68,7 +73,7 @@ struct QuadPasses {
     apart<N>(of_point, taps);
   }
 
-  STN_SHARED void forward(const float* image, const Run<float>& run, Planes<float> out) const {
+  STN_SHARED void forward(const float* image, const Run<float>& run, const Planes<Any>& out) const {
     Offsets offset;
     set_offsets(run, 0, offset);
     if (channels == 1) {
@@ -77,7 +82,7 @@ struct QuadPasses {
         const Fractions f(run, i);
         V taps[4];
         read(image, offset + i, taps);
-        store(out[0] + i, f.value(taps));
+        store_sampled<N>(out[0] + i, f.value(taps));
       }
       return;
     }
@@ -92,50 +97,48 @@ struct QuadPasses {
       };
       V values[4];
       apart<N>(sum, values);
-      for (int c = 0; c < channels; ++c) store(out[c] + i, values[c]);
+      store_channels<N>(values, channels, out, i);
     }
   }
 
   // dL/d(pixel coordinate before padding) of each point, from the output's gradient.
-  STN_SHARED void grad_points(const float* image, const Run<float>& run, Planes<const float> grad, float* grad_x,
+  STN_SHARED void grad_points(const float* image, const Run<float>& run, const Gradient& grad, float* grad_x,
                               float* grad_y) const {
     Offsets offset;
-    Quads pixels;
     set_offsets(run, 0, offset);
-    if (channels > 1) set_pixels(grad, run.count, pixels);
     for (int64_t first = 0; first < run.count; first += N) {
       const int64_t i = whole_vector<N>(first, run.count);
       V taps[4];
-      dots(image, offset + i, channels == 1 ? load<V>(grad[0] + i) : V{}, pixels + i, taps);
+      dots(image, offset + i, channels == 1 ? load<V>(grad.single + i) : V{}, grad.pixels + i, taps);
       const Fractions f(run, i);
       store(grad_x + i, f.along_x(taps) * load<V>(run.x_slope + i));
       store(grad_y + i, f.along_y(taps) * load<V>(run.y_slope + i));
     }
   }
 
-  // Adds the output's gradient, times the weights of the taps, to the sums. pixels: the gradient of several channels.
-  STN_SHARED void add_weighted(const float* single, const Quads& pixels, const Quads& weight, const Offsets& offset,
-                               int64_t count, float* sums) const {
+  // Adds the output's gradient, times the weights of the taps, to the sums.
+  STN_SHARED void add_weighted(const Gradient& grad, const Quads& weight, const Offsets& offset, int64_t count,
+                               float* sums) const {
     const auto add = [](float* to, Quad value) STN_LAMBDA { store(to, load<Quad>(to) + value); };
     if (channels == 1) {
 #pragma GCC unroll 8
-      for (int64_t i = 0; i < count; ++i) add(sums + 4 * int64_t(offset[i]), weight[i] * single[i]);
+      for (int64_t i = 0; i < count; ++i) add(sums + 4 * int64_t(offset[i]), weight[i] * grad.single[i]);
       return;
     }
 #pragma GCC unroll 4
-    for (int64_t i = 0; i < count; ++i) add_taps(sums + 4 * int64_t(offset[i]), 4 * lattice.row, weight[i], pixels[i]);
+    for (int64_t i = 0; i < count; ++i)
+      add_taps(sums + 4 * int64_t(offset[i]), 4 * lattice.row, weight[i], grad.pixels[i]);
   }
   // Adds the output's gradient to the sums of the rows from first_row on.
-  STN_SHARED void scatter(Planes<const float> grad, const Run<float>& run, int64_t first_row, float* sums) const {
+  STN_SHARED void scatter(const Gradient& grad, const Run<float>& run, int64_t first_row, float* sums) const {
     Offsets offset;
-    Quads weight, pixels;
+    Quads weight;
     set_offsets(run, first_row, offset), set_weights(run, weight);
-    if (channels > 1) set_pixels(grad, run.count, pixels);
-    add_weighted(grad[0], pixels, weight, offset, run.count, sums);
+    add_weighted(grad, weight, offset, run.count, sums);
   }
 
   // A row of an image of several channels.
-  STN_SHARED void set_row(Planes<const float> planes, int64_t y, float* quads) const {
+  STN_INLINE void set_row(const Planes<const Any>& planes, int64_t y, float* quads) const {
     clear_margin(-QuadLattice::kMargin, y, quads);
     quads_from_planes<N>(planes, channels, lattice.width, quads + lattice.at(0, y));
     clear_margin(lattice.width, y, quads);
@@ -154,7 +157,7 @@ struct QuadPasses {
     clear_margin(lattice.width, y, pairs);
   }
   // The other way round: planes of a row of sums.
-  STN_SHARED void get_row(const float* quads, int64_t y, Planes<float> planes) const {
+  STN_SHARED void get_row(const float* quads, int64_t y, const Planes<Any>& planes) const {
     quads_to_planes<N>(quads + lattice.at(0, y), channels, lattice.width, planes);
   }
   // Of a single channel: what row y's cells give to that row goes to `row`, with `below` of the row before, which
@@ -175,16 +178,24 @@ struct QuadImage {
   const Problem& p;
   const QuadPasses passes;
   const int64_t plane;
-  Scratch<float> quads, rows;  // rows: of planes, at hand for a while, as what was just stored is loaded otherwise then
+  const Scratch<float> quads;  // and the rows
+  float* const rows;           // of planes, at hand for a while, as what was just stored is loaded otherwise then
 
   // sums: zeros before; else to be read.
   STN_INLINE QuadImage(const Problem& problem, int64_t row_count, bool sums)
       : p(problem),
         passes{QuadLattice(problem.width, row_count, sums || problem.channels > 1 ? 4 : 2), problem.channels},
         plane(problem.width + 2 * kLead),
-        quads(sums ? Scratch<float>(passes.lattice.size) : Scratch<float>(passes.lattice.size, uninitialized)),
-        rows((3 * problem.channels + 1) * plane) {}
-  STN_INLINE float* row(int64_t i) const { return rows.data + i * plane + kLead; }
+        quads(numbers(sums)),
+        rows(quads.data + passes.lattice.size) {
+    if (!sums) __builtin_memset(rows, 0, size_t(row_numbers()) * sizeof(float));
+  }
+  STN_INLINE int64_t row_numbers() const { return (3 * p.channels + 1) * plane; }
+  STN_INLINE Scratch<float> numbers(bool sums) const {
+    const int64_t count = passes.lattice.size + row_numbers();
+    return sums ? Scratch<float>(count) : Scratch<float>(count, uninitialized);
+  }
+  STN_INLINE float* row(int64_t i) const { return rows + i * plane + kLead; }
   STN_INLINE Planes<float> buffer(int64_t i) const { return {row(i), plane}; }
 
   void read(Elements<const Any> image) {
@@ -194,18 +205,17 @@ struct QuadImage {
     __builtin_memset(quads.data, 0, size_t(first - quads.data) * sizeof(float));
     __builtin_memset(last, 0, size_t(quads.data + passes.lattice.size - last) * sizeof(float));
     const auto at = [&](int64_t y) STN_LAMBDA {
-      if (y >= count) return Planes<const float>{row(3 * p.channels), plane};  // zeros
       return row_to_read(p, image + y * p.input.row, p.input.channel, p.width, buffer(y % 3 * p.channels));
     };
-    Planes<const float> upper = at(count), here = at(0);
+    if (p.channels > 1) {
+      for (int64_t y = 0; y < count; ++y) passes.set_row(at(y), y, quads.data);
+      return;
+    }
+    const float *const zeros = row(3), *upper = zeros;
     for (int64_t y = 0; y <= count; ++y) {
-      const Planes<const float> lower = at(y + 1);
-      if (p.channels == 1) {
-        passes.set_pairs(upper.data, here.data, y - 1, quads.data);
-      } else if (y < count) {
-        passes.set_row(here, y, quads.data);
-      }
-      upper = here, here = lower;
+      const float* here = y < count ? single_row(at(y)) : zeros;
+      passes.set_pairs(upper, here, y - 1, quads.data);
+      upper = here;
     }
   }
   void write(Elements<Any> image) {
@@ -214,7 +224,7 @@ struct QuadImage {
     if (p.channels > 1) {
       for (int64_t y = 0; y < count; ++y) {
         write_row(p, at(y), channel, p.width, buffer(0),
-                  [&](Planes<float> to) STN_LAMBDA { passes.get_row(quads.data, y, to); });
+                  [&](const Planes<Any>& to) STN_LAMBDA { passes.get_row(quads.data, y, to); });
       }
       return;
     }
@@ -305,7 +315,7 @@ void quads_forward(const Problem& p, int64_t begin, int64_t end) {
                         fetch.pairs(p.parameters, source, v, u, run.count);
                         fetch.row(next, p.input, source, v, u, run.count);
                         write_row(p, to, p.output.channel, run.count, planes_of_run(values),
-                                  [&](Planes<float> out)
+                                  [&](const Planes<Any>& out)
                                       STN_LAMBDA { image.passes.forward(image.quads.data, run, out); });
                       });
   }
@@ -340,7 +350,8 @@ void quads_backward(const Problem& p, int64_t begin, int64_t end) {
             fetch.row(any_elements<T>(p, p.grad_input.data) + b * p.grad_input.batch, p.grad_input, source, v, u,
                       run.count);
           }
-          const auto grad = row_to_read(p, from, p.grad_output.channel, run.count, planes_of_run(values));
+          const QuadPasses::Gradient grad(
+              image.passes, row_to_read(p, from, p.grad_output.channel, run.count, planes_of_run(values)), run.count);
           const bool mine = p.grad_grid && row >= top && row < bottom;
           if (mine) {
             image.passes.grad_points(image.quads.data, run, grad, grad_x, grad_y);

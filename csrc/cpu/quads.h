@@ -89,23 +89,33 @@ STN_INLINE void add_taps(float* to, int64_t below, Quad w, Quad g) {
   to += below;
   add(to, __builtin_shufflevector(w, w, 2, 2, 2, 2) * g), add(to + 4, __builtin_shufflevector(w, w, 3, 3, 3, 3) * g);
 }
-// The channels of a row of pixels or points from planes to quads, N at a time, and back.
+// The channels of a row of pixels or points from planes to quads, N at a time, and back. A call, so that quads are
+// reloaded, not extracted lane by lane.
 template <int N>
-STN_INLINE void quads_from_planes(Planes<const float> planes, int64_t channels, int64_t count, float* quads) {
-  for (int64_t first = 0; first < count; first += N) {
-    const int64_t i = whole_vector<N>(first, count);
-    Vec<float, N> parts[4] = {};
-    for (int c = 0; c < channels; ++c) parts[c] = load<Vec<float, N>>(planes[c] + i);
-    interleave<4, N>(parts, quads + 4 * i);
-  }
+STN_SHARED void quads_from_planes(const Planes<const Any>& planes, int64_t channels, int64_t count, float* quads) {
+  with_format(planes.data, [&](auto from) STN_LAMBDA {
+    for (int64_t first = 0; first < count; first += N) {
+      const int64_t i = whole_vector<N>(first, count);
+      Vec<float, N> parts[4] = {};
+      for (int c = 0; c < channels; ++c) parts[c] = load_as<N>(from + (c * planes.plane + i));
+      interleave<4, N>(parts, quads + 4 * i);
+    }
+  });
 }
 template <int N>
-STN_INLINE void quads_to_planes(const float* quads, int64_t channels, int64_t count, Planes<float> planes) {
+STN_INLINE void store_channels(const Vec<float, N> (&values)[4], int64_t channels, const Planes<Any>& planes,
+                               int64_t i) {
+  with_format(planes.data, [&](auto to) STN_LAMBDA {
+    for (int c = 0; c < channels; ++c) store_sampled<N>(to + (c * planes.plane + i), values[c]);
+  });
+}
+template <int N>
+STN_INLINE void quads_to_planes(const float* quads, int64_t channels, int64_t count, const Planes<Any>& planes) {
   for (int64_t first = 0; first < count; first += N) {
     const int64_t i = whole_vector<N>(first, count);
     Vec<float, N> parts[4];
     deinterleave<4, N>(quads + 4 * i, parts);
-    for (int c = 0; c < channels; ++c) store(planes[c] + i, parts[c]);
+    store_channels<N>(parts, channels, planes, i);
   }
 }
 

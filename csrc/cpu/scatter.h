@@ -28,13 +28,13 @@ struct PixelBlock {
 };
 
 // Adds a run's gradients to rows [first_row, first_row + rows) of pixels.
-STN_INLINE void pixels_scatter(const Run<float>& run, Planes<const float> grad_output, float* pixels,
+STN_INLINE void pixels_scatter(const Run<float>& run, Planes<const Any> grad_output, float* pixels,
                                const PixelBlock& block, int64_t width, int64_t first_row, int64_t rows) {
   using V = PixelBlock::V;
   alignas(64) float points[Run<float>::kPoints * PixelBlock::kMost];
   block.squares(run.count, [&](int64_t first, int64_t channels, int64_t i) STN_LAMBDA {
     V square[PixelBlock::N] = {};
-    for (int c = 0; c < channels; ++c) square[c] = load<V>(grad_output[first + c] + i);
+    for (int c = 0; c < channels; ++c) square[c] = load_as<PixelBlock::N>(grad_output[first + c] + i);
     transpose<1>(square);
     for (int k = 0; k < PixelBlock::N; ++k) store(points + (i + k) * block.stored + first, square[k]);
   });
@@ -42,14 +42,14 @@ STN_INLINE void pixels_scatter(const Run<float>& run, Planes<const float> grad_o
 }
 
 // The planes of a row of pixels.
-STN_INLINE void pixels_to_planes(const float* pixels, const PixelBlock& block, int64_t width, Planes<float> to) {
+STN_INLINE void pixels_to_planes(const float* pixels, const PixelBlock& block, int64_t width, Planes<Any> to) {
   using V = PixelBlock::V;
   block.squares(width, [&](int64_t first, int64_t channels, int64_t x) STN_LAMBDA {
     V square[PixelBlock::N] = {};
     for (int64_t k = 0; k < minimum<int64_t>(PixelBlock::N, width - x); ++k)
       square[k] = load<V>(pixels + (x + k) * block.stored + first);
     transpose<1>(square);
-    for (int c = 0; c < channels; ++c) store(to[first + c] + x, square[c]);
+    for (int c = 0; c < channels; ++c) store_sampled<PixelBlock::N>(to[first + c] + x, square[c]);
   });
 }
 

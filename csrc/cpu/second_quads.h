@@ -50,13 +50,13 @@ struct SecondPasses {
     const Run<float>& run;
     const RunPairs& along;
     QuadPasses::Offsets offset;
-    Quads derivative, pixels;  // of the weights along the directions; the output's gradient of several channels
+    const QuadPasses::Gradient grad;
+    Quads derivative;  // of the weights along the directions
 
     STN_INLINE Points(const QuadPasses& passes, const Run<float>& placed, const RunPairs& directions, bool moved,
-                      Planes<const float> grad)
-        : run(placed), along(directions) {
+                      const Planes<const Any>& planes)
+        : run(placed), along(directions), grad(passes, planes, run.count) {
       passes.set_offsets(run, 0, offset);
-      if (passes.channels > 1) passes.set_pixels(grad, run.count, pixels);
       if (!moved) return;
       for (int64_t i = 0; i < run.count; i += N) {
         V of[4];
@@ -75,7 +75,7 @@ struct SecondPasses {
   };
 
   // The gradient to the output's.
-  STN_SHARED void outputs(const Points& points, Planes<float> out) const {
+  STN_SHARED void outputs(const Points& points, const Planes<Any>& out) const {
     const Run<float>& run = points.run;
     if (passes.channels == 1) {
       for (int64_t first = 0; first < run.count; first += N) {
@@ -86,7 +86,7 @@ struct SecondPasses {
           passes.read(image, points.offset + i, taps), points.derive_weights(i, weight);
           sum += weight[0] * taps[0] + weight[2] * taps[1] + (weight[1] * taps[2] + weight[3] * taps[3]);
         }
-        store(out[0] + i, sum);
+        store_sampled<N>(out[0] + i, sum);
       }
       return;
     }
@@ -104,21 +104,21 @@ struct SecondPasses {
       };
       V values[4];
       apart<N>(sum, values);
-      for (int c = 0; c < passes.channels; ++c) store(out[c] + i, values[c]);
+      store_channels<N>(values, passes.channels, out, i);
     }
   }
 
   // The gradient to source pixels, more than `before`: along the other, and by how directions turn weights along the
   // image.
-  STN_SHARED void pixels(const Points& points, const float* single, const RunPairs& before, RunPairs& gradient) const {
+  STN_SHARED void pixels(const Points& points, const RunPairs& before, RunPairs& gradient) const {
     const Run<float>& run = points.run;
     for (int64_t first = 0; first < run.count; first += N) {
       const int64_t i = whole_vector<N>(first, run.count);
-      const V grad = passes.channels == 1 ? load<V>(single + i) : V{};
+      const V grad = passes.channels == 1 ? load<V>(points.grad.single + i) : V{};
       V taps[4], x{}, y{};
       if (other) {
         const Fractions f(run, i);
-        passes.dots(other, points.offset + i, grad, points.pixels + i, taps);
+        passes.dots(other, points.offset + i, grad, points.grad.pixels + i, taps);
         x = f.along_x(taps), y = f.along_y(taps);
       }
       if (image) {
@@ -139,7 +139,7 @@ struct SecondPasses {
     const auto mixed = [&](int l) STN_LAMBDA {
       const float* from = image + 4 * int64_t(points.offset[i + l]);
       const TwoQuads down = load<TwoQuads>(from) - load<TwoQuads>(from + 4 * passes.lattice.row);
-      return points.pixels[i + l] * (lower(down) - upper(down));
+      return points.grad.pixels[i + l] * (lower(down) - upper(down));
     };
     apart<N>(mixed, parts);
     return (parts[0] + parts[1]) + (parts[2] + parts[3]);
@@ -176,37 +176,37 @@ void second_quads(const Problem& p, int64_t begin, int64_t end) {
       const QuadPasses whole{QuadLattice(p.width, p.height, part.channels > 1 ? 4 : 2), part.channels};
       const SecondPasses passes{whole, turns ? image.quads.data : nullptr,
                                 p.grad_grad_input ? other.quads.data : nullptr};
-      over_image_points(part, b, scatters ? 0 : top, scatters ? tasks.rows : bottom,
-                        [&](const Source& source, int64_t v, int64_t u, const Run<float>& run) STN_LAMBDA {
-                          const int64_t row = source.item % p.samples * p.out_height + v;
-                          const auto at_run = [&](const auto& images) STN_LAMBDA {
-                            return any_elements<T>(p, images.data) + source.item * images.batch + c * images.channel +
-                                   v * images.row + u * images.column;
-                          };
-                          const auto grad = row_to_read(part, at_run(p.grad_output), p.grad_output.channel, run.count,
-                                                        planes_of_run(values));
-                          if (turns) {
-                            along.load_from(p.grad_grad_grid, source, v, u, run.count);
-                            along.multiply(run.x_slope, float(source.x.scale), run.y_slope, float(source.y.scale));
-                          }
-                          SecondPasses::Points points(whole, run, along, turns, grad);
-                          const bool mine = row >= top && row < bottom;
-                          if (mine && p.output.data)
-                            write_row(part, at_run(p.output), p.output.channel, run.count, planes_of_run(results),
-                                      [&](Planes<float> out) STN_LAMBDA { passes.outputs(points, out); });
-                          if (mine && p.grad_grid) {
-                            if (c > 0) before.load_from(p.grad_grid, source, v, u, run.count);
-                            passes.pixels(points, grad[0], before, gradient);
-                            const double x = is_last ? source.x.scale : 1, y = is_last ? source.y.scale : 1;
-                            p.double_parameters
-                                ? put_pairs<double>(p.grad_grid, source, v, u, run.count, gradient.x, gradient.y, x, y)
-                                : put_pairs<float>(p.grad_grid, source, v, u, run.count, gradient.x, gradient.y, x, y);
-                          }
-                          if (!scatters) return;
-                          if (first > 0 || last < p.height) sums.passes.set_offsets(run, first, points.offset);
-                          sums.passes.add_weighted(grad[0], points.pixels, points.derivative, points.offset, run.count,
-                                                   sums.quads.data);
-                        });
+      over_image_points(
+          part, b, scatters ? 0 : top, scatters ? tasks.rows : bottom,
+          [&](const Source& source, int64_t v, int64_t u, const Run<float>& run) STN_LAMBDA {
+            const int64_t row = source.item % p.samples * p.out_height + v;
+            const auto at_run = [&](const auto& images) STN_LAMBDA {
+              return any_elements<T>(p, images.data) + source.item * images.batch + c * images.channel +
+                     v * images.row + u * images.column;
+            };
+            const auto grad =
+                row_to_read(part, at_run(p.grad_output), p.grad_output.channel, run.count, planes_of_run(values));
+            if (turns) {
+              along.load_from(p.grad_grad_grid, source, v, u, run.count);
+              along.multiply(run.x_slope, float(source.x.scale), run.y_slope, float(source.y.scale));
+            }
+            SecondPasses::Points points(whole, run, along, turns, grad);
+            const bool mine = row >= top && row < bottom;
+            if (mine && p.output.data)
+              write_row(part, at_run(p.output), p.output.channel, run.count, planes_of_run(results),
+                        [&](const Planes<Any>& out) STN_LAMBDA { passes.outputs(points, out); });
+            if (mine && p.grad_grid) {
+              if (c > 0) before.load_from(p.grad_grid, source, v, u, run.count);
+              passes.pixels(points, before, gradient);
+              const double x = is_last ? source.x.scale : 1, y = is_last ? source.y.scale : 1;
+              p.double_parameters
+                  ? put_pairs<double>(p.grad_grid, source, v, u, run.count, gradient.x, gradient.y, x, y)
+                  : put_pairs<float>(p.grad_grid, source, v, u, run.count, gradient.x, gradient.y, x, y);
+            }
+            if (!scatters) return;
+            if (first > 0 || last < p.height) sums.passes.set_offsets(run, first, points.offset);
+            sums.passes.add_weighted(points.grad, points.derivative, points.offset, run.count, sums.quads.data);
+          });
       if (scatters)
         sums.write(any_elements<T>(p, p.grad_input.data) + b * p.grad_input.batch + c * p.grad_input.channel +
                    first * p.grad_input.row);

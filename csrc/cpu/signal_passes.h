@@ -22,7 +22,8 @@ struct SignalPasses {
     asm volatile("" : "+m"(weight));  // as offsets
   }
 
-  STN_SHARED void forward(const float* signal, const Points<float>& points, int64_t count, Planes<float> out) const {
+  STN_SHARED void forward(const float* signal, const Points<float>& points, int64_t count,
+                          const Planes<Any>& out) const {
     Offsets offset;
     Weights weight;
     lattice.set_offsets(points, count, 0, offset), set_weights(points, count, weight);
@@ -34,17 +35,16 @@ struct SignalPasses {
       };
       V values[4];
       apart<N>(sum, values);
-      for (int c = 0; c < channels; ++c) store(out[c] + i, values[c]);
+      store_channels<N>(values, channels, out, i);
     }
   }
 
   // dL/d(pixel coordinate before padding) of each point, from the output's gradient.
-  STN_SHARED void grad_points(const float* signal, const Points<float>& points, int64_t count, Planes<const float> grad,
-                              float (&to)[3][kRun]) const {
+  STN_SHARED void grad_points(const float* signal, const Points<float>& points, int64_t count,
+                              const Planes<const Any>& grad, float (&to)[3][kRun]) const {
     Offsets offset;
     Quad pixels[kRun];
     lattice.set_offsets(points, count, 0, offset), quads_from_planes<N>(grad, channels, count, (float*)pixels);
-    asm volatile("" : "+m"(pixels));  // as above
     for (int64_t first = 0; first < count; first += N) {
       const int64_t i = whole_vector<N>(first, count);
       const auto product = [&](int l) STN_LAMBDA {
@@ -58,14 +58,13 @@ struct SignalPasses {
   }
 
   // Adds the output's gradient to the sums of the samples from `first` on.
-  STN_SHARED void scatter(Planes<const float> grad, const Points<float>& points, int64_t count, int64_t first,
+  STN_SHARED void scatter(const Planes<const Any>& grad, const Points<float>& points, int64_t count, int64_t first,
                           float* sums) const {
     Offsets offset;
     Weights weight;
     Quad pixels[kRun];
     lattice.set_offsets(points, count, first, offset), set_weights(points, count, weight);
     quads_from_planes<N>(grad, channels, count, (float*)pixels);
-    asm volatile("" : "+m"(pixels));  // as above
 #pragma GCC unroll 4
     for (int64_t i = 0; i < count; ++i) {
       float* to = sums + offset[i];

@@ -79,7 +79,8 @@ struct VolumePasses {
     apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l] + 4); }, right);
   }
 
-  STN_SHARED void forward(const float* volume, const Points<float>& points, int64_t count, Planes<float> out) const {
+  STN_SHARED void forward(const float* volume, const Points<float>& points, int64_t count,
+                          const Planes<Any>& out) const {
     Offsets offset;
     Weights weight;
     lattice.set_offsets(points, count, 0, offset);
@@ -90,7 +91,7 @@ struct VolumePasses {
         V left[4], right[4];
         read(volume, offset + i, left, right);
         for (int r = 0; r < 4; ++r) left[r] = w.between(left[r], right[r]);
-        store(out[0] + i, w.of_rows(left));
+        store_sampled<N>(out[0] + i, w.of_rows(left));
       }
       return;
     }
@@ -105,24 +106,24 @@ struct VolumePasses {
       };
       V values[4];
       apart<N>(sum, values);
-      for (int c = 0; c < channels; ++c) store(out[c] + i, values[c]);
+      store_channels<N>(values, channels, out, i);
     }
   }
 
   // dL/d(pixel coordinate before padding) of each point by axis, from the output's gradient.
-  STN_SHARED void grad_points(const float* volume, const Points<float>& points, int64_t count, Planes<const float> grad,
-                              float (&to)[3][kRun]) const {
+  STN_SHARED void grad_points(const float* volume, const Points<float>& points, int64_t count,
+                              const Planes<const Any>& grad, float (&to)[3][kRun]) const {
     Offsets offset;
     Quad pixels[kRun];
     lattice.set_offsets(points, count, 0, offset);
     if (channels > 1) quads_from_planes<N>(grad, channels, count, (float*)pixels);
-    asm volatile("" : "+m"(pixels));  // as above
+    const float* single = single_row(grad);
     for (int64_t first = 0; first < count; first += N) {
       const int64_t i = whole_vector<N>(first, count);
       V left[4], right[4];  // taps by row, times the output's gradient, summed over channels
       if (channels == 1) {
         read(volume, offset + i, left, right);
-        for (int r = 0; r < 4; ++r) left[r] *= load<V>(grad[0] + i), right[r] *= load<V>(grad[0] + i);
+        for (int r = 0; r < 4; ++r) left[r] *= load<V>(single + i), right[r] *= load<V>(single + i);
       } else {
         TwoQuads dots[N];
 #pragma GCC unroll 16
@@ -146,8 +147,8 @@ struct VolumePasses {
   }
 
   // Adds the output's gradient to the sums of the slices from first_slice on.
-  STN_SHARED void scatter(Planes<const float> grad, const Points<float>& points, int64_t count, int64_t first_slice,
-                          float* sums) const {
+  STN_SHARED void scatter(const Planes<const Any>& grad, const Points<float>& points, int64_t count,
+                          int64_t first_slice, float* sums) const {
     Offsets offset;
     Weights weight;
     Quad pixels[kRun];
@@ -156,7 +157,7 @@ struct VolumePasses {
       for (int64_t first = 0; first < count; first += N) {
         const int64_t i = whole_vector<N>(first, count);
         const Fractions w(points, i);
-        const V g = load<V>(grad[0] + i), left = w.g[0] * g, right = w.f[0] * g;
+        const V g = load<V>(single_row(grad) + i), left = w.g[0] * g, right = w.f[0] * g;
         const V row[] = {w.of_row(0), w.of_row(1), w.of_row(2), w.of_row(3)};
         interleave<4, N>({row[0] * left, row[1] * left, row[2] * left, row[3] * left}, (float*)(weight[0] + i));
         interleave<4, N>({row[0] * right, row[1] * right, row[2] * right, row[3] * right}, (float*)(weight[1] + i));
@@ -171,7 +172,6 @@ struct VolumePasses {
     }
     set_weights(points, count, weight);
     quads_from_planes<N>(grad, channels, count, (float*)pixels);
-    asm volatile("" : "+m"(pixels));  // as above
 #pragma GCC unroll 2
     for (int64_t i = 0; i < count; ++i) {
       float* to = sums + offset[i];
@@ -188,7 +188,7 @@ struct VolumePasses {
       interleave<4, N>(parts, quads + 4 * x);
     }
   }
-  STN_SHARED void add_cells(const float* const (&sums)[4], float* row) const {
+  STN_SHARED void add_cells(const float* const (&sums)[4], Elements<Any> row) const {
     for (int64_t first = 0; first < lattice.extent[0]; first += N) {
       const int64_t x = whole_vector<N>(first, lattice.extent[0]);
       V of[4];
@@ -197,7 +197,7 @@ struct VolumePasses {
         deinterleave<4, N>(sums[r] + 4 * x, parts);
         of[r] = parts[r];
       }
-      store(row + x, (of[0] + of[1]) + (of[2] + of[3]));
+      store_sampled<N>(row + x, (of[0] + of[1]) + (of[2] + of[3]));
     }
   }
 };

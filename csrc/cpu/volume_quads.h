@@ -65,7 +65,7 @@ struct QuadVolume {
                             STN_LAMBDA -> const float*& { return lines[size_t((z & 1) * (p.height + 2) + y + 1)]; };
       for (int64_t z = -1; z < p.depth; ++z) {
         for (int64_t y = 0; y < p.height; ++y)
-          line(y, z + 1) = z + 1 < p.depth ? row(y, z + 1, (z + 1) % 2 * p.height + y).data : zeros;
+          line(y, z + 1) = z + 1 < p.depth ? single_row(row(y, z + 1, (z + 1) % 2 * p.height + y)) : zeros;
         for (int64_t y = -1; y < p.height; ++y) {
           const float* of[] = {line(y, z), line(y + 1, z), line(y, z + 1), line(y + 1, z + 1)};
           fill(y, z, [&](float* to) STN_LAMBDA { passes.set_cells(of, to); });
@@ -79,7 +79,7 @@ struct QuadVolume {
     for (int64_t z = 0; z < passes.lattice.extent[2]; ++z) {
       for (int64_t y = 0; y < p.height; ++y) {
         write_row(p, to + (z * p.grad_input.slice + y * p.grad_input.row), p.grad_input.channel, width(), buffer(),
-                  [&](Planes<float> planes) STN_LAMBDA {
+                  [&](const Planes<Any>& planes) STN_LAMBDA {
                     if (!in_cells()) return quads_to_planes<N>(from(y, z), p.channels, width(), planes);
                     if constexpr (n > 1)
                       passes.add_cells({from(y, z), from(y - 1, z), from(y, z - 1), from(y - 1, z - 1)}, planes.data);
@@ -165,8 +165,8 @@ struct RunSampler {
 
 // Channels of a run of the output's gradient, where they lie or in a buffer.
 template <int n>
-STN_INLINE Planes<const float> run_of_gradient(const QuadVolume<n>& volume, int64_t at, int64_t count,
-                                               float (&buffer)[kQuadChannels][kRun]) {
+STN_INLINE Planes<const Any> run_of_gradient(const QuadVolume<n>& volume, int64_t at, int64_t count,
+                                             float (&buffer)[kQuadChannels][kRun]) {
   const Problem& p = volume.p;
   const auto from = elements<const Any>(p, p.grad_output.data) + at;
   return row_to_read(p, from, p.grad_output.channel, count, {buffer[0], kRun});
@@ -281,7 +281,7 @@ void volume_quads_forward(const Problem& p, int64_t begin, int64_t end) {
                      const QuadVolume<n>& from = volumes[size_t(row.item.image - task.image)];
                      const int64_t at = row.at(p.output, u) + task.channel * p.output.channel;
                      write_row(from.p, elements<Any>(p, p.output.data) + at, p.output.channel, count, {buffer[0], kRun},
-                               [&](Planes<float> out)
+                               [&](const Planes<Any>& out)
                                    STN_LAMBDA { from.passes.forward(from.quads, points, count, out); });
                    });
   }

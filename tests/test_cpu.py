@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+import stn_kernels
 from stn_kernels import _build, _library, verify
 from stn_kernels.op_cases import OP_CASES, SAMPLERS, Sample
 
@@ -167,6 +168,21 @@ SIGNALS = {  # the same
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_signals(signal, dtype, name, padding, layout):
     is_right_by_any_threads(name, SIGNALS[signal], dtype, padding, layout)
+
+
+@pytest.mark.parametrize("spread", [1.2, 6.0, 300.0])
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_many_reflections(mode, align, spread):
+    """Float32 coordinates far outside, reflected as exactly as in float64."""
+    leaves = torch.randn(2, 3, 13, 17), (2 * torch.rand(2, 20, 21, 2) - 1) * spread
+    results = []
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        image, grid = (t.to(dtype).requires_grad_() for t in leaves)
+        output = stn_kernels.grid_sample(image, grid, mode, "reflection", align, backend=backend)
+        results.append((output, *torch.autograd.grad(output.sin().sum(), (image, grid))))
+    for mine, right in zip(*results, strict=True):
+        assert (mine.double() - right).norm() <= 1e-6 * right.norm()
 
 
 SECONDS = {  # batch, samples, channels, input and output sizes

@@ -65,6 +65,39 @@ STN_INLINE void place_near(V g, Axis<float> axis, Lattice<float> limits, I& pixe
   pixel = __builtin_convertvector(below ? low - 1 : low, I), fraction = below ? exact + 1 : exact;
 }
 
+// The same with reflection, about the edges or the centres of the border pixels. Cubic taps are reflected one by one.
+struct Mirrors {
+  float low, span, last;
+  STN_INLINE Mirrors(int64_t size, bool align_corners)
+      : low(align_corners ? 0 : -0.5f), span(float(align_corners ? size - 1 : size)), last(float(size - 1)) {}
+};
+template <Mode kMode, class V, class I>
+STN_INLINE void place_mirrored(V g, Axis<float> axis, Mirrors mirrors, I& pixel, V& fraction, V& slope) {
+  V x = g * axis.scale + axis.shift;
+  auto inside = absolute(x) < splat<V>(0x1p23f);  // no fractional part left
+  V sign = splat<V>(1.f), shift{};                // the reflected coordinate is sign x + shift, which is exact
+  if constexpr (kMode != Mode::bicubic) {
+    const V flips = floor_of((masked(x, inside) - mirrors.low) / mirrors.span);
+    const V odd = flips - 2 * floor_of(0.5f * flips);
+    sign = 1 - 2 * odd;
+    shift = odd * (2 * mirrors.low + mirrors.span) - sign * flips * mirrors.span;
+    x = sign * x + shift;
+  }
+  const V at = masked(x, inside),
+          kept = kMode == Mode::bicubic ? at : minimum(maximum(V{}, at), splat<V>(mirrors.last));
+  if constexpr (kMode == Mode::nearest) {
+    pixel = __builtin_convertvector(nearest_of(kept), I);
+  } else {
+    if constexpr (kMode == Mode::bilinear) inside &= (x > V{}) & (x < splat<V>(mirrors.last));
+    V low = floor_of(kept);
+    fraction = g * (sign * axis.scale) + (sign * axis.shift + shift - low);  // as above
+    const auto below = fraction < V{};
+    low = below ? low - 1 : low, fraction = below ? fraction + 1 : fraction;
+    pixel = __builtin_convertvector(inside ? low : kept, I);
+    fraction = masked(fraction, inside), slope = masked(sign, inside);
+  }
+}
+
 // Calls body(coordinates by axis, first point) for `count` points of a grid, a vector at a time; the last one repeats.
 template <int n, class Body>
 STN_INLINE void over_coordinates(const float* grid, int64_t count, Body body) {
@@ -94,14 +127,16 @@ STN_INLINE void place_grid(const Problem& p, const float* grid, int64_t count, c
   using I = Vec<int32_t, W>;
   constexpr bool kNear = kMode == Mode::bilinear && kPadding == Padding::zeros;
   Lattice<float> limits[n];
-  for (int a = 0; a < n; ++a)
+  for (int a = 0; a < n && kPadding != Padding::reflection; ++a)
     limits[a] = kNear ? near_limits(p.extent(a), axis[a]) : bounds<kMode, kPadding>(p.extent(a));
   over_coordinates<n>(grid, count, [&](const V(&g)[n], int64_t i) STN_LAMBDA {
 #pragma GCC unroll 3
     for (int a = 0; a < n; ++a) {
       I pixel;
       V fraction, slope = splat<V>(1.f);
-      if constexpr (kNear) {
+      if constexpr (kPadding == Padding::reflection) {
+        place_mirrored<kMode>(g[a], axis[a], Mirrors(p.extent(a), p.align_corners), pixel, fraction, slope);
+      } else if constexpr (kNear) {
         place_near(g[a], axis[a], limits[a], pixel, fraction);
       } else {
         place<kMode>(g[a], axis[a], limits[a], pixel, fraction, slope);
@@ -116,8 +151,14 @@ STN_INLINE void place_grid(const Problem& p, const float* grid, int64_t count, c
 STN_INLINE bool placed_in_float(const Problem& p) {
   bool single = false;
   for (int a = 0; a < p.dimensions; ++a) single |= p.extent(a) == 1;
-  return kFused && p.transform == Transform::grid && !p.double_parameters && p.padding != Padding::reflection &&
-         !single;
+  return kFused && p.transform == Transform::grid && !p.double_parameters && !single;
+}
+// Calls f.operator()<kPadding>().
+template <class F>
+STN_INLINE auto with_padding(Padding padding, F f) {
+  if (padding == Padding::zeros) return f.template operator()<Padding::zeros>();
+  return padding == Padding::border ? f.template operator()<Padding::border>()
+                                    : f.template operator()<Padding::reflection>();
 }
 
 }  // namespace stn::STN_LEVEL

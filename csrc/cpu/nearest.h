@@ -35,7 +35,7 @@ void list_grid_pixels(const Item& item, int64_t row, int64_t u0, int64_t count, 
   uint32_t extent[n];
   for (int a = 0; a < n; ++a) {
     axis[a] = {float(item.axis[a].scale), float(item.axis[a].shift)};
-    limits[a] = bounds<Mode::nearest, kPadding>(item.p.extent(a));
+    if (kPadding != Padding::reflection) limits[a] = bounds<Mode::nearest, kPadding>(item.p.extent(a));
     first[a] = a + 1 == n ? int32_t(region.first) : 0, stride[a] = int32_t(region.stride[a]);
     extent[a] = uint32_t(a + 1 == n ? region.last - region.first : item.p.extent(a));
   }
@@ -45,7 +45,12 @@ void list_grid_pixels(const Item& item, int64_t row, int64_t u0, int64_t count, 
     for (int a = 0; a < n; ++a) {
       I pixel;
       V fraction, slope;
-      place<Mode::nearest>(g[a], axis[a], limits[a], pixel, fraction, slope);
+      if constexpr (kPadding == Padding::reflection) {
+        place_mirrored<Mode::nearest>(g[a], axis[a], Mirrors(item.p.extent(a), item.p.align_corners), pixel, fraction,
+                                      slope);
+      } else {
+        place<Mode::nearest>(g[a], axis[a], limits[a], pixel, fraction, slope);
+      }
       inside &= (Unsigned)(pixel - first[a]) < extent[a], offset += pixel * stride[a];
     }
     store(run.inside + i, inside);
@@ -57,7 +62,8 @@ void list_grid_pixels(const Item& item, int64_t row, int64_t u0, int64_t count, 
 STN_INLINE ListPixels grid_pixels(const Problem& p) {
   if (!placed_in_float(p)) return nullptr;
   return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA -> ListPixels {
-    return p.padding == Padding::zeros ? list_grid_pixels<Padding::zeros, n> : list_grid_pixels<Padding::border, n>;
+    return with_padding(p.padding,
+                        [&]<Padding kPadding>() STN_LAMBDA -> ListPixels { return list_grid_pixels<kPadding, n>; });
   });
 }
 

@@ -206,9 +206,12 @@ STN_INLINE LocatePoints<T> point_locator(const Problem& p) {
     if (affine || placed_in_float(p)) {
       return with_mode(p.mode, [&]<Mode kMode>() STN_LAMBDA {
         return with_dimensions(p.dimensions, [&](auto n) STN_LAMBDA -> LocatePoints<T> {
-          if (p.padding == Padding::zeros)
-            return affine ? locate_affine<kMode, Padding::zeros, n> : locate_grid<kMode, Padding::zeros, n>;
-          return affine ? locate_affine<kMode, Padding::border, n> : locate_grid<kMode, Padding::border, n>;
+          if (affine)
+            return p.padding == Padding::zeros ? locate_affine<kMode, Padding::zeros, n>
+                                               : locate_affine<kMode, Padding::border, n>;
+          return with_padding(p.padding, [&]<Padding kPadding>() STN_LAMBDA -> LocatePoints<T> {
+            return locate_grid<kMode, kPadding, n>;
+          });
         });
       });
     }

@@ -127,7 +127,8 @@ Locate<T> locator(const Problem& p) {
   if (p.transform == Transform::homography) return padded((HomographyRow*)nullptr);
   if (p.transform == Transform::tps) return padded((TpsRow*)nullptr);
   if (sizeof(T) == 4 && placed_in_float(p)) {
-    return p.padding == Padding::zeros ? locate_given<Padding::zeros, T> : locate_given<Padding::border, T>;
+    return with_padding(p.padding,
+                        []<Padding kPadding>() STN_LAMBDA -> Locate<T> { return locate_given<kPadding, T>; });
   }
   return p.double_parameters ? padded((GridRow<double>*)nullptr) : padded((GridRow<float>*)nullptr);
 }

@@ -9,13 +9,16 @@
 
 namespace stn::STN_LEVEL {
 
+// Whether the points of a grid are placed tile by tile.
+STN_INLINE bool placed_in_tiles(const Problem& p) { return placed_in_float(p) && p.padding != Padding::reflection; }
+
 // Whether a call is read so.
 STN_INLINE bool windowed(const Problem& p) {
   const bool near = p.transform != Transform::grid && p.padding != Padding::reflection;
   const bool worthwhile = near || p.channels >= 8;  // else placing row by row and regrouping takes longer than it saves
   if (p.mode == Mode::nearest && p.channels < 8) return false;  // a pixel a point: placing tiles takes longer
   const bool placed =
-      placed_in_float(p) || (p.mode == Mode::bilinear && p.transform != Transform::affine && worthwhile);
+      placed_in_tiles(p) || (p.mode == Mode::bilinear && p.transform != Transform::affine && worthwhile);
   return p.dimensions == 2 && placed && p.dtype != DType::float64 && !p.channels_last && p.input.column == 1 &&
          p.width >= kWindow && p.height >= kWindow && p.out_width >= kTile && p.out_height >= kTile &&
          Region(p, p.input).small;
@@ -187,7 +190,7 @@ struct StripPoints {
   // item: which of the group; basis: of a spline on that strip.
   void place(const Source& source, int64_t item, const Strip& next, const SplineBasis& basis) {
     strip = next;
-    if (kMode != Mode::bilinear || placed_in_float(p)) {
+    if (kMode != Mode::bilinear || placed_in_tiles(p)) {
       grid = static_cast<const float*>(p.parameters) + 2 * source.item * p.item_points();
       return;
     }

@@ -81,7 +81,7 @@ STN_INLINE void place_mirrored(V g, Axis<float> axis, Mirrors mirrors, I& pixel,
     const V odd = flips - 2 * floor_of(0.5f * flips);
     sign = 1 - 2 * odd;
     shift = odd * (2 * mirrors.low + mirrors.span) - sign * flips * mirrors.span;
-    x = sign * x + shift;
+    x = g * (sign * axis.scale) + (sign * axis.shift + shift);  // rounded where it ends, not where it began
   }
   const V at = masked(x, inside),
           kept = kMode == Mode::bicubic ? at : minimum(maximum(V{}, at), splat<V>(mirrors.last));

@@ -173,7 +173,7 @@ template <class N>
 auto new_node() {
   if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
     return c10::make_intrusive<N>();
-  } else {  // before torch 2.13
+  } else {  // of an older torch
     return std::shared_ptr<N>(new N, [](auto* node) { deleteNode(node); });
   }
 }

@@ -32,6 +32,15 @@ struct Placed {
   float *fraction, *slope;
 };
 
+// Splits scale g + shift into its floor and a fraction. The fraction comes from the exact product: only it is rounded,
+// not the coordinate. On entry `low` is the floor of the rounded coordinate, at most one too high.
+template <class V, class S>
+STN_INLINE void split_exactly(V g, S scale, S shift, V& low, V& fraction) {
+  fraction = g * scale + (shift - low);
+  const auto below = fraction < V{};
+  low = below ? low - 1 : low, fraction = below ? fraction + 1 : fraction;
+}
+
 // One axis of the rule of reference/sampling.py, but reflection: normalized coordinates -> pixel, fraction and slope.
 template <Mode kMode, class V, class I>
 STN_INLINE void place(V g, Axis<float> axis, Lattice<float> limits, I& pixel, V& fraction, V& slope) {
@@ -41,11 +50,8 @@ STN_INLINE void place(V g, Axis<float> axis, Lattice<float> limits, I& pixel, V&
     pixel = __builtin_convertvector(nearest_of(at), I);
   } else {
     const auto inside = (x > first) & (x < last);
-    // The fraction comes from the exact product: only it is rounded, not the coordinate.
     V low = floor_of(at);
-    fraction = g * axis.scale + (axis.shift - low);
-    const auto below = fraction < V{};  // x was rounded up to a whole number
-    low = below ? low - 1 : low, fraction = below ? fraction + 1 : fraction;
+    split_exactly(g, axis.scale, axis.shift, low, fraction);
     pixel = __builtin_convertvector(inside ? low : at, I);
     fraction = masked(fraction, inside), slope = masked(splat<V>(1.f), inside);
   }
@@ -60,9 +66,9 @@ STN_INLINE Lattice<float> near_limits(int64_t size, Axis<float> axis) {
 template <class V, class I>
 STN_INLINE void place_near(V g, Axis<float> axis, Lattice<float> limits, I& pixel, V& fraction) {
   g = minimum(maximum(splat<V>(limits.first), g), splat<V>(limits.step));
-  const V low = floor_of(g * axis.scale + axis.shift), exact = g * axis.scale + (axis.shift - low);
-  const auto below = exact < V{};  // as above
-  pixel = __builtin_convertvector(below ? low - 1 : low, I), fraction = below ? exact + 1 : exact;
+  V low = floor_of(g * axis.scale + axis.shift);
+  split_exactly(g, axis.scale, axis.shift, low, fraction);
+  pixel = __builtin_convertvector(low, I);
 }
 
 // The same with reflection, about the edges or the centres of the border pixels. Cubic taps are reflected one by one.
@@ -90,9 +96,7 @@ STN_INLINE void place_mirrored(V g, Axis<float> axis, Mirrors mirrors, I& pixel,
   } else {
     if constexpr (kMode == Mode::bilinear) inside &= (x > V{}) & (x < splat<V>(mirrors.last));
     V low = floor_of(kept);
-    fraction = g * (sign * axis.scale) + (sign * axis.shift + shift - low);  // as above
-    const auto below = fraction < V{};
-    low = below ? low - 1 : low, fraction = below ? fraction + 1 : fraction;
+    split_exactly(g, sign * axis.scale, sign * axis.shift + shift, low, fraction);
     pixel = __builtin_convertvector(inside ? low : kept, I);
     fraction = masked(fraction, inside), slope = masked(sign, inside);
   }

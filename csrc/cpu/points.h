@@ -144,7 +144,7 @@ void locate_in_double(const Item& item, int64_t row, int64_t u0, int64_t count, 
   }
 }
 
-// In float, where that is as exact: float32 grids and near affine rows, zeros or border.
+// In float, where that is as exact: float32 grids, and near affine rows with zeros or border.
 
 template <Mode kMode, Padding kPadding, int n>
 void locate_grid(const Item& item, int64_t row, int64_t u0, int64_t count, Points<float>& points) {

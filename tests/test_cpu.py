@@ -1,5 +1,6 @@
 """The native CPU library as a whole: threads, instruction sets, memory."""
 
+import math
 import os
 import pathlib
 import subprocess
@@ -151,6 +152,95 @@ def test_volumes(volume, dtype, name, padding, layout):
     is_right_by_any_threads(name, VOLUMES[volume], dtype, padding, layout)
 
 
+def turned(about, degrees):
+    """A rotation about one axis of three."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = torch.eye(3)
+    (i, j) = (k for k in range(3) if k != about)
+    matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
+    return matrix
+
+
+def smooth_volumes(batch, channels, size):
+    """Zero at the faces, their derivatives hardly jump anywhere, on whose one or other side a point may be rounded."""
+    axes = [torch.linspace(-1, 1, extent) for extent in size]
+    z, y, x = ((1 - at**2) * (1 + at * (torch.rand(batch, channels, 1) - 0.5)) for at in axes)
+    return torch.einsum("bcz,bcy,bcx->bczyx", z, y, x)
+
+
+BOXES = {  # matrix and translation, to which a little is added
+    "near": (torch.eye(3), (0, 0, 0)),
+    "turned": (turned(0, 45) @ turned(2, 90) @ turned(1, 30), (0.1, 0, 0)),
+    "enlarged": (torch.eye(3) / 4, (0.3, -0.5, 0.7)),
+    "shrunk": (3 * torch.eye(3), (0, 0.1, 0)),
+    "flipped": (-torch.eye(3), (0, 0, 0)),
+    "aside": (torch.eye(3), (1.5, 0, -1)),
+    "far away": (torch.eye(3), (0, 1e4, 0)),
+    "one plane": (torch.diag(torch.tensor([1.0, 1.0, 0.0])), (0, 0, 0.2)),
+}
+BOXED = {  # batch, samples, channels, input and output sizes: as a whole too large to be held, or by threads
+    "one channel": (1, 1, 1, (65, 67, 70), (64, 66, 69)),
+    "samples": (2, 2, 2, (65, 67, 70), (40, 30, 69)),
+    "blocks of channels": (1, 1, 5, (30, 100, 100), (70, 21, 90)),
+    "by threads": (1, 1, 1, (20, 30, 40), (40, 41, 45)),
+    "narrow": (1, 1, 3, (240, 60, 20), (200, 50, 19)),
+}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("boxed", BOXED)
+@pytest.mark.parametrize("boxes", BOXES)
+def test_boxes_of_volumes(boxes, boxed, padding, dtype, layout):
+    """Against torch in float64, and with bits that do not depend on the threads."""
+    batch, samples, channels, size, out_size = BOXED[boxed]
+    matrix, translation = BOXES[boxes]
+    theta = torch.cat([matrix, torch.tensor(translation)[:, None]], 1).expand(batch, samples, 3, 4)
+    theta = theta + 0.02 * torch.randn(theta.shape) * (boxes != "one plane")
+    image = smooth_volumes(batch, channels, size).to(dtype)
+    grad = torch.rand(batch, samples, channels, *out_size).to(dtype)
+    if layout == "channels_last":
+        image = image.to(memory_format=torch.channels_last_3d)
+
+    def results():
+        leaves = image.detach().requires_grad_(), theta.detach().requires_grad_()
+        output = stn_kernels.affine_sample(*leaves, out_size, padding_mode=padding, backend="cpu")
+        return output, *torch.autograd.grad(output, leaves, grad)
+
+    wide, wide_theta = image.double().requires_grad_(), theta.double().requires_grad_()
+    each = [
+        torch.nn.functional.grid_sample(
+            wide,
+            torch.nn.functional.affine_grid(wide_theta[:, s], (batch, channels, *out_size), align_corners=False),
+            padding_mode=padding,
+            align_corners=False,
+        )
+        for s in range(samples)
+    ]
+    output = torch.stack(each, 1)
+    assert_right(
+        *with_one_and_two_threads(results), (output, *torch.autograd.grad(output, (wide, wide_theta), grad.double()))
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, 0.0])
+@pytest.mark.parametrize("entry", [(0, 0), (1, 3), (2, 1)])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_boxes_of_hostile_thetas(padding, entry, value):
+    """As on the reference, beside an item that is not hostile."""
+    theta = torch.eye(3, 4) + 0.02 * torch.randn(2, 3, 4)
+    theta[0][entry] = value
+    image, grad, results = smooth_volumes(2, 1, (66, 66, 66)), torch.rand(2, 1, 40, 40, 50), []
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        leaves = image.to(dtype).requires_grad_(), theta.to(dtype).requires_grad_()
+        output = stn_kernels.affine_sample(*leaves, grad.shape[2:], padding_mode=padding, backend=backend)
+        results.append((output, *torch.autograd.grad(output, leaves, grad.to(dtype))))
+    for mine, right in zip(*results, strict=True):
+        most = right.detach().nan_to_num(0, 0, 0).abs().max().item()
+        torch.testing.assert_close(mine.double(), right, rtol=1e-5, atol=1e-5 * most, equal_nan=True)
+
+
 SIGNALS = {  # the same
     "one channel": (3, 2, 1, (40,), (70,)),
     "two channels": (1, None, 2, (5,), (13,)),
@@ -264,6 +354,8 @@ if ops is None:
     for volume in test_cpu.VOLUMES:
         for name in ("affine_sample", "grid_sample"):
             test_cpu.test_volumes(volume, torch.float32, name, "zeros", "contiguous")
+    for boxed in test_cpu.BOXED:
+        test_cpu.test_boxes_of_volumes("near", boxed, "zeros", torch.float32, "contiguous")
     for signal in test_cpu.SIGNALS:
         for name in ("affine_sample", "grid_sample"):
             test_cpu.test_signals(signal, torch.float32, name, "zeros", "contiguous")

@@ -7,7 +7,7 @@
 #include "storage.h"
 #include "tap_passes.h"
 #include "tap_second.h"
-#include "volume_quads.h"
+#include "volume_blocks.h"
 #include "volumes.h"
 
 namespace stn::STN_LEVEL {
@@ -19,6 +19,7 @@ template struct TapSums<double>;
 template struct TapSums<Half>;
 
 Work sampler_forward(const Problem& p) {
+  if (reads_boxes(p)) return OutputBlocks(p).work(p, volume_blocks_forward);
   if (reads_volume_quads(p))
     return {p, VolumeTasks(p).count(), p.dimensions == 1 ? volume_quads_forward<1> : volume_quads_forward<3>};
   if (in_volumes(p)) return {p, Lines(p).tasks(p), volumes_forward};
@@ -30,6 +31,7 @@ Work sampler_forward(const Problem& p) {
 
 Work sampler_grad_input(const Problem& p) {
   if (in_cubic_sums(p)) return cubic_grad_input(p);
+  if (const GradientBoxes of(p); of.fit) return {p, of.tasks(p), volume_boxes_grad_input};
   if (in_volume_quads(p))
     return {p, VolumeTasks(p).count(), p.dimensions == 1 ? volume_quads_grad_input<1> : volume_quads_grad_input<3>};
   const Bands bands(p);
@@ -52,6 +54,7 @@ Work sampler_grad_parameters(const Problem& p) {
   return with_compute(p.dtype, [&](auto a) STN_LAMBDA {
     using A = decltype(a);
     if constexpr (sizeof(A) == sizeof(float)) {
+      if (has_box_gradients(p)) return OutputBlocks(p).work(p, taps_theta_sums<A, volume_blocks_gradients>);
       if (has_volume_quad_gradients(p) && p.dimensions == 1) return gradient_work<A, volume_quads_gradients<1>>(p);
       if (has_volume_quad_gradients(p)) return gradient_work<A, volume_quads_gradients<3>>(p);
       if (has_volume_gradients(p)) return gradient_work<A, volumes_gradients>(p);

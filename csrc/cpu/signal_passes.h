@@ -26,7 +26,7 @@ struct SignalPasses {
                           const Planes<Any>& out) const {
     Offsets offset;
     Weights weight;
-    lattice.set_offsets(points, count, 0, offset), set_weights(points, count, weight);
+    lattice.set_offsets(points, count, offset), set_weights(points, count, weight);
     for (int64_t first = 0; first < count; first += N) {
       const int64_t i = whole_vector<N>(first, count);
       const auto sum = [&](int l) STN_LAMBDA {
@@ -44,7 +44,7 @@ struct SignalPasses {
                               const Planes<const Any>& grad, float (&to)[3][kRun]) const {
     Offsets offset;
     Quad pixels[kRun];
-    lattice.set_offsets(points, count, 0, offset), quads_from_planes<N>(grad, channels, count, (float*)pixels);
+    lattice.set_offsets(points, count, offset), quads_from_planes<N>(grad, channels, count, (float*)pixels);
     for (int64_t first = 0; first < count; first += N) {
       const int64_t i = whole_vector<N>(first, count);
       const auto product = [&](int l) STN_LAMBDA {
@@ -57,13 +57,13 @@ struct SignalPasses {
     }
   }
 
-  // Adds the output's gradient to the sums of the samples from `first` on.
-  STN_SHARED void scatter(const Planes<const Any>& grad, const Points<float>& points, int64_t count, int64_t first,
+  // Adds the output's gradient to the sums.
+  STN_SHARED void scatter(const Planes<const Any>& grad, const Points<float>& points, int64_t count,
                           float* sums) const {
     Offsets offset;
     Weights weight;
     Quad pixels[kRun];
-    lattice.set_offsets(points, count, first, offset), set_weights(points, count, weight);
+    lattice.set_offsets(points, count, offset), set_weights(points, count, weight);
     quads_from_planes<N>(grad, channels, count, (float*)pixels);
 #pragma GCC unroll 4
     for (int64_t i = 0; i < count; ++i) {

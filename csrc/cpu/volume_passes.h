@@ -7,12 +7,12 @@
 
 namespace stn::STN_LEVEL {
 
-// Slices of a volume, or a signal, with zeros around: a margin before each row, behind which the next one's is that of
-// its end, and so of rows and slices.
+// A box of a volume's pixels, or a part of a signal, with zeros around: a margin before each row, behind which the next
+// one's is that of its end, and so of rows and slices.
 template <int n>
 struct VolumeLattice {
   static constexpr int64_t kMargin = 2, kAside = n > 1 ? kMargin : 0;  // two taps an axis that there is
-  int64_t extent[3], step[3];                                          // by axis, in pixels
+  int64_t extent[3], step[3], origin[3] = {};                          // by axis, in pixels
   STN_INLINE VolumeLattice(int64_t width, int64_t height, int64_t slices)
       : extent{width, height, slices}, step{1, width + kMargin, (width + kMargin) * (height + kAside)} {}
   STN_INLINE int64_t at(int64_t x, int64_t y, int64_t z) const {
@@ -21,15 +21,13 @@ struct VolumeLattice {
   STN_INLINE int64_t size() const {  // vectors may end behind
     return at(extent[0] + kMargin, extent[1] - 1 + kAside, extent[2] - 1 + kAside) + kVectorBytes;
   }
-  // Where the quads of a run's points lie, in numbers from the slice (sample) `first` on: of pixels outside in the
-  // margin.
-  STN_INLINE void set_offsets(const Points<float>& points, int64_t count, int64_t first,
-                              int32_t (&offset)[kRun]) const {
+  // Where the quads of a run's points lie, in numbers: of pixels outside in the margin.
+  STN_INLINE void set_offsets(const Points<float>& points, int64_t count, int32_t (&offset)[kRun]) const {
     using I = Vec<int32_t, kVectorBytes / 4>;
     for (int64_t i = 0; i < count; i += kVectorBytes / 4) {
       I sum{};
       for (int a = 0; a < n; ++a) {
-        const I pixel = load<I>(points.index[a] + i) - int32_t(a + 1 == n ? first : 0);
+        const I pixel = load<I>(points.index[a] + i) - int32_t(origin[a]);
         const I inside = minimum(maximum(pixel, splat<I>(int32_t(-kMargin))), splat<I>(int32_t(extent[a])));
         sum += (inside + int32_t(kMargin)) * int32_t(step[a]);
       }
@@ -83,7 +81,7 @@ struct VolumePasses {
                           const Planes<Any>& out) const {
     Offsets offset;
     Weights weight;
-    lattice.set_offsets(points, count, 0, offset);
+    lattice.set_offsets(points, count, offset);
     if (channels == 1) {
       for (int64_t first = 0; first < count; first += N) {
         const int64_t i = whole_vector<N>(first, count);
@@ -115,7 +113,7 @@ struct VolumePasses {
                               const Planes<const Any>& grad, float (&to)[3][kRun]) const {
     Offsets offset;
     Quad pixels[kRun];
-    lattice.set_offsets(points, count, 0, offset);
+    lattice.set_offsets(points, count, offset);
     if (channels > 1) quads_from_planes<N>(grad, channels, count, (float*)pixels);
     const float* single = single_row(grad);
     for (int64_t first = 0; first < count; first += N) {
@@ -146,13 +144,13 @@ struct VolumePasses {
     }
   }
 
-  // Adds the output's gradient to the sums of the slices from first_slice on.
+  // Adds the output's gradient to the sums.
   STN_SHARED void scatter(const Planes<const Any>& grad, const Points<float>& points, int64_t count,
-                          int64_t first_slice, float* sums) const {
+                          float* sums) const {
     Offsets offset;
     Weights weight;
     Quad pixels[kRun];
-    lattice.set_offsets(points, count, first_slice, offset);
+    lattice.set_offsets(points, count, offset);
     if (channels == 1) {
       for (int64_t first = 0; first < count; first += N) {
         const int64_t i = whole_vector<N>(first, count);

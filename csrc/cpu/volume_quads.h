@@ -12,31 +12,55 @@ namespace stn::STN_LEVEL {
 template <int n>
 using QuadPassesOf = std::conditional_t<n == 1, SignalPasses, VolumePasses>;
 
-// Some channels of a volume or signal, or the sums of its gradient's slices (samples) from the first one on, as quads.
+// Pixels of a volume, or samples of a signal, by axis.
+struct Box {
+  int64_t first[3] = {}, extent[3];
+  STN_INLINE int64_t pixels() const { return extent[0] * extent[1] * extent[2]; }
+  // Where it begins in images.
+  template <class Pointer>
+  STN_INLINE int64_t at(const Images<Pointer>& images) const {
+    return first[0] * images.column + first[1] * images.row + first[2] * images.slice;
+  }
+};
+STN_INLINE Box whole_box(const Problem& p) { return {{}, {p.width, p.height, p.depth}}; }
+// Slices, or samples, [first, last).
+STN_INLINE Box slices_of(const Problem& p, int64_t first, int64_t last) {
+  Box box = whole_box(p);
+  box.first[p.dimensions - 1] = first, box.extent[p.dimensions - 1] = last - first;
+  return box;
+}
+
+// Some channels of a box of a volume or signal, or the sums of its gradient, as quads.
 template <int n>
 struct QuadVolume {
   using Passes = QuadPassesOf<n>;
   static constexpr int N = Passes::N;
-  Problem p;  // of these channels alone
+  Problem p;  // of these channels of the box alone
   Passes passes;
   int64_t plane;
   float* quads;
   Scratch<float> rows;
 
   // quads: `size` numbers, of sums zeros.
-  STN_INLINE QuadVolume(const Problem& problem, int64_t channels, int64_t slices, float* numbers, bool sums)
-      : p(of_channels(problem, channels)),
-        passes{lattice(p, slices), p.channels},
+  STN_INLINE QuadVolume(const Problem& problem, int64_t channels, const Box& box, float* numbers, bool sums)
+      : p(of_box(problem, channels, box)),
+        passes{lattice(box), p.channels},
         plane(p.width + kVectorBytes / 4),
         quads(numbers),
         rows((sums || !in_cells() ? p.channels : 2 * p.height + 1) * plane) {}
-  static STN_INLINE Problem of_channels(Problem p, int64_t channels) { return p.channels = channels, p; }
-  static STN_INLINE VolumeLattice<n> lattice(const Problem& p, int64_t slices) {
-    return n == 1 ? VolumeLattice<n>(slices, 1, 1) : VolumeLattice<n>(p.width, p.height, slices);
+  static STN_INLINE Problem of_box(Problem p, int64_t channels, const Box& box) {
+    if (p.input.data) p.input.data = (elements<const Any>(p, p.input.data) + box.at(p.input)).data;
+    if (p.grad_input.data) p.grad_input.data = (elements<Any>(p, p.grad_input.data) + box.at(p.grad_input)).data;
+    p.width = box.extent[0], p.height = box.extent[1], p.depth = box.extent[2], p.channels = channels;
+    return p;
   }
-  static STN_INLINE int64_t size(const Problem& p, int64_t slices) { return lattice(p, slices).size(); }
+  static STN_INLINE VolumeLattice<n> lattice(const Box& box) {
+    VolumeLattice<n> of(box.extent[0], box.extent[1], box.extent[2]);
+    for (int a = 0; a < n; ++a) of.origin[a] = box.first[a];
+    return of;
+  }
+  static STN_INLINE int64_t size(const Box& box) { return lattice(box).size(); }
   STN_INLINE bool in_cells() const { return n > 1 && p.channels == 1; }
-  STN_INLINE int64_t width() const { return passes.lattice.extent[0]; }
   STN_INLINE Planes<float> buffer(int64_t i = 0) const { return {rows.data + i * plane, plane}; }
 
   STN_SHARED void read(int64_t number, int64_t channel) const {
@@ -49,7 +73,7 @@ struct QuadVolume {
                               STN_LAMBDA { __builtin_memset(quads + filled, 0, size_t(end - filled) * sizeof(float)); };
     const auto fill = [&](int64_t y, int64_t z, auto set) STN_LAMBDA {
       const int64_t begin = passes.lattice.at(0, y, z);
-      clear_to(begin), set(quads + begin), filled = begin + 4 * width();
+      clear_to(begin), set(quads + begin), filled = begin + 4 * p.width;
     };
     if (!in_cells()) {
       for (int64_t z = 0; z < p.depth; ++z) {
@@ -74,13 +98,15 @@ struct QuadVolume {
     }
     clear_to(passes.lattice.size());
   }
-  void write(Elements<Any> to) const {
+  void write(int64_t number, int64_t channel) const {
+    const auto to =
+        elements<Any>(p, p.grad_input.data) + (number * p.grad_input.batch + channel * p.grad_input.channel);
     const auto from = [&](int64_t y, int64_t z) STN_LAMBDA { return quads + passes.lattice.at(0, y, z); };
-    for (int64_t z = 0; z < passes.lattice.extent[2]; ++z) {
+    for (int64_t z = 0; z < p.depth; ++z) {
       for (int64_t y = 0; y < p.height; ++y) {
-        write_row(p, to + (z * p.grad_input.slice + y * p.grad_input.row), p.grad_input.channel, width(), buffer(),
+        write_row(p, to + (z * p.grad_input.slice + y * p.grad_input.row), p.grad_input.channel, p.width, buffer(),
                   [&](const Planes<Any>& planes) STN_LAMBDA {
-                    if (!in_cells()) return quads_to_planes<N>(from(y, z), p.channels, width(), planes);
+                    if (!in_cells()) return quads_to_planes<N>(from(y, z), p.channels, p.width, planes);
                     if constexpr (n > 1)
                       passes.add_cells({from(y, z), from(y - 1, z), from(y, z - 1), from(y - 1, z - 1)}, planes.data);
                   });
@@ -97,14 +123,17 @@ STN_INLINE int64_t channels_of_block(const Problem& p, int64_t block) {
 
 // Images that are held at a time: the latest, or, where tasks take items side by side, all.
 STN_INLINE int64_t quad_images(const Problem& p) { return RadialRows::are_worth_it(p) ? p.batch : 1; }
-// Whether a call adds to its gradient so: volumes are worth their filling and emptying, and stay near, of one or two
-// channels nearer, which are read soon without.
-STN_INLINE bool in_volume_quads(const Problem& p) {
-  const int64_t pixels = p.width * p.height * p.depth, most = p.channels > 2 ? 1 << 20 : 1 << 18;
+// Whether a call could be sampled so, but for its size.
+STN_INLINE bool suits_volume_quads(const Problem& p) {
   if (p.dimensions == 2 || p.mode != Mode::bilinear || p.channels < (p.dimensions == 1 ? 2 : 1)) return false;
   if (p.dtype != DType::float32 && (p.dtype == DType::float64 || !kHasHalfRows)) return false;
-  return (p.channels_last ? p.channels <= kQuadChannels : p.input.column == 1) &&
-         4 * p.samples * p.item_points() >= pixels && pixels * quad_images(p) <= most;
+  return p.channels_last ? p.channels <= kQuadChannels : p.input.column == 1;
+}
+// Whether it adds to its gradient so: volumes are worth their filling and emptying, and stay near, of one or two
+// channels nearer, which are read soon without.
+STN_INLINE bool in_volume_quads(const Problem& p) {
+  const int64_t pixels = whole_box(p).pixels(), most = p.channels > 2 ? 1 << 20 : 1 << 18;
+  return suits_volume_quads(p) && 4 * p.samples * p.item_points() >= pixels && pixels * quad_images(p) <= most;
 }
 // Whether it reads so: not where a single channel of all images would be held, four times what they are.
 STN_INLINE bool reads_volume_quads(const Problem& p) {
@@ -129,12 +158,12 @@ class QuadVolumes {
   STN_INLINE explicit QuadVolumes(const Problem& p)
       : images(quad_images(p)),
         blocks(quad_blocks(p)),
-        quads(images * blocks * QuadVolume<n>::size(p, p.extent(n - 1)), uninitialized),
+        quads(images * blocks * QuadVolume<n>::size(whole_box(p)), uninitialized),
         held(size_t(images * blocks), -1) {
     volumes.reserve(held.size());
     for (int64_t i = 0; i < images * blocks; ++i) {
-      float* numbers = quads.data + i * QuadVolume<n>::size(p, p.extent(n - 1));
-      volumes.emplace_back(p, channels_of_block(p, i % blocks), p.extent(n - 1), numbers, false);
+      float* numbers = quads.data + i * QuadVolume<n>::size(whole_box(p));
+      volumes.emplace_back(p, channels_of_block(p, i % blocks), whole_box(p), numbers, false);
     }
   }
   STN_INLINE const QuadVolume<n>& of(int64_t image, int64_t channel) {
@@ -163,37 +192,57 @@ struct RunSampler {
   }
 };
 
-// Channels of a run of the output's gradient, where they lie or in a buffer.
+// The passes over a run of points of a row, whose images lie where they lie, or in a buffer.
+using RunBuffer = float[kQuadChannels][kRun];
+
 template <int n>
-STN_INLINE Planes<const Any> run_of_gradient(const QuadVolume<n>& volume, int64_t at, int64_t count,
-                                             float (&buffer)[kQuadChannels][kRun]) {
+STN_INLINE void sample_run(const QuadVolume<n>& volume, const Row& row, const Points<float>& points, int64_t u,
+                           int count, int64_t channel, RunBuffer& buffer) {
   const Problem& p = volume.p;
-  const auto from = elements<const Any>(p, p.grad_output.data) + at;
-  return row_to_read(p, from, p.grad_output.channel, count, {buffer[0], kRun});
+  const int64_t at = row.at(p.output, u) + channel * p.output.channel;
+  write_row(p, elements<Any>(p, p.output.data) + at, p.output.channel, count, {buffer[0], kRun},
+            [&](const Planes<Any>& out) STN_LAMBDA { volume.passes.forward(volume.quads, points, count, out); });
+}
+template <int n>
+STN_INLINE Planes<const Any> run_of_gradient(const QuadVolume<n>& volume, const Row& row, int64_t u, int count,
+                                             int64_t channel, RunBuffer& buffer) {
+  const Problem& p = volume.p;
+  const int64_t at = row.at(p.grad_output, u) + channel * p.grad_output.channel;
+  return row_to_read(p, elements<const Any>(p, p.grad_output.data) + at, p.grad_output.channel, count,
+                     {buffer[0], kRun});
+}
+template <int n>
+STN_INLINE void take_run_gradients(const QuadVolume<n>& volume, const Row& row, const Points<float>& points, int64_t u,
+                                   int count, int64_t channel, RunBuffer& buffer, const TakeGradients<float>& to) {
+  using V = TapList<float>::V;
+  constexpr int N = TapList<float>::N;
+  float gradient[3][kRun];
+  volume.passes.grad_points(volume.quads, points, count, run_of_gradient(volume, row, u, count, channel, buffer),
+                            gradient);
+  for (int i = 0; i < count; i += N) {
+    const V by_axis[] = {load<V>(gradient[0] + i), load<V>(gradient[1] + i), load<V>(gradient[2] + i)};
+    to.take(to.state, row, u + i, 0, minimum(N, count - i), channel == 0, by_axis);
+  }
+}
+template <int n>
+STN_INLINE void scatter_run(const QuadVolume<n>& sums, const Row& row, const Points<float>& points, int64_t u,
+                            int count, int64_t channel, RunBuffer& buffer) {
+  sums.passes.scatter(run_of_gradient(sums, row, u, count, channel, buffer), points, count, sums.quads);
 }
 
 template <int n>
 void volume_quads_gradients(const Problem& p, int64_t begin, int64_t end, const TakeGradients<float>& to) {
-  using V = TapList<float>::V;
-  constexpr int N = TapList<float>::N;
   QuadVolumes<n> volumes(p);
-  float buffer[kQuadChannels][kRun];
+  RunBuffer buffer;
   const auto end_line = [&](const Row& row, int64_t task, bool last) {
     if (to.end_line) to.end_line(to.state, row, task, last);
   };
   over_points<RunSampler>(
       p, begin, end, Region(p, p.input), true, end_line,
-      [&](const Row& row, const RunSampler::List& points, int64_t u, int, int count, int64_t channel,
-          int64_t) STN_LAMBDA {
-        const QuadVolume<n>& volume = volumes.of(row.item.image, channel);
-        const int64_t at = row.at(p.grad_output, u) + channel * p.grad_output.channel;
-        float gradient[3][kRun];
-        volume.passes.grad_points(volume.quads, points, count, run_of_gradient(volume, at, count, buffer), gradient);
-        for (int i = 0; i < count; i += N) {
-          const V by_axis[] = {load<V>(gradient[0] + i), load<V>(gradient[1] + i), load<V>(gradient[2] + i)};
-          to.take(to.state, row, u + i, 0, minimum(N, count - i), channel == 0, by_axis);
-        }
-      });
+      [&](const Row& row, const RunSampler::List& points, int64_t u, int, int count, int64_t channel, int64_t)
+          STN_LAMBDA {
+            take_run_gradients(volumes.of(row.item.image, channel), row, points, u, count, channel, buffer, to);
+          });
 }
 
 // Tasks are blocks of channels of images, in bands only to occupy the threads: of output rows, or of slices of the
@@ -232,11 +281,11 @@ struct VolumeTask {
   STN_INLINE int64_t begin(int64_t count) const { return count * band / bands; }
   STN_INLINE int64_t end(int64_t count) const { return count * (band + 1) / bands; }
 
-  std::vector<QuadVolume<n>> volumes(int64_t slices, float* numbers, bool sums) const {
+  std::vector<QuadVolume<n>> volumes(const Box& box, float* numbers, bool sums) const {
     std::vector<QuadVolume<n>> all;
     all.reserve(size_t(images));
     for (int64_t i = 0; i < images; ++i)
-      all.emplace_back(p, channels, slices, numbers + i * QuadVolume<n>::size(p, slices), sums);
+      all.emplace_back(p, channels, box, numbers + i * QuadVolume<n>::size(box), sums);
     return all;
   }
   // Calls body(row, points, u, count) for the runs of output rows [first, last) of its images.
@@ -265,24 +314,21 @@ template <int n>
 void volume_quads_forward(const Problem& p, int64_t begin, int64_t end) {
   const VolumeTasks tasks(p);
   SharedRows radial(p, true);
-  float buffer[kQuadChannels][kRun];
-  const Scratch<float> quads(tasks.images * QuadVolume<n>::size(p, p.extent(n - 1)), uninitialized);
+  RunBuffer buffer;
+  const Scratch<float> quads(tasks.images * QuadVolume<n>::size(whole_box(p)), uninitialized);
   int64_t held = -1;  // of whose tasks
   std::vector<QuadVolume<n>> volumes;
   for (int64_t number = begin; number < end; ++number) {
     const VolumeTask<n> task(tasks, number);
     if (held != number / tasks.bands) {
-      held = number / tasks.bands, volumes = task.volumes(p.extent(n - 1), quads.data, false);
+      held = number / tasks.bands, volumes = task.volumes(whole_box(p), quads.data, false);
       for (int64_t i = 0; i < task.images; ++i) volumes[size_t(i)].read(task.image + i, task.channel);
     }
     const int64_t rows = p.out_depth * p.out_height;
     task.over_rows(task.begin(rows), task.end(rows), radial,
                    [&](const Row& row, const Points<float>& points, int64_t u, int count) STN_LAMBDA {
-                     const QuadVolume<n>& from = volumes[size_t(row.item.image - task.image)];
-                     const int64_t at = row.at(p.output, u) + task.channel * p.output.channel;
-                     write_row(from.p, elements<Any>(p, p.output.data) + at, p.output.channel, count, {buffer[0], kRun},
-                               [&](const Planes<Any>& out)
-                                   STN_LAMBDA { from.passes.forward(from.quads, points, count, out); });
+                     sample_run(volumes[size_t(row.item.image - task.image)], row, points, u, count, task.channel,
+                                buffer);
                    });
   }
 }
@@ -290,23 +336,20 @@ void volume_quads_forward(const Problem& p, int64_t begin, int64_t end) {
 template <int n>
 void volume_quads_grad_input(const Problem& p, int64_t begin, int64_t end) {
   const VolumeTasks tasks(p);
-  const Region region(p, p.grad_input);
   SharedRows radial(p, true);
-  float buffer[kQuadChannels][kRun];
+  RunBuffer buffer;
   for (int64_t number = begin; number < end; ++number) {
     const VolumeTask<n> task(tasks, number);
-    const int64_t extent = p.extent(n - 1), first = task.begin(extent), slices = task.end(extent) - first;
-    const Scratch<float> zeros(task.images * QuadVolume<n>::size(p, slices));
+    const int64_t extent = p.extent(n - 1);
+    const Box slices = slices_of(p, task.begin(extent), task.end(extent));
+    const Scratch<float> zeros(task.images * QuadVolume<n>::size(slices));
     const std::vector<QuadVolume<n>> sums = task.volumes(slices, zeros.data, true);
     task.over_rows(0, p.out_depth * p.out_height, radial,
                    [&](const Row& row, const Points<float>& points, int64_t u, int count) STN_LAMBDA {
-                     const QuadVolume<n>& to = sums[size_t(row.item.image - task.image)];
-                     const int64_t at = row.at(p.grad_output, u) + task.channel * p.grad_output.channel;
-                     to.passes.scatter(run_of_gradient(to, at, count, buffer), points, count, first, to.quads);
+                     scatter_run(sums[size_t(row.item.image - task.image)], row, points, u, count, task.channel,
+                                 buffer);
                    });
-    const auto target =
-        elements<Any>(p, p.grad_input.data) + (task.channel * p.grad_input.channel + first * region.stride[n - 1]);
-    for (int64_t i = 0; i < task.images; ++i) sums[size_t(i)].write(target + (task.image + i) * p.grad_input.batch);
+    for (int64_t i = 0; i < task.images; ++i) sums[size_t(i)].write(task.image + i, task.channel);
   }
 }
 

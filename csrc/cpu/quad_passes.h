@@ -175,6 +175,7 @@ struct QuadPasses {
 // An image, or the sums of its gradient's rows from the first one on, as quads, or as pairs.
 struct QuadImage {
   static constexpr int64_t kLead = kVectorBytes / 4;  // numbers before a row, and behind
+  static constexpr int64_t kTogether = 8;             // rows of a single channel that a call converts
   const Problem& p;
   const QuadPasses passes;
   const int64_t plane;
@@ -190,7 +191,7 @@ struct QuadImage {
         rows(quads.data + passes.lattice.size) {
     if (!sums) __builtin_memset(rows, 0, size_t(row_numbers()) * sizeof(float));
   }
-  STN_INLINE int64_t row_numbers() const { return (3 * p.channels + 1) * plane; }
+  STN_INLINE int64_t row_numbers() const { return ((p.channels > 1 ? 3 * p.channels : 2 * kTogether) + 1) * plane; }
   STN_INLINE Scratch<float> numbers(bool sums) const {
     const int64_t count = passes.lattice.size + row_numbers();
     return sums ? Scratch<float>(count) : Scratch<float>(count, uninitialized);
@@ -204,16 +205,20 @@ struct QuadImage {
           *last = quads.data + passes.lattice.at(-margin, count);
     __builtin_memset(quads.data, 0, size_t(first - quads.data) * sizeof(float));
     __builtin_memset(last, 0, size_t(quads.data + passes.lattice.size - last) * sizeof(float));
-    const auto at = [&](int64_t y) STN_LAMBDA {
-      return row_to_read(p, image + y * p.input.row, p.input.channel, p.width, buffer(y % 3 * p.channels));
-    };
     if (p.channels > 1) {
-      for (int64_t y = 0; y < count; ++y) passes.set_row(at(y), y, quads.data);
+      for (int64_t y = 0; y < count; ++y) {
+        passes.set_row(row_to_read(p, image + y * p.input.row, p.input.channel, p.width, buffer(y % 3 * p.channels)), y,
+                       quads.data);
+      }
       return;
     }
-    const float *const zeros = row(3), *upper = zeros;
+    const bool converted = image.format != DType::float32 || !in_planes(p, p.width);
+    const float *const zeros = row(2 * kTogether), *upper = zeros;
     for (int64_t y = 0; y <= count; ++y) {
-      const float* here = y < count ? single_row(at(y)) : zeros;
+      const auto from = image + y * p.input.row;
+      if (converted && y < count && y % kTogether == 0)
+        load_rows(from, p.input.row, minimum(kTogether, count - y), p.width, buffer(y % (2 * kTogether)));
+      const float* here = y == count ? zeros : converted ? row(y % (2 * kTogether)) : from.template as<float>();
       passes.set_pairs(upper, here, y - 1, quads.data);
       upper = here;
     }
@@ -228,9 +233,13 @@ struct QuadImage {
       }
       return;
     }
-    for (int64_t y = -1; y <= count; ++y) {
-      if (y < count) passes.add_cells(quads.data, y, row((y + 2) % 2), row(2));
-      if (y > 0) store_planes(p, {row((y + 1) % 2), plane}, p.width, at(y - 1), channel);
+    float* below = row(2 * kTogether);
+    passes.add_cells(quads.data, -1, row(0), below);
+    for (int64_t y = 0; y < count; ++y) {
+      passes.add_cells(quads.data, y, row(y % (2 * kTogether)), below);
+      const int64_t first = y / kTogether * kTogether, some = y + 1 - first;
+      if (some == kTogether || y + 1 == count)
+        store_rows(buffer(first % (2 * kTogether)), some, p.width, at(first), p.grad_input.row);
     }
   }
 };

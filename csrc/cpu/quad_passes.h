@@ -15,6 +15,7 @@ struct QuadPasses {
   using I = Vec<int32_t, N>;
   const QuadLattice lattice;
   const int64_t channels;
+  const DType format = DType::float32;  // of the numbers, of a single channel perhaps halves
 
   // What is stored for a whole run, to be loaded otherwise later: at once it would have to wait.
   using Offsets = int32_t[Run<float>::kPoints];  // where points' quads lie, in pixels
@@ -54,8 +55,17 @@ struct QuadPasses {
     STN_INLINE V along_y(const V (&taps)[4]) const { return gx * (taps[1] - taps[0]) + fx * (taps[3] - taps[2]); }
   };
   // Of a single channel: the taps of N points, those of the pixel and the one below before those right of them.
-  static STN_INLINE void read(const float* pairs, const int32_t* offset, V (&to)[4]) {
-    apart<N>([&](int l) STN_LAMBDA { return load<Quad>(pairs + 2 * int64_t(offset[l])); }, to);
+  STN_INLINE void read(const float* pairs, const int32_t* offset, V (&to)[4]) const {
+    if (!is_half(format))
+      return apart<N>([&](int l) STN_LAMBDA { return load<Quad>(pairs + 2 * int64_t(offset[l])); }, to);
+    V words[2];
+    const auto pair = [&](int l) STN_LAMBDA {
+      double two;
+      __builtin_memcpy(&two, pairs + offset[l], sizeof two);
+      return two;
+    };
+    apart_pairs<N>(pair, words);
+    widen_words<N>(format, words[0], to[0], to[1]), widen_words<N>(format, words[1], to[2], to[3]);
   }
 
   // The same, times the output's gradient and summed over channels: its pixels, or that of a single one.
@@ -147,12 +157,17 @@ struct QuadPasses {
     for (int64_t i = 0; i < QuadLattice::kMargin * lattice.each; i += 4) store(quads + lattice.at(x, y) + i, Quad{});
   }
   // Of a single channel: two of its rows.
-  STN_SHARED void set_pairs(const float* upper, const float* lower, int64_t y, float* pairs) const {
+  template <class T>
+  STN_SHARED void set_pairs(const T* upper, const T* lower, int64_t y, float* pairs) const {
     clear_margin(-QuadLattice::kMargin, y, pairs);
     for (int64_t first = 0; first < lattice.width; first += N) {
       const int64_t x = whole_vector<N>(first, lattice.width);
-      const V parts[] = {load<V>(upper + x), load<V>(lower + x)};
-      interleave<2, N>(parts, pairs + lattice.at(x, y));
+      float* to = pairs + lattice.at(x, y);
+      if constexpr (kIs<T, float>) {
+        interleave<2, N>({load<V>(upper + x), load<V>(lower + x)}, to);
+      } else {
+        store(to, half_words<N>(upper + x, lower + x));
+      }
     }
     clear_margin(lattice.width, y, pairs);
   }
@@ -175,7 +190,7 @@ struct QuadPasses {
 // An image, or the sums of its gradient's rows from the first one on, as quads, or as pairs.
 struct QuadImage {
   static constexpr int64_t kLead = kVectorBytes / 4;  // numbers before a row, and behind
-  static constexpr int64_t kTogether = 8;             // rows of a single channel that a call converts
+  static constexpr int64_t kTogether = 8;             // rows of a single channel's sums that a call stores
   const Problem& p;
   const QuadPasses passes;
   const int64_t plane;
@@ -185,11 +200,16 @@ struct QuadImage {
   // sums: zeros before; else to be read.
   STN_INLINE QuadImage(const Problem& problem, int64_t row_count, bool sums)
       : p(problem),
-        passes{QuadLattice(problem.width, row_count, sums || problem.channels > 1 ? 4 : 2), problem.channels},
+        passes(passes_of(problem, row_count, sums)),
         plane(problem.width + 2 * kLead),
         quads(numbers(sums)),
         rows(quads.data + passes.lattice.size) {
     if (!sums) __builtin_memset(rows, 0, size_t(row_numbers()) * sizeof(float));
+  }
+  static STN_INLINE QuadPasses passes_of(const Problem& p, int64_t row_count, bool sums) {
+    const bool quads = sums || p.channels > 1, stored = !quads && in_planes(p, p.width);
+    const DType format = stored ? p.dtype : DType::float32;
+    return {QuadLattice(p.width, row_count, quads ? 4 : is_half(format) ? 1 : 2), p.channels, format};
   }
   STN_INLINE int64_t row_numbers() const { return ((p.channels > 1 ? 3 * p.channels : 2 * kTogether) + 1) * plane; }
   STN_INLINE Scratch<float> numbers(bool sums) const {
@@ -212,15 +232,22 @@ struct QuadImage {
       }
       return;
     }
-    const bool converted = image.format != DType::float32 || !in_planes(p, p.width);
-    const float *const zeros = row(2 * kTogether), *upper = zeros;
-    for (int64_t y = 0; y <= count; ++y) {
-      const auto from = image + y * p.input.row;
-      if (converted && y < count && y % kTogether == 0)
-        load_rows(from, p.input.row, minimum(kTogether, count - y), p.width, buffer(y % (2 * kTogether)));
-      const float* here = y == count ? zeros : converted ? row(y % (2 * kTogether)) : from.template as<float>();
-      passes.set_pairs(upper, here, y - 1, quads.data);
-      upper = here;
+    const auto read_pairs = [&]<class T>(const T* zeros, auto row_at) STN_LAMBDA {
+      const T* upper = zeros;
+      for (int64_t y = 0; y <= count; ++y) {
+        const T* here = y < count ? row_at(y) : zeros;
+        passes.set_pairs(upper, here, y - 1, quads.data);
+        upper = here;
+      }
+    };
+    const float* zeros = row(2 * kTogether);
+    if (is_half(passes.format)) {
+      read_pairs(reinterpret_cast<const uint16_t*>(zeros),
+                 [&](int64_t y) STN_LAMBDA { return (image + y * p.input.row).template as<uint16_t>(); });
+    } else {
+      read_pairs(zeros, [&](int64_t y) STN_LAMBDA {
+        return single_row(row_to_read(p, image + y * p.input.row, p.input.channel, p.width, buffer(y % 2)));
+      });
     }
   }
   void write(Elements<Any> image) {

@@ -68,6 +68,38 @@ STN_INLINE void apart(At quad, Vec<float, N> (&to)[4]) {
   to[2] = within_lanes<0, 1, 4, 5>(c, d), to[3] = within_lanes<2, 3, 6, 7>(c, d);
 }
 
+// Whether what is held of a single channel are the halves it is stored in, two in a word.
+STN_INLINE bool is_half(DType format) { return format == DType::bfloat16 || format == DType::float16; }
+// Words of N pixels in a row of halves, as the lower ones, and in another.
+template <int N>
+STN_INLINE Vec<uint32_t, N> half_words(const uint16_t* lower, const uint16_t* upper) {
+  return extended<N>(load<Halves<N>>(lower)) | extended<N>(load<Halves<N>>(upper)) << 16;
+}
+// Words -> their lower and upper halves, as floats.
+template <int N>
+STN_INLINE void widen_words(DType format, Vec<float, N> words, Vec<float, N>& lower, Vec<float, N>& upper) {
+  widen_pairs<N>(format == DType::bfloat16, (Vec<uint32_t, N>)words, lower, upper);
+}
+
+// The same of pairs, given as doubles.
+template <int N, class At>
+STN_INLINE void apart_pairs(At pair, Vec<float, N> (&to)[2]) {
+  const auto one = [&](int i) STN_LAMBDA { return Vec<double, 2>{pair(i), pair(i + 1)}; };
+  const auto two = [&](int i) STN_LAMBDA { return __builtin_shufflevector(one(i), one(i + 4), 0, 1, 2, 3); };
+  Vec<float, N> rows[2];  // of every second two points, so that what follows stays within 128 bits
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    if constexpr (N == 4) {
+      rows[k] = (Vec<float, N>)one(2 * k);
+    } else if constexpr (N == 8) {
+      rows[k] = (Vec<float, N>)two(2 * k);
+    } else {
+      rows[k] = (Vec<float, N>)__builtin_shufflevector(two(2 * k), two(2 * k + 8), 0, 1, 2, 3, 4, 5, 6, 7);
+    }
+  }
+  to[0] = within_lanes<0, 2, 4, 6>(rows[0], rows[1]), to[1] = within_lanes<1, 3, 5, 7>(rows[0], rows[1]);
+}
+
 // The four taps of a point, weighted: of its left and its right pixels, `below` numbers apart from those under them.
 STN_INLINE TwoQuads weighted_taps(const float* from, int64_t below, Quad w) {
   return __builtin_shufflevector(w, w, 0, 0, 0, 0, 1, 1, 1, 1) * load<TwoQuads>(from) +

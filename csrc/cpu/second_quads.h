@@ -173,7 +173,7 @@ void second_quads(const Problem& p, int64_t begin, int64_t end) {
       const int64_t at = b * p.input.batch + c * p.input.channel;
       if (any && turns) image.read(any_elements<T>(p, p.input.data) + at);
       if (any && p.grad_grad_input) other.read(any_elements<T>(p, p.grad_grad_input) + at);
-      const QuadPasses whole{QuadLattice(p.width, p.height, part.channels > 1 ? 4 : 2), part.channels};
+      const QuadPasses whole = QuadImage::passes_of(part, p.height, false);
       const SecondPasses passes{whole, turns ? image.quads.data : nullptr,
                                 p.grad_grad_input ? other.quads.data : nullptr};
       over_image_points(

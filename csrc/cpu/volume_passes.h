@@ -13,10 +13,11 @@ template <int n>
 struct VolumeLattice {
   static constexpr int64_t kMargin = 2, kAside = n > 1 ? kMargin : 0;  // two taps an axis that there is
   int64_t extent[3], step[3], origin[3] = {};                          // by axis, in pixels
+  int64_t each = 4;                                                    // numbers a pixel
   STN_INLINE VolumeLattice(int64_t width, int64_t height, int64_t slices)
       : extent{width, height, slices}, step{1, width + kMargin, (width + kMargin) * (height + kAside)} {}
   STN_INLINE int64_t at(int64_t x, int64_t y, int64_t z) const {
-    return 4 * ((z + kAside) * step[2] + (y + kAside) * step[1] + x + kMargin);
+    return each * ((z + kAside) * step[2] + (y + kAside) * step[1] + x + kMargin);
   }
   STN_INLINE int64_t size() const {  // vectors may end behind
     return at(extent[0] + kMargin, extent[1] - 1 + kAside, extent[2] - 1 + kAside) + kVectorBytes;
@@ -31,7 +32,7 @@ struct VolumeLattice {
         const I inside = minimum(maximum(pixel, splat<I>(int32_t(-kMargin))), splat<I>(int32_t(extent[a])));
         sum += (inside + int32_t(kMargin)) * int32_t(step[a]);
       }
-      store(offset + i, 4 * sum);
+      store(offset + i, int32_t(each) * sum);
     }
     asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
   }
@@ -43,6 +44,7 @@ struct VolumePasses {
   using V = Vec<float, N>;
   VolumeLattice<3> lattice;
   int64_t channels;
+  DType format = DType::float32;  // of the numbers, of a single channel perhaps halves
 
   // What is stored for a whole run, to be loaded otherwise later: at once it would have to wait.
   using Offsets = int32_t[kRun];
@@ -72,9 +74,17 @@ struct VolumePasses {
   }
 
   // Of a single channel: the taps of N points by row.
-  static STN_INLINE void read(const float* volume, const int32_t* offset, V (&left)[4], V (&right)[4]) {
-    apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l]); }, left);
-    apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l] + 4); }, right);
+  STN_INLINE void read(const float* volume, const int32_t* offset, V (&left)[4], V (&right)[4]) const {
+    if (!is_half(format)) {
+      apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l]); }, left);
+      return apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l] + 4); }, right);
+    }
+    V words[4];
+    apart<N>([&](int l) STN_LAMBDA { return load<Quad>(volume + offset[l]); }, words);
+    for (int z = 0; z < 2; ++z) {
+      widen_words<N>(format, words[z], left[2 * z], left[2 * z + 1]);
+      widen_words<N>(format, words[2 + z], right[2 * z], right[2 * z + 1]);
+    }
   }
 
   STN_SHARED void forward(const float* volume, const Points<float>& points, int64_t count,
@@ -179,11 +189,17 @@ struct VolumePasses {
   }
 
   // Of a single channel: a row's numbers from the rows of pixels that they are; and what rows of sums give to a row.
-  STN_SHARED void set_cells(const float* const (&rows)[4], float* quads) const {
+  template <class T>
+  STN_SHARED void set_cells(const T* const (&rows)[4], float* quads) const {
     for (int64_t first = 0; first < lattice.extent[0]; first += N) {
       const int64_t x = whole_vector<N>(first, lattice.extent[0]);
-      const V parts[] = {load<V>(rows[0] + x), load<V>(rows[1] + x), load<V>(rows[2] + x), load<V>(rows[3] + x)};
-      interleave<4, N>(parts, quads + 4 * x);
+      if constexpr (kIs<T, float>) {
+        const V parts[] = {load<V>(rows[0] + x), load<V>(rows[1] + x), load<V>(rows[2] + x), load<V>(rows[3] + x)};
+        interleave<4, N>(parts, quads + 4 * x);
+      } else {
+        const V parts[] = {(V)half_words<N>(rows[0] + x, rows[1] + x), (V)half_words<N>(rows[2] + x, rows[3] + x)};
+        interleave<2, N>(parts, quads + 2 * x);
+      }
     }
   }
   STN_SHARED void add_cells(const float* const (&sums)[4], Elements<Any> row) const {

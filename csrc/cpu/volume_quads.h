@@ -47,7 +47,12 @@ struct QuadVolume {
         passes{lattice(box), p.channels},
         plane(p.width + kVectorBytes / 4),
         quads(numbers),
-        rows((sums || !in_cells() ? p.channels : 2 * p.height + 1) * plane) {}
+        rows((sums || !in_cells() ? p.channels : 2 * p.height + 1) * plane) {
+    if constexpr (n > 1) {
+      if (!sums && in_cells() && is_half(p.dtype) && in_planes(p, p.width))
+        passes.format = p.dtype, passes.lattice.each = 2;
+    }
+  }
   static STN_INLINE Problem of_box(Problem p, int64_t channels, const Box& box) {
     if (p.input.data) p.input.data = (elements<const Any>(p, p.input.data) + box.at(p.input)).data;
     if (p.grad_input.data) p.grad_input.data = (elements<Any>(p, p.grad_input.data) + box.at(p.grad_input)).data;
@@ -61,19 +66,25 @@ struct QuadVolume {
   }
   static STN_INLINE int64_t size(const Box& box) { return lattice(box).size(); }
   STN_INLINE bool in_cells() const { return n > 1 && p.channels == 1; }
+  STN_INLINE bool holds_halves() const {
+    if constexpr (n > 1) return is_half(passes.format);
+    return false;
+  }
   STN_INLINE Planes<float> buffer(int64_t i = 0) const { return {rows.data + i * plane, plane}; }
 
   STN_SHARED void read(int64_t number, int64_t channel) const {
     const auto from = elements<const Any>(p, p.input.data) + (number * p.input.batch + channel * p.input.channel);
     const auto row = [&](int64_t y, int64_t z, int64_t slot) STN_LAMBDA {
-      return row_to_read(p, from + (z * p.input.slice + y * p.input.row), p.input.channel, p.width, buffer(slot));
+      const auto first = from + (z * p.input.slice + y * p.input.row);
+      if (holds_halves()) return Planes<const Any>{first, 0};
+      return row_to_read(p, first, p.input.channel, p.width, buffer(slot));
     };
     int64_t filled = 0;
     const auto clear_to = [&](int64_t end)
                               STN_LAMBDA { __builtin_memset(quads + filled, 0, size_t(end - filled) * sizeof(float)); };
     const auto fill = [&](int64_t y, int64_t z, auto set) STN_LAMBDA {
       const int64_t begin = passes.lattice.at(0, y, z);
-      clear_to(begin), set(quads + begin), filled = begin + 4 * p.width;
+      clear_to(begin), set(quads + begin), filled = begin + passes.lattice.each * p.width;
     };
     if (!in_cells()) {
       for (int64_t z = 0; z < p.depth; ++z) {
@@ -83,17 +94,25 @@ struct QuadVolume {
       }
     } else if constexpr (n > 1) {
       // The rows of two slices at hand, with one of zeros before and behind.
-      const float* const zeros = buffer(2 * p.height).data;
-      std::vector<const float*> lines(size_t(2 * (p.height + 2)), zeros);
-      const auto line = [&](int64_t y, int64_t z)
-                            STN_LAMBDA -> const float*& { return lines[size_t((z & 1) * (p.height + 2) + y + 1)]; };
-      for (int64_t z = -1; z < p.depth; ++z) {
-        for (int64_t y = 0; y < p.height; ++y)
-          line(y, z + 1) = z + 1 < p.depth ? single_row(row(y, z + 1, (z + 1) % 2 * p.height + y)) : zeros;
-        for (int64_t y = -1; y < p.height; ++y) {
-          const float* of[] = {line(y, z), line(y + 1, z), line(y, z + 1), line(y + 1, z + 1)};
-          fill(y, z, [&](float* to) STN_LAMBDA { passes.set_cells(of, to); });
+      const auto fill_cells = [&]<class T>(const T* zeros, auto row_at) STN_LAMBDA {
+        std::vector<const T*> lines(size_t(2 * (p.height + 2)), zeros);
+        const auto line = [&](int64_t y, int64_t z)
+                              STN_LAMBDA -> const T*& { return lines[size_t((z & 1) * (p.height + 2) + y + 1)]; };
+        for (int64_t z = -1; z < p.depth; ++z) {
+          for (int64_t y = 0; y < p.height; ++y)
+            line(y, z + 1) = z + 1 < p.depth ? row_at(row(y, z + 1, (z + 1) % 2 * p.height + y)) : zeros;
+          for (int64_t y = -1; y < p.height; ++y) {
+            const T* of[] = {line(y, z), line(y + 1, z), line(y, z + 1), line(y + 1, z + 1)};
+            fill(y, z, [&](float* to) STN_LAMBDA { passes.set_cells(of, to); });
+          }
         }
+      };
+      const float* zeros = buffer(2 * p.height).data;
+      if (holds_halves()) {
+        fill_cells(reinterpret_cast<const uint16_t*>(zeros),
+                   [](const Planes<const Any>& of) STN_LAMBDA { return of.data.template as<uint16_t>(); });
+      } else {
+        fill_cells(zeros, single_row);
       }
     }
     clear_to(passes.lattice.size());

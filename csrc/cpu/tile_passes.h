@@ -82,7 +82,7 @@ void tile_forward(const Problem& p, int64_t item, const PixelMap<double>& m, int
                    const F16 w00 = gx * gy, w01 = taps.fx * gy, w10 = gx * taps.fy, w11 = taps.fx * taps.fy;
                    const auto image = images + (first * p.input.channel + offset);
                    const auto ahead = fetch.of(t.u, t.v, offset);
-                   in_format(image, output, [&](auto in, auto out) STN_LAMBDA {
+                   with_format(image, output, [&](auto in, auto out) STN_LAMBDA {
                      for (int64_t c = 0; c < channels; ++c, in += p.input.channel, out += p.output.channel) {
                        ahead(in, p.input.row, out, p.output.row);
                        F16 a, b, c10, d;

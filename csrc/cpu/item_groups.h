@@ -120,6 +120,32 @@ STN_INLINE Groups image_groups(const Problem& p) {
 }
 STN_INLINE int64_t image_bands(const Problem& p) { return bands_of(p, image_groups(p).count); }
 
+// Places the points of items as runs by tiles, where there are any.
+class RunPlacer {
+  const Problem& p;
+  const int64_t most_items;
+  ItemStrips* strips = nullptr;  // once they are needed
+
+ public:
+  STN_INLINE RunPlacer(const Problem& problem, int64_t items) : p(problem), most_items(items) {}
+  STN_INLINE ~RunPlacer() {
+    if constexpr (kHasTiles) {
+      if (strips) delete_item_strips(strips);
+    }
+  }
+  RunPlacer(const RunPlacer&) = delete;
+  STN_INLINE bool possible() const {
+    if constexpr (kHasTiles) return has_placed_runs(p);
+    return false;
+  }
+  STN_INLINE void place(int64_t first, int64_t last, int64_t top, int64_t bottom, Run<float>* runs) {
+    if constexpr (kHasTiles) {
+      if (!strips) strips = new_item_strips(p, most_items);
+      place_item_runs(*strips, first, last, top, bottom, runs);
+    }
+  }
+};
+
 // The points of some items, placed row by row of all of them.
 struct ItemRuns {
   static constexpr int64_t kPoints = Run<float>::kPoints;
@@ -127,19 +153,19 @@ struct ItemRuns {
   const int64_t per_row, per_item;
   int64_t first_item = 0;
   const Scratch<Run<float>> runs;
+  RunPlacer placer;
   STN_INLINE ItemRuns(const Problem& problem, int64_t most_items)
       : p(problem),
         per_row((p.out_width + kPoints - 1) / kPoints),
         per_item(p.out_height * per_row),
-        runs(most_items * per_item + 1, uninitialized) {}
+        runs(most_items * per_item + 1, uninitialized),
+        placer(problem, maximum<int64_t>(1, most_items)) {}
   STN_INLINE Run<float>* row(int64_t item, int64_t v) const {
     return runs.data + (item - first_item) * per_item + v * per_row;
   }
   void place(int64_t first, int64_t last) {
     first_item = first;
-    if constexpr (kHasTiles) {
-      if (has_placed_runs(p)) return place_item_runs(p, first, last, 0, p.out_height, runs.data);
-    }
+    if (placer.possible()) return placer.place(first, last, 0, p.out_height, runs.data);
     const Locate<float> locate = locator<float>(p);
     over_rows_of_items(p, first, last, 0, p.out_height,
                        [&](const Source& source, int64_t begin, int64_t end) STN_LAMBDA {
@@ -156,8 +182,6 @@ inline void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
   constexpr int64_t kPoints = Run<float>::kPoints;
   const Groups groups = image_groups(p);
   const int64_t bands = image_bands(p), step = scattered_channels(p);
-  bool by_tiles = false;
-  if constexpr (kHasTiles) by_tiles = has_placed_runs(p);
   // Else placed where they are used: some rows at a time, or run by run.
   const bool kept = groups.size > 1 || step < p.channels;
   constexpr int64_t kRows = 16, kFewest = 4;
@@ -177,10 +201,10 @@ inline void group_grad_input(const Problem& p, int64_t begin, int64_t end) {
         for (int64_t item = b * p.samples; item < (b + 1) * p.samples; ++item) {
           if (kept) {
             for (int64_t v = 0; v < p.out_height; ++v) add_row(band, item, v, placed.row(item, v));
-          } else if (by_tiles) {
+          } else if (placed.placer.possible()) {
             for (int64_t top = 0, bottom; top < p.out_height; top = bottom) {
               bottom = p.out_height - top < kRows + kFewest ? p.out_height : top + kRows;
-              if constexpr (kHasTiles) place_item_runs(p, item, item + 1, top, bottom, runs.data);
+              placed.placer.place(item, item + 1, top, bottom, runs.data);
               for (int64_t v = top; v < bottom; ++v) add_row(band, item, v, runs.data + (v - top) * per_row);
             }
           } else {

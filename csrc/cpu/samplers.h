@@ -19,7 +19,10 @@ Work window_grad_parameters(const Problem&);
 // Whether the points of a homography or spline can be placed tile by tile, and that: as Run<float> of the rows
 // [top, bottom), at least four, of the items [first, last).
 bool has_placed_runs(const Problem&);
-void place_item_runs(const Problem&, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs);
+struct ItemStrips;
+ItemStrips* new_item_strips(const Problem&, int64_t most_items);
+void delete_item_strips(ItemStrips*);
+void place_item_runs(ItemStrips&, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs);
 // The shares of a row block, [top, bottom), in the sums of such items from the gradients of their points.
 void sum_item_strips(const Problem&, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,
                      const float* grad_x, const float* grad_y);

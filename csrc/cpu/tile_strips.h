@@ -114,6 +114,7 @@ struct SplineBasis {
   int64_t functions;
   Scratch<double> middle;            // (functions, tiles)
   Scratch<float> differences, most;  // (tiles, functions, lanes); (functions): the largest absolute one
+  int64_t v = -1, first_u = -1;      // of the strip, once it is placed
 
   STN_INLINE explicit SplineBasis(const Problem& p)
       : functions(spline_functions(p)),
@@ -122,6 +123,8 @@ struct SplineBasis {
         most(whole_vectors(functions) + 1) {}
   STN_INLINE float* difference(int tile, int64_t k) const { return differences.data + (tile * functions + k) * 16; }
   void place(const Problem& p, const Strip& strip) {
+    if (v == strip.v && first_u == strip.first_u) return;
+    v = strip.v, first_u = strip.first_u;
     const auto lattice_u = centred_lattice<double>(p.out_width, p.align_corners);
     const auto lattice_v = centred_lattice<double>(p.out_height, p.align_corners);
     const double y = lattice_v.step * (strip.middle_row() - lattice_v.centre);

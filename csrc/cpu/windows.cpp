@@ -21,8 +21,10 @@ bool in_windows(const Problem& p) { return windowed(p); }
 bool has_placed_runs(const Problem& p) {
   return p.padding != Padding::reflection && p.out_width >= kTile && p.out_height >= kTile;
 }
-void place_item_runs(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs) {
-  place_runs(p, first, last, top, bottom, static_cast<Run<float>*>(runs));
+ItemStrips* new_item_strips(const Problem& p, int64_t most_items) { return new ItemStrips(p, most_items); }
+void delete_item_strips(ItemStrips* strips) { delete strips; }
+void place_item_runs(ItemStrips& strips, int64_t first, int64_t last, int64_t top, int64_t bottom, void* runs) {
+  place_runs(strips, first, last, top, bottom, static_cast<Run<float>*>(runs));
 }
 
 void sum_item_strips(const Problem& p, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,

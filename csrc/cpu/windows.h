@@ -289,30 +289,38 @@ struct WindowTile {
 // cache and the next one's are fetched.
 struct Strips {
   static constexpr int kMost = 16;
+  static constexpr int64_t kAcross = kTile * kStripTiles;
   Strip strips[kMost];
   int count = 0;
-  std::vector<SplineBasis> bases;
-  int64_t most;
+  std::vector<SplineBasis>
+      bases;  // of all strips of the output if these stay near, as few channels let them, else of those at hand
+  int64_t most, down = 0;  // down: strips of a column, if of all
+  int64_t bases_at[kMost] = {};
 
-  STN_INLINE Strips(const Problem& p, int64_t channels) {
+  // again: whether the same strips come for other items.
+  STN_INLINE Strips(const Problem& p, int64_t channels, bool again) {
     const bool spline = p.transform == Transform::tps;
     const int64_t basis = (p.controls + tps_affine_rows(2)) * kStripTiles * 64, room = 1 << 19;
     most = p.channels <= channels ? 1 : spline ? maximum<int64_t>(1, minimum<int64_t>(kMost, room / basis)) : kMost;
-    for (int64_t i = 0; i < (spline ? most : 1); ++i) bases.emplace_back(p);
+    const int64_t rows = (p.out_height + kTile - 1) / kTile, all = rows * ((p.out_width + kAcross - 1) / kAcross);
+    if (spline && again && p.channels <= kQuadChannels && all * basis <= room) down = rows;
+    for (int64_t i = 0; i < (down ? all : spline ? most : 1); ++i) bases.emplace_back(p);
   }
-  STN_INLINE const SplineBasis& basis(int i) const { return bases[bases.size() > 1 ? size_t(i) : 0]; }
+  STN_INLINE const SplineBasis& basis(int i) const { return bases[size_t(bases_at[i])]; }
 
   // Calls body() with some strips at a time of output rows [top, bottom).
   template <class Body>
   STN_INLINE void over(const Problem& p, int64_t top, int64_t bottom, Body body) {
-    const int64_t width = p.out_width, across = kTile * kStripTiles;
-    for (int64_t column = 0; column < width; column += across) {
+    const int64_t width = p.out_width;
+    for (int64_t column = 0; column < width; column += kAcross) {
       const int tiles = int(minimum((width - column + kTile - 1) / kTile, int64_t(kStripTiles)));
       for (int64_t row = top; row < bottom; row += kTile) {
         const int64_t v = minimum(row, bottom - kTile);
         strips[count] = {v, column, width - kTile, int(row - v), tiles};
-        if (p.transform == Transform::tps && p.padding != Padding::reflection)
-          bases[size_t(count)].place(p, strips[count]);
+        if (p.transform == Transform::tps && p.padding != Padding::reflection) {
+          bases_at[count] = down ? column / kAcross * down + row / kTile : count;
+          bases[size_t(bases_at[count])].place(p, strips[count]);
+        }
         if (++count == most) body(), count = 0;
       }
       if (count > 0) body(), count = 0;
@@ -351,7 +359,7 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
   const Groups groups(p);
   const WindowAhead ahead = next_tile(p, step, groups.size, size, other);
   StripPoints<kMode> points(p, groups.size);
-  Strips strips(p, step);
+  Strips strips(p, step, end - begin > groups.blocks);
   TpsBasis stored(p, kTile);
   std::vector<Source> sources;
   groups.over(
@@ -400,44 +408,54 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
       });
 }
 
-// Calls body(source, strips, points) for the strips of the rows [top, bottom), at least a tile's, one at a time, and
-// the items [first, last), which share their functions.
-template <class Body>
-STN_INLINE void over_strips_of_items(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom,
-                                     Body body) {
-  StripPoints<Mode::bilinear> points(p, last - first);
-  Strips strips(p, p.channels);
-  TpsBasis stored(p, kTile);
+// What is kept from one group of items to the next.
+struct ItemStrips {
+  const Problem& p;
+  StripPoints<Mode::bilinear> points;
+  Strips strips;
+  TpsBasis stored;
   std::vector<Source> sources;
-  for (int64_t item = first; item < last; ++item) {
-    sources.emplace_back(p, item, &stored);
-    if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first);
+  STN_INLINE ItemStrips(const Problem& problem, int64_t most_items)
+      : p(problem),
+        points(problem, most_items),
+        strips(problem, problem.channels, problem.items() > most_items),
+        stored(problem, kTile) {}
+
+  // Calls body(source, strips, points) for the strips of the rows [top, bottom), at least a tile's, one at a time, and
+  // the items [first, last), which share their functions.
+  template <class Body>
+  STN_INLINE void over(int64_t first, int64_t last, int64_t top, int64_t bottom, Body body) {
+    sources.clear();
+    for (int64_t item = first; item < last; ++item) {
+      sources.emplace_back(p, item, &stored);
+      if (p.transform == Transform::tps) points.coefficients.set(sources.back(), item - first);
+    }
+    strips.over(p, top, bottom, [&]() STN_LAMBDA {
+      for (const Source& source : sources) body(source, strips, points);
+    });
   }
-  strips.over(p, top, bottom, [&]() STN_LAMBDA {
-    for (const Source& source : sources) body(source, strips, points);
-  });
-}
+};
 
 // Places the points of those rows as runs, row by row of an item after the other; zeros or border padding.
-inline void place_runs(const Problem& p, int64_t first, int64_t last, int64_t top, int64_t bottom, Run<float>* runs) {
+inline void place_runs(ItemStrips& items, int64_t first, int64_t last, int64_t top, int64_t bottom, Run<float>* runs) {
+  const Problem& p = items.p;
   constexpr int64_t kPoints = Run<float>::kPoints;
   static_assert(kPoints == kTile * kStripTiles);
   const int64_t per_row = (p.out_width + kPoints - 1) / kPoints;
-  over_strips_of_items(p, first, last, top, bottom,
-                       [&](const Source& source, Strips& strips, StripPoints<Mode::bilinear>& points) STN_LAMBDA {
-                         const Strip& strip = strips.strips[0];
-                         const int64_t u = strip.first_u, width = minimum(kPoints, p.out_width - u);
-                         Run<float>* rows[kTile];
-                         for (int j = 0; j < kTile; ++j)
-                           rows[j] = runs + ((source.item - first) * (bottom - top) + strip.v - top + j) * per_row +
-                                     u / kPoints;
-                         if (width >= kTile) points.place(source, source.item - first, strip, strips.basis(0));
-                         if (width >= kTile && points.by != StripPoints<Mode::bilinear>::By::rows) {
-                           points.to_runs(rows, width);
-                         } else {
-                           for (int j = 0; j < kTile; ++j) points.locate(source, strip.v + j, u, width, *rows[j]);
-                         }
-                       });
+  items.over(first, last, top, bottom,
+             [&](const Source& source, Strips& strips, StripPoints<Mode::bilinear>& points) STN_LAMBDA {
+               const Strip& strip = strips.strips[0];
+               const int64_t u = strip.first_u, width = minimum(kPoints, p.out_width - u);
+               Run<float>* rows[kTile];
+               for (int j = 0; j < kTile; ++j)
+                 rows[j] = runs + ((source.item - first) * (bottom - top) + strip.v - top + j) * per_row + u / kPoints;
+               if (width >= kTile) points.place(source, source.item - first, strip, strips.basis(0));
+               if (width >= kTile && points.by != StripPoints<Mode::bilinear>::By::rows) {
+                 points.to_runs(rows, width);
+               } else {
+                 for (int j = 0; j < kTile; ++j) points.locate(source, strip.v + j, u, width, *rows[j]);
+               }
+             });
 }
 
 template <Mode kMode>
@@ -556,7 +574,8 @@ inline void sum_strips(const Problem& p, int64_t first, int64_t last, int64_t bl
                        const float* grad_x, const float* grad_y) {
   WindowGradients gradients(p);
   gradients.begin(first, last);
-  over_strips_of_items(p, first, last, top, bottom, [&](const Source& source, Strips& strips, auto& points) STN_LAMBDA {
+  ItemStrips items(p, last - first);
+  items.over(first, last, top, bottom, [&](const Source& source, Strips& strips, auto& points) STN_LAMBDA {
     const Strip& strip = strips.strips[0];
     TileGradients& tiles = gradients.strips[0];
     points.place(source, source.item - first, strip, strips.basis(0));

@@ -163,6 +163,17 @@ template <class A, class F>
 STN_INLINE void with_format(AnyElements<A> p, F f) {
   in_format(p, [&](auto elements) STN_LAMBDA { with_format(elements, f); });
 }
+// The same of two that are stored alike.
+template <class A, class B, class F>
+STN_INLINE void with_format(AnyElements<A> a, AnyElements<B> b, F f) {
+  in_format(a, b, [&](auto first, auto second) STN_LAMBDA {
+    with_format(first, [&](auto known) STN_LAMBDA {
+      auto other = second;
+      if constexpr (sizeof(known[0]) == 2) other.is_bfloat16 = known.is_bfloat16;
+      f(known, other);
+    });
+  });
+}
 template <int N>
 STN_INLINE Vec<float, N> load_as(AnyElements<const Any> p) {
   Vec<float, N> v;
@@ -172,18 +183,6 @@ STN_INLINE Vec<float, N> load_as(AnyElements<const Any> p) {
 template <int N>
 STN_INLINE void store_sampled(AnyElements<Any> p, Vec<float, N> v) {
   with_format(p, [&](auto elements) STN_LAMBDA { store_sampled<N>(elements, v); });
-}
-// The same of two that are stored alike.
-template <class A, class B, class F>
-STN_INLINE void with_format(AnyElements<A> a, AnyElements<B> b, F f) {
-  with_format(a, [&](auto first) STN_LAMBDA {
-    using T = std::remove_cvref_t<decltype(first[0])>;
-    if constexpr (kIs<T, float>) {
-      f(first, b.template as<float>());
-    } else {
-      f(first, HalfElements<typename AnyElements<B>::template Alike<Half>>{b.template as<Half>(), first.is_bfloat16});
-    }
-  });
 }
 // Elements in a buffer of their own, of the format of others.
 template <class T>

@@ -43,35 +43,33 @@ class Blocks {
   }
 };
 
-// The source pixels, along an axis, of a box of the output: from, to.
-struct Reach {
+// Source coordinates along an axis: from, to.
+struct Span {
   double low, high;
 };
-STN_INLINE Reach reach_of(const Item& item, int a, const Box& block) {
-  Reach reach{item.map[a][3], item.map[a][3]};
+// Of a block of the output.
+STN_INLINE Span span_of(const Item& item, int a, const Box& block) {
+  Span span{item.map[a][3], item.map[a][3]};
   for (int b = 0; b < 3; ++b) {
     const double first = item.map[a][b] * item.lattice[b].from_centre(int(block.first[b]));
     const double last = item.map[a][b] * item.lattice[b].from_centre(int(block.first[b] + block.extent[b] - 1));
-    reach.low += minimum(first, last), reach.high += maximum(first, last);
+    span.low += minimum(first, last), span.high += maximum(first, last);
   }
-  return reach;
+  return span;
 }
-constexpr double kAround = 2;  // pixels that taps, and roundings, may be aside
-
-// What a block of the output reads, moved inside the image; more where roundings ask for it.
+// What it reads, moved inside the image.
 STN_INLINE Box box_of(const Item& item, const Box& block) {
   Box box;
   for (int a = 0; a < 3; ++a) {
-    const double last = double(item.p.extent(a) - 1);
-    const Reach reach = reach_of(item, a, block);
-    const auto inside = [&](double x) STN_LAMBDA { return int64_t(minimum(maximum(x, 0.0), last)); };
-    box.first[a] = inside(reach.low - kAround);
-    box.extent[a] = inside(reach.high + kAround) + 1 - box.first[a];
+    const Span span = span_of(item, a, block);
+    clip(span.low, span.high, item.p.extent(a), 1, box.first[a], box.extent[a]);
   }
   return box;
 }
-// Whether all that a block of this size reads lies near the image; not where theta is not finite.
-STN_INLINE bool extents_of_boxes(const Item& item, const Blocks& blocks, double (&extent)[3]) {
+
+constexpr double kAround = 2;  // pixels that taps, and roundings, may be aside
+// The largest extents of what blocks of this size read; false if it may lie far from the image or theta is not finite.
+STN_INLINE bool set_box_extents(const Item& item, const Blocks& blocks, double (&extent)[3]) {
   bool near = true;
   for (int a = 0; a < 3; ++a) {
     extent[a] = 2 * kAround + 1;
@@ -83,7 +81,7 @@ STN_INLINE bool extents_of_boxes(const Item& item, const Blocks& blocks, double 
 // Whether boxes are small enough, wherever they lie.
 STN_INLINE bool boxes_fit(const Item& item, const Blocks& blocks) {
   double extent[3], pixels = 1;
-  if (!extents_of_boxes(item, blocks, extent)) return false;
+  if (!set_box_extents(item, blocks, extent)) return false;
   for (int a = 0; a < 3; ++a) pixels *= minimum(extent[a], double(item.p.extent(a))) + 2 * VolumeLattice<3>::kMargin;
   return pixels <= double(minimum(kHeldPixels, 8 * blocks.points()));
 }
@@ -193,7 +191,7 @@ struct GradientBoxes {
     }
     const Blocks whole({{}, {p.out_width, p.out_height, p.out_depth}});
     double extent[3];
-    fit = for_all_items(p, [&](const Item& item) STN_LAMBDA { return extents_of_boxes(item, whole, extent); });
+    fit = for_all_items(p, [&](const Item& item) STN_LAMBDA { return set_box_extents(item, whole, extent); });
   }
   STN_INLINE int64_t tasks(const Problem& p) const { return p.batch * quad_blocks(p) * blocks.count(); }
 };
@@ -201,8 +199,8 @@ struct GradientBoxes {
 // Which points of an item may add to a box, by axis after axis: z, y of that slice, u of that row.
 class PointsOfBox {
   const Item& item;
-  Reach wanted[3];    // source pixels
-  Reach lower[3][3];  // what the axes before b add to source axis a
+  Span wanted[3];    // source pixels
+  Span lower[3][3];  // what the axes before b add to source axis a
 
  public:
   STN_INLINE PointsOfBox(const Item& of, const Box& box) : item(of) {

@@ -292,9 +292,9 @@ struct Strips {
   static constexpr int64_t kAcross = kTile * kStripTiles;
   Strip strips[kMost];
   int count = 0;
-  std::vector<SplineBasis>
-      bases;  // of all strips of the output if these stay near, as few channels let them, else of those at hand
-  int64_t most, down = 0;  // down: strips of a column, if of all
+  // Of all strips of the output where they come again and, beside few channels, stay near; else of those at hand.
+  std::vector<SplineBasis> bases;
+  int64_t most, down = 0;  // strips at hand at most; strips of a column, if of all
   int64_t bases_at[kMost] = {};
 
   // again: whether the same strips come for other items.

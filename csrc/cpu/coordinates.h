@@ -16,7 +16,8 @@ template <class T>
 struct Run {
   static constexpr int kPoints = 64;
   int64_t count;
-  IndexOf<T> x_index[kPoints], y_index[kPoints];
+  alignas(64) IndexOf<T> x_index[kPoints];
+  IndexOf<T> y_index[kPoints];
   T x_fraction[kPoints], y_fraction[kPoints], x_slope[kPoints], y_slope[kPoints];
 };
 

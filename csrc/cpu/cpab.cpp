@@ -66,7 +66,7 @@ void forward(const CpabProblem& p, int64_t begin, int64_t end) {
   Method method(p);
   T scale[n], shift;
   scales<T, n>(p, scale, shift);
-  const Aligned<T> run(p.at_points ? kCpabRun * n : 0);
+  const Scratch<T> run(p.at_points ? kCpabRun * n : 0, uninitialized);
   int64_t prepared = -1;
   over_parts(p, begin, end, [&](const Part& part) {
     prepare<Method, T, n>(method, p, part, prepared);
@@ -125,10 +125,10 @@ void backward(const CpabProblem& p, int64_t begin, int64_t end) {
   T scale[n], shift;
   scales<T, n>(p, scale, shift);
   const int64_t room = method.most_visits() + (p.at_points ? kMore : 0);
-  const Aligned<typename Method::Visit> visits(room);
-  const Aligned<int> steps(vectors);
-  const Aligned<T> run(p.at_points ? kCpabRun * n : 0);
-  const Aligned<double> regions(p.tables.regions * kEntries);
+  const Scratch<typename Method::Visit> visits(room, uninitialized);
+  const Scratch<int> steps(vectors, uninitialized);
+  const Scratch<T> run(p.at_points ? kCpabRun * n : 0, uninitialized);
+  const Scratch<double> regions(p.tables.regions * kEntries, uninitialized);
   int64_t prepared = -1;
   over_parts(p, begin, end, [&](const Part& part) {
     prepare<Method, T, n>(method, p, part, prepared);
@@ -181,7 +181,7 @@ template <class Method, class T, int n>
 void jacobian(const CpabProblem& p, int64_t begin, int64_t end) {
   constexpr int64_t N = Lane<T>::N, kEntries = n * (n + 1);
   Method method(p);
-  const Aligned<typename Method::Visit> visits(method.most_visits());
+  const Scratch<typename Method::Visit> visits(method.most_visits(), uninitialized);
   const int64_t row = p.vertices * n;
   int64_t prepared = -1;
   over_parts(p, begin, end, [&](const Part& part) {

@@ -32,10 +32,10 @@ struct Exact {
   // Of the latest vector with lanes that hit the segment limit: where its visits begin, and the rest of their ways.
   const Visit* unfinished = nullptr;
   V rest{};
-  Aligned<FixedVisit<n>> rest_visits;
+  Scratch<FixedVisit<n>> rest_visits;
 
   explicit Exact(const CpabProblem& problem)
-      : p(problem), field(problem), lattice(problem), rest_visits(int64_t(N) * kCpabRestSteps) {}
+      : p(problem), field(problem), lattice(problem), rest_visits(int64_t(N) * kCpabRestSteps, uninitialized) {}
   int64_t most_visits() const { return kCpabSegments; }
   STN_SHARED void prepare_item(int64_t item, const T* item_velocities, const T* item_points) {
     velocities = item_velocities, points = item_points;

@@ -107,12 +107,12 @@ struct Fixed {
 
   const CpabProblem& p;
   PixelLattice<T, n> lattice;
-  Aligned<T> maps;  // of one step: a record a cell
+  Scratch<T> maps;  // of one step: a record a cell
   const T* velocities = nullptr;
   const T* points = nullptr;
   static constexpr const Visit* unfinished = nullptr;
 
-  explicit Fixed(const CpabProblem& problem) : p(problem), lattice(problem), maps(kRecord * problem.tables.cells) {}
+  explicit Fixed(const CpabProblem& problem) : p(problem), lattice(problem), maps(kRecord * problem.tables.cells, uninitialized) {}
   int64_t most_visits() const { return p.steps; }
   STN_SHARED void prepare_item(int64_t, const T* item_velocities, const T* item_points) {
     velocities = item_velocities, points = item_points;

@@ -10,8 +10,8 @@ struct PixelLattice {
   using I = typename Lane<T>::I;
   static constexpr int N = Lane<T>::N;
   int64_t extent[n];
-  Aligned<T> places[n];
-  Aligned<IndexOf<T>> cubes[n];
+  Scratch<T> places[n];
+  Scratch<IndexOf<T>> cubes[n];
 
   explicit PixelLattice(const CpabProblem& p) : PixelLattice(p, p.at ? 0 : N, std::make_integer_sequence<int, n>{}) {}
 
@@ -39,8 +39,8 @@ struct PixelLattice {
   template <int... d>
   PixelLattice(const CpabProblem& p, int64_t more, std::integer_sequence<int, d...>)
       : extent{p.out_size[d]...},
-        places{Aligned<T>(p.at ? 0 : p.out_size[d] + (d == 0 ? more : 0))...},
-        cubes{Aligned<IndexOf<T>>(p.at ? 0 : p.out_size[d] + (d == 0 ? more : 0))...} {
+        places{Scratch<T>(p.at ? 0 : p.out_size[d] + (d == 0 ? more : 0), uninitialized)...},
+        cubes{Scratch<IndexOf<T>>(p.at ? 0 : p.out_size[d] + (d == 0 ? more : 0), uninitialized)...} {
     for (int a = 0; a < n && !p.at; ++a) {
       const auto lattice = centred_lattice<double>(extent[a], p.align_corners);
       const double size = p.tables.shape[a];

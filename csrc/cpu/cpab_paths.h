@@ -55,27 +55,15 @@ STN_INLINE void load_records(const T* records, typename Lane<T>::I region, Recor
   }
 }
 
-// Uninitialized memory that vectors can lie in.
-template <class A>
-struct Aligned {
-  A* data;
-  explicit Aligned(int64_t count)
-      : data(static_cast<A*>(std::aligned_alloc(64, (size_t(count) * sizeof(A) + 63) / 64 * 64))) {
-    if (!data) throw std::bad_alloc();
-  }
-  ~Aligned() { std::free(data); }
-  Aligned(const Aligned&) = delete;
-};
-
 // The regions of one image, as records.
 template <class T, int n>
 struct Field {
   static constexpr int kRecord = kCpabRecord<n>;
   const CpabTables& tables;
-  Aligned<T> motions, places;
+  Scratch<T> motions, places;
 
   STN_INLINE explicit Field(const CpabProblem& p)
-      : tables(p.tables), motions(kRecord * p.tables.regions), places(kRecord * p.tables.regions) {}
+      : tables(p.tables), motions(kRecord * p.tables.regions, uninitialized), places(kRecord * p.tables.regions, uninitialized) {}
   STN_INLINE void prepare_item(const CpabProblem& p, int64_t item) {
     const T* velocities = static_cast<const T*>(p.velocities) + item * p.vertices * n;
     for (int64_t r = 0; r < tables.regions; ++r) {

@@ -40,25 +40,25 @@ STN_INLINE Work with_compute(DType dtype, F f) {
 struct Uninitialized {};
 constexpr Uninitialized uninitialized;
 
-// A buffer, zeroed unless it is said otherwise.
+// A buffer of whole lines, which aligned vectors do not straddle; zeroed unless it is said otherwise.
 template <class A>
 struct Scratch {
+  static constexpr size_t kLine = 64;
+  void* memory;
   A* data;
-  explicit Scratch(int64_t count) : data(static_cast<A*>(allocated(size_t(count)))) {
-    if (!data) throw std::bad_alloc();
-  }
-  Scratch(int64_t count, Uninitialized) : data(static_cast<A*>(__builtin_malloc(size_t(count) * sizeof(A)))) {
-    static_assert(alignof(A) <= alignof(double));
-    if (!data) throw std::bad_alloc();
-  }
-  static void* allocated(size_t count) {
-    if constexpr (alignof(A) <= alignof(double)) return __builtin_calloc(count, sizeof(A));
-    void* memory = std::aligned_alloc(alignof(A), count * sizeof(A));
-    return memory ? __builtin_memset(memory, 0, count * sizeof(A)) : nullptr;
-  }
-  ~Scratch() { __builtin_free(data); }
+  explicit Scratch(int64_t count) : Scratch(__builtin_calloc(bytes(count), 1)) {}
+  Scratch(int64_t count, Uninitialized) : Scratch(__builtin_malloc(bytes(count))) {}
+  ~Scratch() { __builtin_free(memory); }
   Scratch(const Scratch&) = delete;
-  Scratch(Scratch&& other) : data(other.data) { other.data = nullptr; }
+  Scratch(Scratch&& other) : memory(other.memory), data(other.data) { other.memory = nullptr; }
+
+ private:
+  explicit Scratch(void* allocated)
+      : memory(allocated), data(reinterpret_cast<A*>((uintptr_t(allocated) + kLine - 1) / kLine * kLine)) {
+    static_assert(alignof(A) <= kLine);
+    if (!memory) throw std::bad_alloc();
+  }
+  static size_t bytes(int64_t count) { return (size_t(count) * sizeof(A) + 2 * kLine - 1) / kLine * kLine; }
 };
 
 }  // namespace stn::STN_LEVEL

@@ -244,13 +244,14 @@ Work forward(const Problem& call) {
   return {p, p.items() * row_blocks(p.out_height), run_forward};
 }
 
-// Both where the call names both, else none.
+// Both where the call names both, or no tasks where they are not taken at once.
 Work gradients(const Problem& call) {
   if constexpr (kHasBlocks) {
     if (const Problem p = call.in_lines(); in_blocks(p, true)) return blocks_gradients(p);
   }
-  if (!in_quads(call)) return {};
-  return quad_work(call, [](auto t) STN_LAMBDA { return quads_backward<decltype(t)>; });
+  if (in_quads(call)) return quad_work(call, [](auto t) STN_LAMBDA { return quads_backward<decltype(t)>; });
+  if constexpr (kHasTiles) return window_gradients(call);
+  return {};
 }
 
 Work grad_parameters(const Problem& call) {

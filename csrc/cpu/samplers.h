@@ -16,6 +16,7 @@ Work multi_grad_grid(const Problem&);
 bool in_windows(const Problem&);
 Work window_forward(const Problem&);
 Work window_grad_parameters(const Problem&);
+Work window_gradients(const Problem&);  // both at once, or no tasks where they are not
 // Whether the points of a homography or spline can be placed tile by tile, and that: as Run<float> of the rows
 // [top, bottom), at least four, of the items [first, last).
 bool has_placed_runs(const Problem&);

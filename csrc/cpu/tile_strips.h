@@ -113,12 +113,14 @@ STN_INLINE int64_t whole_vectors(int64_t floats) { return (floats + 15) / 16 * 1
 struct SplineBasis {
   int64_t functions;
   Scratch<double> middle;            // (functions, tiles)
+  Scratch<float> near_middle;        // the same, rounded
   Scratch<float> differences, most;  // (tiles, functions, lanes); (functions): the largest absolute one
   int64_t v = -1, first_u = -1;      // of the strip, once it is placed
 
   STN_INLINE explicit SplineBasis(const Problem& p)
       : functions(spline_functions(p)),
         middle(functions * kStripTiles + 1),
+        near_middle(functions * kStripTiles + 1),
         differences(functions * kStripTiles * 16 + 1),
         most(whole_vectors(functions) + 1) {}
   STN_INLINE float* difference(int tile, int64_t k) const { return differences.data + (tile * functions + k) * 16; }
@@ -136,6 +138,7 @@ struct SplineBasis {
     place_linear(p.controls, strip.count, [](int) STN_LAMBDA { return 1.0; }, F16{});
     place_linear(p.controls + 1, strip.count, [&](int i) STN_LAMBDA { return x[i]; }, lanes.x);
     place_linear(p.controls + 2, strip.count, [&](int) STN_LAMBDA { return y; }, lanes.y);
+    for (int64_t i = 0; i < functions * kStripTiles; i += kDoubles) store_floats(near_middle.data + i, load<Doubles>(middle.data + i));
   }
 
  private:

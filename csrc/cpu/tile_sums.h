@@ -20,6 +20,7 @@ struct HomographyTileSums {
   int tiles = 0;
 
   STN_INLINE explicit HomographyTileSums(const Problem&) {}
+  HomographyTileSums() = default;
   void add(const Source& s, const Strip& strip, const HomographyStrip& at, const TileGradients& g) {
     const float scale_x = float(s.x.scale), scale_y = float(s.y.scale), v = float(strip.v);
     const float pixel_x = 1 / scale_x, pixel_y = 1 / scale_y;
@@ -54,50 +55,59 @@ struct HomographyTileSums {
       out[3 * k + 2] += sum;
     }
   }
+  void clear() { *this = HomographyTileSums(); }
 };
 
+// Eight vectors -> the sums of their lanes.
+STN_INLINE Vec<float, 8> lane_sums(const F16 (&v)[8]) {
+  F16 half[4], quarter[2];  // of v[i] and v[i + 4]; of v[i], v[i + 2], v[i + 4] and v[i + 6]
+  for (int i = 0; i < 4; ++i) {
+    half[i] = __builtin_shufflevector(v[i], v[i + 4], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+              __builtin_shufflevector(v[i], v[i + 4], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+  for (int i = 0; i < 2; ++i) {
+    const F16 a = half[i], b = half[i + 2];
+    quarter[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+                 __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  }
+  const F16 pairs = within_lanes<0, 4, 1, 5>(quarter[0], quarter[1]) + within_lanes<2, 6, 3, 7>(quarter[0], quarter[1]);
+  const F16 sums = pairs + within_lanes<2, 3, 0, 1>(pairs, pairs);
+  return __builtin_shufflevector(sums, sums, 0, 1, 4, 5, 8, 9, 12, 13);
+}
+
 struct SplineTileSums {
-  static constexpr int kStrips = 4;  // that float sums take
+  static constexpr int kTogether = 4;  // functions
   int64_t functions;
-  Scratch<float> sums;     // (functions, 2, lanes)
-  Scratch<double> totals;  // the same
-  int strips = 0;
+  Scratch<double> totals;  // (functions / kTogether, 2, kTogether)
 
   STN_INLINE explicit SplineTileSums(const Problem& p)
-      : functions(spline_functions(p)), sums(functions * 32 + 1), totals(functions * 32 + 1) {}
+      : functions(spline_functions(p)), totals((functions + kTogether) * 2) {}
   void add(const Strip& strip, const SplineBasis& basis, const TileGradients& g) {
     const auto add_functions = [&](int64_t first, auto count) STN_LAMBDA {
-      F16 x[count], y[count];
-      float* to = sums.data + 32 * first;
-      for (int j = 0; j < count; ++j) x[j] = load<F16>(to + 32 * j), y[j] = load<F16>(to + 32 * j + 16);
+      F16 x[kTogether] = {}, y[kTogether] = {};
       for (int i = 0; i < strip.count; ++i) {
         const float* differences = basis.difference(i, first);
         const F16 gx = g.x[i], gy = g.y[i];
         for (int j = 0; j < count; ++j) {
-          const F16 value = load<F16>(differences + 16 * j) + float(basis.middle.data[(first + j) * kStripTiles + i]);
+          const F16 value = load<F16>(differences + 16 * j) + basis.near_middle.data[(first + j) * kStripTiles + i];
           x[j] += value * gx, y[j] += value * gy;
         }
       }
-      for (int j = 0; j < count; ++j) store(to + 32 * j, x[j]), store(to + 32 * j + 16, y[j]);
+      double* to = totals.data + 2 * first;
+      const auto sums = lane_sums({x[0], x[1], x[2], x[3], y[0], y[1], y[2], y[3]});
+      store(to, load<Vec<double, 8>>(to) + __builtin_convertvector(sums, Vec<double, 8>));
     };
     int64_t k = 0;
     for (; k + 4 <= functions; k += 4) add_functions(k, std::integral_constant<int, 4>{});
     if (functions - k == 3) add_functions(k, std::integral_constant<int, 3>{});
     if (functions - k == 2) add_functions(k, std::integral_constant<int, 2>{});
     if (functions - k == 1) add_functions(k, std::integral_constant<int, 1>{});
-    if (++strips == kStrips) flush();
   }
-  void flush() {
-    for (int64_t k = 0; k < 32 * functions; k += 16) {
-      const Wide16 total = load<Wide16>(totals.data + k) + __builtin_convertvector(load<F16>(sums.data + k), Wide16);
-      store(totals.data + k, total), store(sums.data + k, F16{});
-    }
-    strips = 0;
-  }
-  void finish(const Source& s, double* out) {
-    flush();
-    for (int64_t k = 0; k < 2 * functions; ++k) {
-      out[k] += (k % 2 ? s.y.scale : s.x.scale) * sum_of_lanes(load<Wide16>(totals.data + 16 * k));
+  void clear() { __builtin_memset(totals.data, 0, size_t(functions + kTogether) * 2 * sizeof(double)); }
+  void finish(const Source& s, double* out) const {
+    for (int64_t k = 0; k < functions; ++k) {
+      const double* of = totals.data + k / kTogether * (2 * kTogether) + k % kTogether;
+      out[2 * k] += s.x.scale * of[0], out[2 * k + 1] += s.y.scale * of[kTogether];
     }
   }
 };

@@ -2,6 +2,7 @@
 #include "windows.h"
 
 #include "samplers.h"
+#include "window_gradients.h"
 
 namespace stn::STN_LEVEL {
 namespace {
@@ -41,6 +42,12 @@ Work window_grad_parameters(const Problem& p) {
     constexpr Mode kSmooth = mode == Mode::nearest ? Mode::bilinear : mode;  // nearest has no gradient: not called
     return windows_grad_parameters<kSmooth>;
   });
+}
+
+Work window_gradients(const Problem& p) {
+  if (!swept(p)) return {};
+  const SweptTasks tasks(p);
+  return {p, tasks.groups.count * tasks.bands, windows_gradients, tasks.groups.blocks};
 }
 
 }  // namespace stn::STN_LEVEL

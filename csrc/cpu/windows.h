@@ -135,6 +135,21 @@ struct WindowTaps {
   }
 };
 
+// Calls f.template operator()<reach>() with that of a tile, whose taps are listed where they have to be.
+template <Mode kMode, class F>
+STN_INLINE void with_reach(WindowTaps<kMode>& taps, const Problem& p, F f) {
+  switch (taps.reach(p)) {
+    case Reach::interior:
+      return f.template operator()<Reach::interior>();
+    case Reach::window:
+      return f.template operator()<Reach::window>();
+    case Reach::anywhere:
+      return f.template operator()<Reach::anywhere>();
+    case Reach::outside:
+      return f.template operator()<Reach::outside>();
+  }
+}
+
 // The coordinates x and y of a tile's points, from rows of pairs.
 STN_INLINE void load_pairs_of_tile(const float* pairs, int64_t stride, F16& x, F16& y) {
   const F16 upper = load_rows(pairs, stride), lower = load_rows(pairs + 2 * stride, stride);
@@ -384,20 +399,7 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
                   const int64_t corner = taps.corner(p.input.row), u = points.strip.u(i);
                   const WindowTile tile{
                       image + corner, first + u, channels, channel == 0, s, i, ahead.of(u, points.strip.v, corner)};
-                  const auto run = [&]<Reach kReach>() STN_LAMBDA { body.template operator()<kReach>(tile, taps); };
-                  switch (taps.reach(p)) {
-                    case Reach::interior:
-                      run.template operator()<Reach::interior>();
-                      break;
-                    case Reach::window:
-                      run.template operator()<Reach::window>();
-                      break;
-                    case Reach::anywhere:
-                      run.template operator()<Reach::anywhere>();
-                      break;
-                    case Reach::outside:
-                      run.template operator()<Reach::outside>();
-                  }
+                  with_reach(taps, p, [&]<Reach kReach>() STN_LAMBDA { body.template operator()<kReach>(tile, taps); });
                 }
               }
             }
@@ -483,11 +485,12 @@ void windows_forward(const Problem& p, int64_t begin, int64_t end) {
 template <class TileSums, class RowSums>
 struct WindowSums {
   TileSums tiles;
-  RowSums rows;
-  STN_INLINE explicit WindowSums(const Problem& p) : tiles(p), rows(p) {}
+  std::optional<RowSums> rows;  // of strips that are not placed by tiles
+  STN_INLINE explicit WindowSums(const Problem& p) : tiles(p) {}
 
   // Adds a strip that rows have placed.
   void add(const Source& s, const Strip& strip, const RunStrip& runs, const TileGradients& g) {
+    if (!rows) rows.emplace(s.p);
     for (int row = 0; row < kTile; ++row) {
       alignas(64) float x[Run<float>::kPoints] = {}, y[Run<float>::kPoints] = {};
       for (int i = 0; i < strip.count; ++i) {
@@ -496,13 +499,17 @@ struct WindowSums {
           x[at] = g.x[i][row * kTile + j], y[at] = g.y[i][row * kTile + j];
         }
       }
-      rows.add(s, Cotangents(strip.v + row, runs.first, runs.rows[row].count, x, y));
+      rows->add(s, Cotangents(strip.v + row, runs.first, runs.rows[row].count, x, y));
     }
   }
-  void finish(const Source& s, double* out) { rows.finish(s, out), tiles.finish(s, out); }
+  // The sums, to begin anew.
+  void finish(const Source& s, double* out) {
+    if (rows) rows->finish(s, out), rows.reset();
+    tiles.finish(s, out), tiles.clear();
+  }
 };
 
-// The gradient of the parameters: of a grid, or of the items of a task.
+// The gradient of the parameters: of a grid, or of the items of a task, `most_items` at most.
 struct WindowGradients {
   const Problem& p;
   int64_t first_item = 0;
@@ -510,11 +517,8 @@ struct WindowGradients {
   std::vector<WindowSums<HomographyTileSums, HomographySums>> homographies;
   std::vector<WindowSums<SplineTileSums, TpsSums>> splines;
 
-  STN_INLINE explicit WindowGradients(const Problem& problem) : p(problem) {}
-  void begin(int64_t first, int64_t last) {
-    first_item = first;
-    homographies.clear(), splines.clear();
-    for (int64_t item = first; item < last; ++item) {
+  STN_INLINE WindowGradients(const Problem& problem, int64_t most_items) : p(problem) {
+    for (int64_t item = 0; item < most_items; ++item) {
       if (p.transform == Transform::homography) homographies.emplace_back(p);
       if (p.transform == Transform::tps) splines.emplace_back(p);
     }
@@ -572,8 +576,8 @@ struct WindowGradients {
 // the gradients of their points, item after item.
 inline void sum_strips(const Problem& p, int64_t first, int64_t last, int64_t block, int64_t top, int64_t bottom,
                        const float* grad_x, const float* grad_y) {
-  WindowGradients gradients(p);
-  gradients.begin(first, last);
+  WindowGradients gradients(p, last - first);
+  gradients.first_item = first;
   ItemStrips items(p, last - first);
   items.over(first, last, top, bottom, [&](const Source& source, Strips& strips, auto& points) STN_LAMBDA {
     const Strip& strip = strips.strips[0];
@@ -589,12 +593,21 @@ inline void sum_strips(const Problem& p, int64_t first, int64_t last, int64_t bl
   for (int64_t item = first; item < last; ++item) gradients.finish(Source(p, item), block);
 }
 
+// The sums over channels of the output's gradient times each tap of a bilinear tile -> dL/d(source pixel).
+STN_INLINE void along_axes(const WindowTaps<Mode::bilinear>& taps, const F16 (&products)[2][2], F16& x, F16& y) {
+  x = y = F16{};
+  for (int j = 0; j < 2; ++j) {
+    x += taps.y.weight[j] * (taps.x.slope[0] * products[j][0] + taps.x.slope[1] * products[j][1]);
+    y += taps.y.slope[j] * (taps.x.weight[0] * products[j][0] + taps.x.weight[1] * products[j][1]);
+  }
+}
+
 template <Mode kMode>
 void windows_grad_parameters(const Problem& p, int64_t begin, int64_t end) {
   constexpr int K = kTaps<kMode>;
-  WindowGradients gradients(p);
+  WindowGradients gradients(p, Groups(p).size);
   over_windows<kMode>(
-      p, begin, end, [&](int64_t first, int64_t last) STN_LAMBDA { gradients.begin(first, last); },
+      p, begin, end, [&](int64_t first, int64_t) STN_LAMBDA { gradients.first_item = first; },
       [&]<Reach kReach>(const WindowTile& tile, const WindowTaps<kMode>& taps) STN_LAMBDA {
         TileGradients& sums = gradients.strips[tile.strip];
         F16 gx{}, gy{};
@@ -622,10 +635,9 @@ void windows_grad_parameters(const Problem& p, int64_t begin, int64_t end) {
                 }
               });
           if constexpr (K == 2) {
-            for (int j = 0; j < 2; ++j) {
-              gx += taps.y.weight[j] * (taps.x.slope[0] * products[j][0] + taps.x.slope[1] * products[j][1]);
-              gy += taps.y.slope[j] * (taps.x.weight[0] * products[j][0] + taps.x.weight[1] * products[j][1]);
-            }
+            F16 x, y;
+            along_axes(taps, products, x, y);
+            gx += x, gy += y;
           }
         }
         sums.x[tile.index] = gx, sums.y[tile.index] = gy;

@@ -24,32 +24,39 @@ struct SweptTasks {
   }
 };
 
-// Adds the gradients g of a tile's outputs to the sums of the rows from first_row on.
-STN_INLINE void scatter_tile(const WindowTaps<Mode::bilinear>& taps, const F16 (&g)[kQuadChannels],
-                             const QuadPasses& sums, int64_t first_row, float* quads) {
-  alignas(64) int32_t offset[16];
-  alignas(64) Quad weight[16];
-  store(offset, sums.lattice.offset(taps.x.first + taps.x.origin, taps.y.first + (taps.y.origin - int(first_row))));
-  asm volatile("" : "+m"(offset));  // reloading beats extracting lane by lane
-  const auto &x = taps.x.weight, &y = taps.y.weight;
-  if (sums.channels == 1) {
-    const F16 upper = y[0] * g[0], lower = y[1] * g[0];
-    interleave<4, 16>({x[0] * upper, x[1] * upper, x[0] * lower, x[1] * lower}, (float*)weight);
-    asm volatile("" : "+m"(weight));
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      float* to = quads + 4 * int64_t(offset[i]);
-      store(to, load<Quad>(to) + weight[i]);
-    }
-    return;
+// What a strip's points add to the sums of their image, kept until all are known: at once loads would wait for stores.
+struct StripShares {
+  static constexpr int kPoints = kStripTiles * 16;
+  int count = 0;
+  alignas(64) int32_t offset[kPoints];
+  Quad weight[kPoints], pixels[kPoints];  // of a single channel with the gradient in the weights
+
+  // A tile with the gradients g of its outputs; to the sums of the rows from first_row on.
+  STN_INLINE void put(const WindowTaps<Mode::bilinear>& taps, const F16 (&g)[kQuadChannels], const QuadPasses& sums,
+                      int64_t first_row) {
+    const I16 column = taps.x.first + taps.x.origin, row = taps.y.first + (taps.y.origin - int(first_row));
+    store(offset + count, sums.lattice.offset(column, row));
+    const bool single = sums.channels == 1;
+    const auto &x = taps.x.weight, &y = taps.y.weight;
+    const F16 upper = single ? y[0] * g[0] : y[0], lower = single ? y[1] * g[0] : y[1];
+    interleave<4, 16>({x[0] * upper, x[1] * upper, x[0] * lower, x[1] * lower}, (float*)(weight + count));
+    if (!single) interleave<4, 16>(g, (float*)(pixels + count));
+    count += 16;
   }
-  alignas(64) Quad pixels[16];
-  interleave<4, 16>({x[0] * y[0], x[1] * y[0], x[0] * y[1], x[1] * y[1]}, (float*)weight);
-  interleave<4, 16>(g, (float*)pixels);
-  asm volatile("" : "+m"(weight), "+m"(pixels));
+  STN_SHARED void add(const QuadPasses& sums, float* quads) {
+    if (sums.channels == 1) {
+#pragma GCC unroll 8
+      for (int i = 0; i < count; ++i) {
+        float* to = quads + 4 * int64_t(offset[i]);
+        store(to, load<Quad>(to) + weight[i]);
+      }
+    } else {
 #pragma GCC unroll 4
-  for (int i = 0; i < 16; ++i) add_taps(quads + 4 * int64_t(offset[i]), 4 * sums.lattice.row, weight[i], pixels[i]);
-}
+      for (int i = 0; i < count; ++i) add_taps(quads + 4 * int64_t(offset[i]), 4 * sums.lattice.row, weight[i], pixels[i]);
+    }
+    count = 0;
+  }
+};
 
 inline void windows_gradients(const Problem& p, int64_t begin, int64_t end) {
   const SweptTasks tasks(p);
@@ -58,6 +65,7 @@ inline void windows_gradients(const Problem& p, int64_t begin, int64_t end) {
   const WindowAhead ahead = next_tile(p, p.channels, most_items, size, p.grad_output);
   ItemStrips items(p, most_items);
   WindowGradients gradients(p, most_items);
+  StripShares shares;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b0 = task / bands * tasks.groups.size, b1 = minimum(b0 + tasks.groups.size, p.batch);
     const int64_t band = task % bands, first_row = p.height * band / bands;
@@ -103,9 +111,10 @@ inline void windows_gradients(const Problem& p, int64_t begin, int64_t end) {
                          }
                        });
                      });
-                     if (!outside) scatter_tile(taps, g, to.passes, first_row, to.quads.data);
+                     if (!outside) shares.put(taps, g, to.passes, first_row);
                      along_axes(taps, products, sums.x[i], sums.y[i]);
                    }
+                   shares.add(to.passes, to.quads.data);
                    if (mine) gradients.add(source, strips, points);
                  });
       for (int64_t item = b0 * p.samples; mine && item < b1 * p.samples; ++item)

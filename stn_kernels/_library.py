@@ -194,9 +194,10 @@ def load_native() -> None:
             _load_eager(path)
 
 
-def eager_sample(transform, input, parameters, size, mode, padding_mode, align_corners, backend):
+def eager_sample(transform, input, parameters, size, mode, padding_mode, align_corners, backend, *system):
     """A sampling operator on plain CPU tensors; None for all else, and for what is wrong: the caller goes on.
 
+    system: of a spline, whose parameters are its points: control points (K, n) and solver (K + n + 1, K), float64.
     What `_load_eager` puts in its place must not be called under torch.compile. Each operator asks and calls by itself,
     as one more function of Python would cost a quarter of a small call.
     """

@@ -15,7 +15,7 @@ import stn_kernels
 from stn_kernels import _library, verify
 from stn_kernels.op_cases import OP_CASES, Sample
 
-OPS = ("affine_sample", "grid_sample", "homography_sample")
+OPS = ("affine_sample", "grid_sample", "homography_sample", "tps_sample")
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,11 @@ def test_results_and_gradients_are_the_operators(name, mode, dtype, samples, lay
     monkeypatch.setattr(_library, "eager_sample", lambda *args: None)
     others = verify.evaluate(case, inputs, "cpu", "contiguous")
     for mine, other in zip(alone.values(), others.values(), strict=True):
-        assert torch.equal(mine, other)
+        if name == "tps_sample":  # torch multiplies with the system in another order
+            ulp = torch.finfo(other.dtype).eps
+            torch.testing.assert_close(mine, other, rtol=4 * ulp, atol=4 * ulp * float(other.abs().max()))
+        else:
+            assert torch.equal(mine, other)
         assert (mine.dtype, mine.stride()) == (other.dtype, other.stride())
 
 
@@ -178,77 +182,92 @@ def test_the_choice_of_backend_is_of_a_thread():
     assert all(result is not None for result in results)
 
 
-def recorded():
+SIZE = {"grid_sample": (), "tps_sample": ((4, 7),)}
+AT_POINTS = pytest.mark.parametrize("name", SIZE)
+
+
+def recorded(name):
     torch.manual_seed(0)
-    leaves = torch.randn(2, 3, 5, 6, requires_grad=True), (torch.rand(2, 4, 7, 2) * 2 - 1).requires_grad_()
-    return leaves, stn_kernels.grid_sample(*leaves)
+    image = torch.randn(2, 3, 5, 6, requires_grad=True)
+    if name == "grid_sample":
+        grid = (torch.rand(2, 4, 7, 2) * 2 - 1).requires_grad_()
+        return (image, grid), stn_kernels.grid_sample(image, grid)
+    control = stn_kernels.ops._tps_system.default_control_points().float()
+    points = (control + 0.1 * torch.randn(2, 16, 2)).requires_grad_()
+    return (image, points), stn_kernels.tps_sample(image, points, (4, 7))
 
 
-def test_backward_as_torch_has_it():
-    leaves, output = recorded()
-    assert output.grad_fn.name() == "grid_sample_backward"
+@AT_POINTS
+def test_backward_as_torch_has_it(name):
+    leaves, output = recorded(name)
+    assert output.grad_fn.name() == f"{name}_backward"
     total = output.square().sum()
     first = torch.autograd.grad(total, leaves, retain_graph=True)
     assert all(map(torch.equal, first, torch.autograd.grad(total, leaves)))
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(total, leaves)
-    leaves, output = recorded()
+    leaves, output = recorded(name)
     with torch.no_grad():
         leaves[0].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
 
 
-def test_each_gradient_alone():
-    leaves, output = recorded()
+@AT_POINTS
+def test_each_gradient_alone(name):
+    leaves, output = recorded(name)
     both = torch.autograd.grad(output.sum(), leaves)
     for i in range(2):
-        leaves, _ = recorded()
+        leaves, _ = recorded(name)
         alone = [leaf if i == k else leaf.detach() for k, leaf in enumerate(leaves)]
-        (only,) = torch.autograd.grad(stn_kernels.grid_sample(*alone).sum(), leaves[i])
-        assert torch.equal(only, both[i])
+        (only,) = torch.autograd.grad(getattr(stn_kernels, name)(*alone, *SIZE[name]).sum(), leaves[i])
+        assert torch.allclose(only, both[i], rtol=1e-6, atol=1e-6)
 
 
-def test_gradients_are_differentiated_again():
-    leaves, output = recorded()
+@AT_POINTS
+def test_gradients_are_differentiated_again(name):
+    leaves, output = recorded(name)
     (first,) = torch.autograd.grad(output.square().sum(), leaves[0], create_graph=True)
     mine = torch.autograd.grad(first.square().sum(), leaves)
     with stn_kernels.use_backend("reference"):
-        leaves, output = recorded()
+        leaves, output = recorded(name)
     (first,) = torch.autograd.grad(output.square().sum(), leaves[0], create_graph=True)
     for a, b in zip(mine, torch.autograd.grad(first.square().sum(), leaves), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_hooks_of_saved_tensors():
+@AT_POINTS
+def test_hooks_of_saved_tensors(name):
     packed = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t.clone(), lambda t: t):
-        leaves, output = recorded()
+        leaves, output = recorded(name)
     assert [t.shape for t in packed] == [leaf.shape for leaf in leaves]
-    others, again = recorded()
+    others, again = recorded(name)
     assert all(map(torch.equal, torch.autograd.grad(output.sum(), leaves), torch.autograd.grad(again.sum(), others)))
 
 
+@AT_POINTS
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, as it wraps
-def test_compiled_autograd():
-    leaves, output = recorded()
+def test_compiled_autograd(name):
+    leaves, output = recorded(name)
     expected = torch.autograd.grad(output.square().sum(), leaves)
-    leaves, output = recorded()
+    leaves, output = recorded(name)
     with compiled_autograd._enable(torch.compile(backend="eager")):
         output.square().sum().backward()
     for leaf, gradient in zip(leaves, expected, strict=True):
         assert torch.allclose(leaf.grad, gradient)
 
 
-def test_many_threads_of_python():
-    (image, grid), output = recorded()
-    expected = torch.autograd.grad(output.sum(), (image, grid), retain_graph=True)
-    same = []
+@AT_POINTS
+def test_many_threads_of_python(name):
+    (image, points), output = recorded(name)
+    expected = torch.autograd.grad(output.sum(), (image, points), retain_graph=True)
+    size, same = SIZE[name], []
 
     def work():
         for _ in range(50):
-            result = stn_kernels.grid_sample(image, grid)
-            gradients = torch.autograd.grad(result.sum(), (image, grid))
+            result = getattr(stn_kernels, name)(image, points, *size)
+            gradients = torch.autograd.grad(result.sum(), (image, points))
             same.append(torch.equal(result, output) and all(map(torch.equal, gradients, expected)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -258,3 +277,75 @@ def test_many_threads_of_python():
         thread.join()
     assert len(same) == 200
     assert all(same)
+
+
+def spline_call(control_points=None, **changed):
+    control = stn_kernels.ops._tps_system.default_control_points()
+    points = control.float().expand(2, 16, 2).contiguous()
+    system = stn_kernels.ops._tps_system.system_at_hand(points, control_points)
+    arguments = {"transform": "tps", "input": torch.randn(2, 3, 5, 6), "points": points, "size": (4, 7)}
+    arguments |= {"mode": "bilinear", "padding_mode": "zeros", "align_corners": False, "backend": None}
+    arguments |= dict(zip(("control_points", "solver"), system or (None, None), strict=True))
+    return _library.eager_sample(*(arguments | changed).values())
+
+
+def test_splines_of_the_default_points_and_of_those_at_hand():
+    assert spline_call().shape == (2, 3, 4, 7)
+    control = torch.rand(16, 2) * 2 - 1
+    assert spline_call(control) is None  # not solved yet
+    stn_kernels.tps_sample(torch.randn(2, 3, 5, 6), control.expand(2, 16, 2), (4, 7), control_points=control)
+    assert spline_call(control) is not None
+    control[0] += 0.01
+    assert spline_call(control) is None  # no longer what was solved
+    stn_kernels.tps_sample(torch.randn(2, 3, 5, 6), control.expand(2, 16, 2), (4, 7), control_points=control)
+    assert spline_call(control) is not None
+    control.requires_grad_()
+    assert spline_call(control) is None
+
+
+def test_splines_of_volumes(monkeypatch):
+    torch.manual_seed(0)
+    control = stn_kernels.ops._tps_system.default_control_points(3)
+    leaves = [torch.randn(2, 2, 5, 6, 7), control + 0.1 * torch.randn(2, 64, 3).double()]
+    leaves = [leaf.double().requires_grad_() for leaf in leaves]
+
+    def results():
+        output = stn_kernels.tps_sample(*leaves, (3, 4, 5))
+        return output, *torch.autograd.grad(output.square().sum(), leaves)
+
+    mine = results()
+    assert mine[0].grad_fn.name() == "tps_sample_backward"
+    monkeypatch.setattr(_library, "eager_sample", lambda *args: None)
+    for a, b in zip(mine, results(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"transform": "affine"},
+        {"points": torch.zeros(2, 15, 2)},
+        {"points": torch.zeros(2, 16, 3)},
+        {"points": torch.zeros(1, 16, 2)},
+        {"points": torch.zeros(2, 16, 2, dtype=torch.bfloat16)},
+        {"input": torch.zeros(2, 3, 5)},
+        {"input": torch.zeros(2, 3, 4, 5, 6)},
+        {"size": (4, 5, 6)},
+        {"control_points": torch.zeros(16, 2)},
+        {"control_points": torch.zeros(15, 2, dtype=torch.float64)},
+        {"solver": torch.zeros(18, 16, dtype=torch.float64)},
+        {"solver": torch.zeros(19, 16)},
+        {"solver": None},
+    ],
+    ids=str,
+)
+def test_splines_that_do_not_fit_are_left(changed):
+    assert spline_call(**changed) is None
+
+
+def test_control_points_of_inference_mode():
+    with torch.inference_mode():
+        control = stn_kernels.ops._tps_system.default_control_points().float()
+    image, points = torch.randn(2, 3, 5, 6), torch.rand(2, 16, 2)
+    warped = stn_kernels.tps_sample(image, points, (4, 7), control_points=control)
+    assert torch.equal(warped, stn_kernels.tps_sample(image, points, (4, 7), control_points=control.clone()))

@@ -47,7 +47,7 @@ def _system(control_points):
     Raises:
         ValueError: the points lie on a line, in 3-D a plane, or two coincide.
     """
-    if _in_a_transform():
+    if _in_a_transform() or control_points.is_inference():  # which has no version
         return _solve(control_points)
     version, system = _systems.get(control_points, (None, None))
     if version != control_points._version:
@@ -63,6 +63,19 @@ def _system(control_points):
             )
         _systems[control_points] = control_points._version, system
     return system
+
+
+def system_at_hand(points, control_points):
+    """The system of arguments of which nothing is checked yet, if it is there or the default one; else None."""
+    if not isinstance(points, torch.Tensor):
+        return None
+    if control_points is None:
+        n = points.shape[-1] if points.dim() > 2 else 0
+        return _default_system(points.device, n) if n in (2, 3) else None
+    if not isinstance(control_points, torch.Tensor) or control_points.requires_grad:
+        return None
+    version, system = _systems.get(control_points, (None, None))
+    return system if system and version == control_points._version else None
 
 
 def check_control_points(control_points, dimensions=(2, 3)):

@@ -1,5 +1,7 @@
 """Fused thin-plate spline and sampling."""
 
+import torch
+
 from .. import _checks, _library
 from .._library import MODE_NAMES
 from ..reference import tps as reference
@@ -53,6 +55,13 @@ def tps_sample(
         TypeError, ValueError: an argument is of the wrong type, shape, dtype or device; the message names it.
         RuntimeError: `backend` cannot run here; the message says why.
     """
+    if affine is None and not torch.compiler.is_compiling():
+        system = _tps_system.system_at_hand(points, control_points)
+        result = system and _library.eager_sample(
+            "tps", input, points, size, mode, padding_mode, align_corners, backend, *system
+        )
+        if result is not None:
+            return result
     n = _checks.image(input, (2, 3))
     _tps_system.check(points, control_points, affine, n)
     _checks.same_batch_and_device("points", points, input, broadcast=True)

@@ -144,10 +144,13 @@ struct SplineBasis {
  private:
   // Each lane's place from a tile's middle, in normalized coordinates.
   struct TileLanes {
-    double step_x, step_y;
     F16 x, y;
+    Vec<double, 16> exact_x, exact_y;
     STN_INLINE TileLanes(double u, double v)
-        : step_x(u), step_y(v), x(lane_columns() * float(u)), y(lane_rows() * float(v)) {}
+        : x(lane_columns() * float(u)),
+          y(lane_rows() * float(v)),
+          exact_x(__builtin_convertvector(lane_columns(), Vec<double, 16>) * u),
+          exact_y(__builtin_convertvector(lane_rows(), Vec<double, 16>) * v) {}
   };
   STN_INLINE void set_most(int64_t k, F16 largest) {
     most.data[k] = 0;
@@ -190,12 +193,9 @@ struct SplineBasis {
   STN_SHARED F16 near_control(double x, double y, const TileLanes& lanes, double at_middle) const {
     F16 change;
     for (int i = 0; i < 16; i += kDoubles) {
-      Doubles dx, dy;
-      for (int j = 0; j < kDoubles; ++j) {
-        dx[j] = x + lanes.step_x * ((i + j) % kTile - 1.5), dy[j] = y + lanes.step_y * ((i + j) / kTile - 1.5);
-      }
-      store((float*)&change + i,
-            __builtin_convertvector(radial_function<2>(dx * dx + dy * dy) - at_middle, Vec<float, kDoubles>));
+      const Doubles dx = x + load<Doubles>((const double*)&lanes.exact_x + i);
+      const Doubles dy = y + load<Doubles>((const double*)&lanes.exact_y + i);
+      store_floats((float*)&change + i, radial_function<2>(dx * dx + dy * dy) - at_middle);
     }
     return change;
   }

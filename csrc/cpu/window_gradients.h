@@ -43,16 +43,21 @@ struct StripShares {
     if (!single) interleave<4, 16>(g, (float*)(pixels + count));
     count += 16;
   }
+  // To the sums: the same point of each tile, then the next, since neighbours would wait for one another.
   STN_SHARED void add(const QuadPasses& sums, float* quads) {
-    if (sums.channels == 1) {
-#pragma GCC unroll 8
-      for (int i = 0; i < count; ++i) {
-        float* to = quads + 4 * int64_t(offset[i]);
-        store(to, load<Quad>(to) + weight[i]);
-      }
-    } else {
+    const int64_t below = 4 * sums.lattice.row, points = count;
+    const bool single = sums.channels == 1;
+    for (int64_t lane = 0; lane < 16; ++lane) {
+      if (single) {
 #pragma GCC unroll 4
-      for (int i = 0; i < count; ++i) add_taps(quads + 4 * int64_t(offset[i]), 4 * sums.lattice.row, weight[i], pixels[i]);
+        for (int64_t i = lane; i < points; i += 16) {
+          float* to = quads + 4 * int64_t(offset[i]);
+          store(to, load<Quad>(to) + weight[i]);
+        }
+      } else {
+#pragma GCC unroll 4
+        for (int64_t i = lane; i < points; i += 16) add_taps(quads + 4 * int64_t(offset[i]), below, weight[i], pixels[i]);
+      }
     }
     count = 0;
   }

@@ -133,8 +133,7 @@ Tensor with_layout(const Tensor& grad, const Tensor& images, bool channels_last)
 
 // grad_output is not empty.
 std::array<Tensor, 2> gradients(const Call& call, const Tensor& grad_output, const Tensor& input,
-                                const Tensor& parameters, const Spline& spline, bool need_input,
-                                bool need_parameters) {
+                                const Tensor& parameters, const Spline& spline, bool need_input, bool need_parameters) {
   const int n = int(input.dim() - 2);
   Problem p = problem(call, input, parameters, spline, grad_output.sizes().end() - n);
   const Tensor grad = with_layout(grad_output, input, p.channels_last);
@@ -279,11 +278,12 @@ bool fit(const Call& call, const Tensor& input, const Tensor& parameters, const 
 // Whether this thread asks for another backend.
 thread_local bool elsewhere = false;
 
-// sample(transform, input, parameters, size or None, mode, padding_mode, align_corners, backend[, control points, solver
-// of a spline]) -> the result, or None for what is left to the operator.
+// sample(transform, input, parameters, size or None, mode, padding_mode, align_corners, backend[, control points,
+// solver of a spline]) -> the result, or None for what is left to the operator.
 PyObject* sample(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  if ((count != 8 && count != 10) || !run_forward || !THPVariable_CheckExact(args[1]) || !THPVariable_CheckExact(args[2]))
+  if ((count != 8 && count != 10) || !run_forward || !THPVariable_CheckExact(args[1]) ||
+      !THPVariable_CheckExact(args[2]))
     Py_RETURN_NONE;
   if (args[7] == Py_None ? elsewhere : number_of(args[7], kBackends) < 0) Py_RETURN_NONE;
   const int16_t flag = args[6] == Py_True ? 1 : args[6] == Py_False ? 0 : -1;

@@ -241,6 +241,67 @@ def test_boxes_of_hostile_thetas(padding, entry, value):
         torch.testing.assert_close(mine.double(), right, rtol=1e-5, atol=1e-5 * most, equal_nan=True)
 
 
+SWEPT = {  # batch, samples, channels, input and output sizes: both gradients at once, tile by tile
+    "one channel": (5, None, 1, (28, 28), (28, 28)),
+    "threads share an image": (1, None, 1, (40, 33), (70, 66)),
+    "samples": (3, 3, 2, (19, 23), (13, 18)),
+    "one image, many samples": (1, 40, 1, (12, 9), (10, 11)),
+    "several strips": (2, None, 3, (50, 60), (37, 141)),
+    "groups of images": (41, None, 4, (30, 31), (9, 7)),
+    "least": (2, None, 1, (8, 8), (4, 4)),
+}
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["homography_sample", "tps_sample"])
+@pytest.mark.parametrize("swept", SWEPT)
+def test_both_gradients_of_tiles(swept, name, dtype, padding):
+    is_right_by_any_threads(name, SWEPT[swept], dtype, padding)
+
+
+def spline_gradients(image, points, grad, padding, backend):
+    leaves = image.detach().requires_grad_(), points.detach().requires_grad_()
+    output = stn_kernels.tps_sample(*leaves, grad.shape[2:], padding_mode=padding, backend=backend)
+    both = torch.autograd.grad(output, leaves, grad, retain_graph=True)
+    return *both, *(torch.autograd.grad(output, leaf, grad, retain_graph=True)[0] for leaf in leaves)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("placed", BOXES)
+def test_splines_anywhere(placed, channels, padding):
+    """Both gradients, and each alone: enlarged so that points meet in a pixel, or far apart, or outside."""
+    matrix, translation = BOXES[placed]
+    control = stn_kernels.ops._tps_system.default_control_points()
+    points = control @ matrix[:2, :2].T.double() + torch.tensor(translation)[:2]
+    points = points + 0.01 * torch.randn(3, 16, 2).double() * (placed != "one plane")
+    image, grad = smooth_volumes(3, channels, (3, 40, 37))[:, :, 1].double(), torch.rand(3, channels, 33, 50).double()
+    narrow = image.float(), points.float().double(), grad.float()
+    right = spline_gradients(*(t.double() for t in narrow), padding, "reference")
+    alone, together = with_one_and_two_threads(lambda: spline_gradients(*narrow, padding, "cpu"))
+    for mine, others, wanted in zip(alone, together, right, strict=True):
+        assert torch.equal(mine, others)
+        assert (mine.double() - wanted).norm() <= 2e-5 * wanted.norm().clamp(min=1e-12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_gradients_at_hostile_points(padding, value):
+    """As on the reference, beside an item that is not hostile."""
+    control = stn_kernels.ops._tps_system.default_control_points()
+    points = control.expand(2, 16, 2) + 0.01 * torch.randn(2, 16, 2).double()
+    points[0, 3, 1] = value
+    image, grad = smooth_volumes(2, 2, (3, 20, 21))[:, :, 1], torch.rand(2, 2, 17, 18)
+    results = [
+        spline_gradients(image.to(dtype), points, grad.to(dtype), padding, backend)
+        for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64))
+    ]
+    for mine, right in zip(*results, strict=True):
+        most = right.nan_to_num(0, 0, 0).abs().max().item()
+        torch.testing.assert_close(mine.double(), right, rtol=1e-5, atol=1e-5 * most, equal_nan=True)
+
+
 SIGNALS = {  # the same
     "one channel": (3, 2, 1, (40,), (70,)),
     "two channels": (1, None, 2, (5,), (13,)),

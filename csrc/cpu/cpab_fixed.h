@@ -112,7 +112,8 @@ struct Fixed {
   const T* points = nullptr;
   static constexpr const Visit* unfinished = nullptr;
 
-  explicit Fixed(const CpabProblem& problem) : p(problem), lattice(problem), maps(kRecord * problem.tables.cells, uninitialized) {}
+  explicit Fixed(const CpabProblem& problem)
+      : p(problem), lattice(problem), maps(kRecord * problem.tables.cells, uninitialized) {}
   int64_t most_visits() const { return p.steps; }
   STN_SHARED void prepare_item(int64_t, const T* item_velocities, const T* item_points) {
     velocities = item_velocities, points = item_points;

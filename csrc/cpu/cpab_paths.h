@@ -63,7 +63,9 @@ struct Field {
   Scratch<T> motions, places;
 
   STN_INLINE explicit Field(const CpabProblem& p)
-      : tables(p.tables), motions(kRecord * p.tables.regions, uninitialized), places(kRecord * p.tables.regions, uninitialized) {}
+      : tables(p.tables),
+        motions(kRecord * p.tables.regions, uninitialized),
+        places(kRecord * p.tables.regions, uninitialized) {}
   STN_INLINE void prepare_item(const CpabProblem& p, int64_t item) {
     const T* velocities = static_cast<const T*>(p.velocities) + item * p.vertices * n;
     for (int64_t r = 0; r < tables.regions; ++r) {

@@ -138,7 +138,8 @@ struct SplineBasis {
     place_linear(p.controls, strip.count, [](int) STN_LAMBDA { return 1.0; }, F16{});
     place_linear(p.controls + 1, strip.count, [&](int i) STN_LAMBDA { return x[i]; }, lanes.x);
     place_linear(p.controls + 2, strip.count, [&](int) STN_LAMBDA { return y; }, lanes.y);
-    for (int64_t i = 0; i < functions * kStripTiles; i += kDoubles) store_floats(near_middle.data + i, load<Doubles>(middle.data + i));
+    for (int64_t i = 0; i < functions * kStripTiles; i += kDoubles)
+      store_floats(near_middle.data + i, load<Doubles>(middle.data + i));
   }
 
  private:

@@ -1,7 +1,8 @@
 // The gradients of the parameters of a homography and of a spline from those of source pixels, tile by tile: in float
-// within a few strips of tiles, in double beyond.
+// within a strip or a few of them, in double beyond.
 #pragma once
 #include "parameter_sums.h"
+#include "quads.h"
 #include "tile_strips.h"
 
 namespace stn::STN_LEVEL {
@@ -19,8 +20,8 @@ struct HomographyTileSums {
   Wide16 totals[9] = {};
   int tiles = 0;
 
-  STN_INLINE explicit HomographyTileSums(const Problem&) {}
   HomographyTileSums() = default;
+  STN_INLINE explicit HomographyTileSums(const Problem&) {}
   void add(const Source& s, const Strip& strip, const HomographyStrip& at, const TileGradients& g) {
     const float scale_x = float(s.x.scale), scale_y = float(s.y.scale), v = float(strip.v);
     const float pixel_x = 1 / scale_x, pixel_y = 1 / scale_y;

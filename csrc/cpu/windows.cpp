@@ -47,7 +47,7 @@ Work window_grad_parameters(const Problem& p) {
 Work window_gradients(const Problem& p) {
   if (!swept(p)) return {};
   const SweptTasks tasks(p);
-  return {p, tasks.groups.count * tasks.bands, windows_gradients, tasks.groups.blocks};
+  return {p, tasks.count(), windows_gradients, tasks.blocks};
 }
 
 }  // namespace stn::STN_LEVEL

@@ -1,6 +1,8 @@
 // Tiles of 4x4 points that lie anywhere, read through the windows of tile.h where a tile's taps fit in one, else one by
 // one: bilinear at any transform that is not affine, and every mode at a float32 grid. float32 or half storage, planar.
 #pragma once
+#include <optional>
+
 #include "item_groups.h"
 #include "points.h"
 #include "tap_sums.h"

@@ -349,3 +349,18 @@ def test_control_points_of_inference_mode():
     image, points = torch.randn(2, 3, 5, 6), torch.rand(2, 16, 2)
     warped = stn_kernels.tps_sample(image, points, (4, 7), control_points=control)
     assert torch.equal(warped, stn_kernels.tps_sample(image, points, (4, 7), control_points=control.clone()))
+
+
+def test_control_points_that_change_before_the_backward():
+    """What was solved is what the gradients are of, though nothing converted the points."""
+    torch.manual_seed(0)
+    control = stn_kernels.ops._tps_system.default_control_points()
+    image = torch.randn(2, 3, 5, 6, requires_grad=True)
+    points = (control + 0.1 * torch.randn(2, 16, 2)).requires_grad_()
+    gradients = []
+    for change in (0.0, 0.5):
+        warped = stn_kernels.tps_sample(image, points, (4, 7), control_points=control)
+        warped = stn_kernels.tps_sample(image, points, (4, 7), control_points=control)  # by what is at hand
+        control.mul_(1 + change)
+        gradients.append(torch.autograd.grad(warped.sum(), (image, points)))
+    assert all(map(torch.equal, *gradients))

@@ -1,6 +1,5 @@
 // Paths of a vector of points at a time: each lane in its own region, in lockstep.
 #pragma once
-#include <cstdlib>
 #include <utility>
 
 #include "coordinates.h"

@@ -18,7 +18,7 @@ def _in_a_transform() -> bool:
 
 def _solve(control_points):
     """Control points (K, n) -> the same and their solver (K + n + 1, K), in float64 on their device."""
-    wide = control_points.detach().double()
+    wide = control_points.detach().to(torch.float64, copy=True)  # of its own: a user may write to theirs
     return wide, reference.solver(wide)
 
 

@@ -8,11 +8,13 @@ differ from one process's by rounding: sums are taken in another order. Adam mak
 but for rounding, as that of a bias in front of a batch normalization, which changes no output.
 """
 
+import atexit
 import os
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported after the group is made, its default arguments would keep it
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,6 +32,7 @@ def join(device: str) -> None:
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        atexit.register(dist.destroy_process_group)  # its threads may free tensors, for which they need Python
 
 
 class Mean(torch.autograd.Function):

@@ -71,6 +71,29 @@ def test_two_processes_train_the_model_of_one(tmp_path, one_thread_environment):
                 torch.testing.assert_close(saved[f"network.{name}"], value, rtol=1e-4, atol=1e-5)
 
 
+LEAVE = """
+import atexit, pathlib, torch
+from models import processes
+def threads():
+    return [t.read_text().strip() for t in pathlib.Path("/proc/self/task").glob("*/comm")]
+atexit.register(lambda: print(sum("gloo" in t for t in threads())))  # runs last
+processes.join("cpu")
+torch.optim.Adam([torch.ones(1, requires_grad=True)])  # imports what may keep hold of the group
+processes.mean(torch.ones(2))
+print(sum("gloo" in t for t in threads()))
+"""
+
+
+def test_threads_end_before_python(one_thread_environment):
+    """One that frees a tensor later would abort the process (torch's issue 190489)."""
+    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "1", "RANK": "0"}
+    environment = one_thread_environment | alone
+    output = subprocess.check_output([sys.executable, "-c", LEAVE], cwd=ROOT, env=environment, text=True)
+    training, after = map(int, output.split())
+    assert training > 0
+    assert after == 0
+
+
 class TestShare:
     """What a share sees is its part of what one process draws."""
 

@@ -296,6 +296,12 @@ struct ShareAhead {
   STN_INLINE ShareAhead of(int64_t u, int64_t v, int64_t corner) const {
     return {read + v * width + u * Shape::kHeight - corner, write + u * (Shape::kHeight - 1), width};
   }
+  // The same from its own columns.
+  STN_INLINE ShareAhead line_of(int64_t u, int64_t v, int64_t corner) const {
+    constexpr int64_t kLine = Shape::kWidth * Shape::kHeight;
+    const int64_t row = u / Shape::kWidth % Shape::kHeight;
+    return {read + (v + row) * width + u / kLine * kLine - corner, write + row * width - u % kLine, width};
+  }
   template <class R, class W>
   STN_INLINE void operator()(R from, int64_t, W to, int64_t) const {
     __builtin_prefetch(address(from + read), 0, 2);

@@ -129,7 +129,9 @@ inline void windows_gradients(const Problem& p, int64_t begin, int64_t end) {
       items.over(first_item, last_item, top, bottom,
                  [&](const Source& source, Strips& strips, StripPoints<Mode::bilinear>& points) STN_LAMBDA {
                    points.place(source, source.item - first_item, strips.strips[0], strips.basis(0));
-                   sweep_strip(p, source, points, ahead, images[size_t(source.item / p.samples - b0)], first_row,
+                   const WindowAhead fetches =
+                       ahead.of(p, p.grad_output, source.item, first_item, last_item, strips.strips[0].v);
+                   sweep_strip(p, source, points, fetches, images[size_t(source.item / p.samples - b0)], first_row,
                                shares, gradients.strips[0]);
                    if (mine) gradients.add(source, strips, points);
                  });

@@ -279,16 +279,37 @@ struct StripPoints {
 
 // What a tile fetches ahead: its share of planes, if that has a width, else rows.
 struct WindowAhead {
+  // Of items that take turns: the second next is fetched, and rows below the strip, since a transformation may reach
+  // there. Those above them are fetched with the first strip.
+  static constexpr int64_t kItems = 2, kBelow = 3 * kTile;
   RowsAhead<Square> rows;
   ShareAhead<Square> share;
-  // For the tile at (u, v) whose window is `corner` from a plane's beginning.
+  bool turns;
+  int64_t below = 0;  // rows to fetch besides, above those
+
+  // For the strip at row v of an item of [first, last).
+  STN_INLINE WindowAhead of(const Problem& p, const Images<const void*>& other, int64_t item, int64_t first,
+                            int64_t last, int64_t v) const {
+    if (!turns) return *this;
+    const bool begins = item + kItems >= last;  // the next strip
+    const int64_t next = begins ? maximum(first, item + kItems - (last - first)) : item + kItems;
+    const int64_t down = begins ? kTile : 0, images = next / p.samples - item / p.samples;
+    const int64_t read = images * p.input.batch + (kBelow + down) * p.input.row;
+    const int64_t write = (next - item) * other.batch + down * other.row;
+    return {{rows.on, read, write}, {read, write, share.width}, true, v == 0 ? kBelow : 0};
+  }
+  // For its tile at (u, v) whose window is `corner` from a plane's beginning.
   STN_INLINE WindowAhead of(int64_t u, int64_t v, int64_t corner) const {
-    return {rows, share.width ? share.of(u, v, corner) : share};
+    if (!share.width) return *this;
+    const bool wide = share.width > kTile * kStripTiles;  // a strip does not read whole rows
+    return {rows, wide ? share.line_of(u, v, corner) : share.of(u, v, corner), turns, below};
   }
   template <class R, class W>
   STN_INLINE void operator()(R from, int64_t from_stride, W to, int64_t to_stride) const {
-    if (share.width) return share(from, from_stride, to, to_stride);
-    rows(from, from_stride, to, to_stride);
+    if (!share.width) return rows(from, from_stride, to, to_stride);
+    share(from, from_stride, to, to_stride);
+    for (int64_t row = kTile; row <= below; row += kTile)
+      __builtin_prefetch(address(from + (share.read - row * share.width)), 0, 2);
   }
 };
 
@@ -350,16 +371,15 @@ struct Strips {
 STN_INLINE WindowAhead next_tile(const Problem& p, int64_t channels, int64_t items, int64_t size,
                                  const Images<const void*>& other) {
   const bool on = leaves_cache(p, size), shares = has_shares(p, p.input.row, other.row);
-  const auto ahead = [&](bool by_share, int64_t read, int64_t write) STN_LAMBDA {
-    return WindowAhead{{on, read, write}, {read, write, by_share && shares ? p.width : 0}};
+  const auto ahead = [&](bool by_share, int64_t read, int64_t write, bool turns = false) STN_LAMBDA {
+    return WindowAhead{{on, read, write}, {read, write, by_share && shares ? p.width : 0}, turns};
   };
   if (walks_planes(p.channels, channels, p.input.channel))
     return ahead(on, channels * p.input.channel, channels * other.channel);
-  if (items > 1 || small_images(p.channels, p.input.channel, other.channel)) {
-    const int64_t below = items > 1 ? kTile * p.input.row : 0;  // the rows before were read with the strip before
-    // A line a tile: that pays even for calls that fit the cache.
-    return ahead(true, (p.samples > 1 ? 0 : p.input.batch) + below, other.batch);
-  }
+  // A line a tile: that pays even for calls that fit the cache.
+  if (items > 1) return ahead(true, 0, 0, true);
+  if (small_images(p.channels, p.input.channel, other.channel))
+    return ahead(true, p.samples > 1 ? 0 : p.input.batch, other.batch);
   return ahead(false, (kTile + kWindow / 2) * p.input.row, kTile * other.row);
 }
 
@@ -389,6 +409,7 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
         first(first_item, last_item);
         strips.over(p, top, bottom, [&]() STN_LAMBDA {
           for (const Source& source : sources) {
+            const WindowAhead fetches = ahead.of(p, other, source.item, first_item, last_item, strips.strips[0].v);
             for (int64_t channel = 0; channel < p.channels; channel += step) {
               const int64_t channels = minimum(step, p.channels - channel);
               Elements<const Any> image = elements<const Any>(p, p.input.data) +
@@ -400,7 +421,7 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
                   WindowTaps<kMode> taps = points.taps(i);
                   const int64_t corner = taps.corner(p.input.row), u = points.strip.u(i);
                   const WindowTile tile{
-                      image + corner, first + u, channels, channel == 0, s, i, ahead.of(u, points.strip.v, corner)};
+                      image + corner, first + u, channels, channel == 0, s, i, fetches.of(u, points.strip.v, corner)};
                   with_reach(taps, p, [&]<Reach kReach>() STN_LAMBDA { body.template operator()<kReach>(tile, taps); });
                 }
               }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "common/portable.h"
 
@@ -51,6 +52,15 @@ STN_INLINE V splat(S value) {
 template <class V, class M>
 STN_INLINE V masked(V value, M mask) {  // a select, not a product: 0 * Inf would leak
   return mask ? value : V{};
+}
+template <int i>
+constexpr std::integral_constant<int, i> kConstant;
+// Calls f(i) for i in [0, N), each a constant: arrays it indexes stay in registers, of a loop's the compiler stores
+// them.
+template <int N, class F>
+STN_INLINE void unrolled(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>)
+      STN_LAMBDA { (f(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
 template <class V>
 STN_INLINE auto joined(V a, V b) {

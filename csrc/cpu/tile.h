@@ -83,13 +83,13 @@ template <class Shape, class Pixels>
 struct Window {
   F16 part[4];
   STN_INLINE Window(Pixels p, int64_t stride) {
-    for (int k = 0; k < 4; ++k) {
+    unrolled<4>([&](auto k) STN_LAMBDA {
       if constexpr (Shape::kAcross == 16) {
         part[k] = load_as<16>(p + k * stride);
       } else {
         part[k] = load_rows(p + 2 * k * stride, stride);
       }
-    }
+    });
   }
   STN_INLINE F16 at(I16 index) const {
     const F16 upper = __builtin_shuffle(part[0], part[1], index), lower = __builtin_shuffle(part[2], part[3], index);

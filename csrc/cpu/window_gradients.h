@@ -98,7 +98,7 @@ STN_INLINE void sweep_strip(const Problem& p, const Source& source, const StripP
           g[c] = load_tile<Square>(grad, p.grad_output.row);
           if (!whole) g[c] = masked(g[c], fresh);
           taps.template read<kReach>(plane, p.input.row,
-                                     [&](int j, int k, F16 value) STN_LAMBDA { products[j][k] += g[c] * value; });
+                                     [&](auto j, auto k, F16 value) STN_LAMBDA { products[j][k] += g[c] * value; });
         }
       });
     });

@@ -43,7 +43,7 @@ struct WindowAxis {
   STN_INLINE WindowAxis(I16 pixel, F16 fraction, F16 along, int64_t size, int middle) {
     if constexpr (kMode != Mode::nearest) {
       tap_weights<kMode>(fraction, weight, slope);
-      for (int k = 0; k < K; ++k) slope[k] *= along;
+      unrolled<K>([&](auto k) STN_LAMBDA { slope[k] *= along; });
     }
     origin = clamped(middle + (kFirstTap<kMode> - kWindow / 2), 0, int(size) - kWindow);
     first = pixel + (kFirstTap<kMode> - origin);
@@ -51,12 +51,12 @@ struct WindowAxis {
   // Lists the taps; returns which lanes read a pixel.
   STN_INLINE I16 list_taps(const Problem& p, int64_t size) {
     I16 some{};
-    for (int k = 0; k < K; ++k) {
+    unrolled<K>([&](auto k) STN_LAMBDA {
       I16 pixel = first + (origin + k);
       if constexpr (kMode == Mode::bicubic) pixel = padded_tap(pixel, p, size);
       inside[k] = (I16)((Unsigned)pixel < uint32_t(size));
       tap[k] = masked(pixel - origin, inside[k]), some |= inside[k];
-    }
+    });
     if constexpr (K == 2) {
       const I16 low = splat<I16>(-origin), high = low + int32_t(size - 2);
       pair = minimum(maximum(first, low), high), behind = first > pair, before = first < pair;
@@ -65,7 +65,7 @@ struct WindowAxis {
   }
   STN_INLINE Unsigned farthest() const {
     Unsigned most{};
-    for (int k = 0; k < K; ++k) most = maximum(most, (Unsigned)tap[k]);
+    unrolled<K>([&](auto k) STN_LAMBDA { most = maximum(most, (Unsigned)tap[k]); });
     return most;
   }
 };
@@ -93,47 +93,47 @@ struct WindowTaps {
   STN_INLINE void read(Pixels plane, int64_t stride, F f) const {
     if constexpr (kReach == Reach::outside) return;
     if constexpr (kReach == Reach::anywhere && kMode == Mode::bilinear) {
-      for (int j = 0; j < 2; ++j) {
+      unrolled<2>([&](auto j) STN_LAMBDA {
         alignas(64) int64_t offset[16];
         store_offsets(y.tap[j] * int32_t(stride) + x.pair, offset);
         Vec<float, 8> near[2], next[2];
-        for (int k = 0; k < 2; ++k) load_pairs<8>(plane, offset + 8 * k, near[k], next[k]);
+        unrolled<2>([&](auto k) STN_LAMBDA { load_pairs<8>(plane, offset + 8 * k, near[k], next[k]); });
         const F16 a = joined(near[0], near[1]), b = joined(next[0], next[1]);
-        f(j, 0, masked(x.behind ? b : a, y.inside[j] & x.inside[0]));
-        f(j, 1, masked(x.before ? a : b, y.inside[j] & x.inside[1]));
-      }
+        f(j, kConstant<0>, masked(x.behind ? b : a, y.inside[j] & x.inside[0]));
+        f(j, kConstant<1>, masked(x.before ? a : b, y.inside[j] & x.inside[1]));
+      });
     } else if constexpr (kReach == Reach::anywhere) {
-      for (int j = 0; j < K; ++j) {
-        for (int i = 0; i < K; ++i) {
-          alignas(64) int64_t offset[16];
-          store_offsets(y.tap[j] * int32_t(stride) + x.tap[i], offset);
-          f(j, i, masked(gather<16>(plane, offset), y.inside[j] & x.inside[i]));
-        }
-      }
+      over_taps([&](auto j, auto i) STN_LAMBDA {
+        alignas(64) int64_t offset[16];
+        store_offsets(y.tap[j] * int32_t(stride) + x.tap[i], offset);
+        f(j, i, masked(gather<16>(plane, offset), y.inside[j] & x.inside[i]));
+      });
     } else {
       const auto window = window_at<Square>(plane, stride);
       const I16 corner = y.first * kWindow + x.first;
-#pragma GCC unroll 4
-      for (int j = 0; j < K; ++j) {
-#pragma GCC unroll 4
-        for (int i = 0; i < K; i += 2) {
-          constexpr bool kInterior = kReach == Reach::interior;
-          const auto index = [&](int column) STN_LAMBDA {
-            return kInterior ? corner + (kWindow * j + column) : y.tap[j] * kWindow + x.tap[column];
-          };
-          const auto put = [&](int column, F16 value) STN_LAMBDA {
-            f(j, column, kInterior ? value : masked(value, y.inside[j] & x.inside[column]));
-          };
-          if constexpr (K == 1) {
-            put(i, window.at(index(i)));
-          } else {
-            F16 a, b;
-            window.two(index(i), index(i + 1), a, b);
-            put(i, a), put(i + 1, b);
-          }
+      constexpr bool kInterior = kReach == Reach::interior;
+      const auto index = [&](auto j, auto i) STN_LAMBDA {
+        return kInterior ? corner + (kWindow * j + i) : y.tap[j] * kWindow + x.tap[i];
+      };
+      const auto put = [&](auto j, auto i, F16 value)
+                           STN_LAMBDA { f(j, i, kInterior ? value : masked(value, y.inside[j] & x.inside[i])); };
+      over_taps([&](auto j, auto i) STN_LAMBDA {
+        if constexpr (K == 1) {
+          put(j, i, window.at(index(j, i)));
+        } else if constexpr (i % 2 == 0) {
+          constexpr auto next = kConstant<i + 1>;
+          F16 a, b;
+          window.two(index(j, i), index(j, next), a, b);
+          put(j, i, a), put(j, next, b);
         }
-      }
+      });
     }
+  }
+
+ private:
+  template <class F>
+  static STN_INLINE void over_taps(F f) {  // f(row, column)
+    unrolled<K>([&](auto j) STN_LAMBDA { unrolled<K>([&](auto i) STN_LAMBDA { f(j, i); }); });
   }
 };
 
@@ -493,10 +493,11 @@ void windows_forward(const Problem& p, int64_t begin, int64_t end) {
           for (int64_t c = 0; c < tile.channels; ++c, image += p.input.channel, out += p.output.channel) {
             tile.ahead(image, p.input.row, out, p.output.row);
             F16 line[K] = {}, sum{};
-            taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
+            taps.template read<kReach>(image, p.input.row, [&](auto j, auto i, F16 value) STN_LAMBDA {
               line[j] = kMode == Mode::nearest ? value : line[j] + taps.x.weight[i] * value;
             });
-            for (int j = 0; j < K; ++j) sum = kMode == Mode::nearest ? line[j] : sum + taps.y.weight[j] * line[j];
+            unrolled<K>([&](auto j)
+                            STN_LAMBDA { sum = kMode == Mode::nearest ? line[j] : sum + taps.y.weight[j] * line[j]; });
             store_tile<Square>(out, p.output.row, sum);
           }
         });
@@ -619,10 +620,10 @@ inline void sum_strips(const Problem& p, int64_t first, int64_t last, int64_t bl
 // The sums over channels of the output's gradient times each tap of a bilinear tile -> dL/d(source pixel).
 STN_INLINE void along_axes(const WindowTaps<Mode::bilinear>& taps, const F16 (&products)[2][2], F16& x, F16& y) {
   x = y = F16{};
-  for (int j = 0; j < 2; ++j) {
+  unrolled<2>([&](auto j) STN_LAMBDA {
     x += taps.y.weight[j] * (taps.x.slope[0] * products[j][0] + taps.x.slope[1] * products[j][1]);
     y += taps.y.slope[j] * (taps.x.weight[0] * products[j][0] + taps.x.weight[1] * products[j][1]);
-  }
+  });
 }
 
 template <Mode kMode>
@@ -645,15 +646,16 @@ void windows_grad_parameters(const Problem& p, int64_t begin, int64_t end) {
                   const F16 g = load_tile<Square>(grad, p.grad_output.row);
                   if constexpr (K == 2) {
                     taps.template read<kReach>(
-                        image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA { products[j][i] += g * value; });
+                        image, p.input.row, [&](auto j, auto i, F16 value) STN_LAMBDA { products[j][i] += g * value; });
                     continue;
                   }
                   F16 line[kTaps<kMode>] = {}, slope[kTaps<kMode>] = {}, along_x{}, along_y{};
-                  taps.template read<kReach>(image, p.input.row, [&](int j, int i, F16 value) STN_LAMBDA {
+                  taps.template read<kReach>(image, p.input.row, [&](auto j, auto i, F16 value) STN_LAMBDA {
                     line[j] += taps.x.weight[i] * value, slope[j] += taps.x.slope[i] * value;
                   });
-                  for (int j = 0; j < K; ++j)
+                  unrolled<K>([&](auto j) STN_LAMBDA {
                     along_x += taps.y.weight[j] * slope[j], along_y += taps.y.slope[j] * line[j];
+                  });
                   gx += g * along_x, gy += g * along_y;
                 }
               });

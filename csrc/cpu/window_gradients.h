@@ -13,13 +13,13 @@ STN_INLINE bool swept(const Problem& p) {
          p.transform != Transform::grid && sums_of(p) == Sums::quads && p.width * p.height <= (1 << 16);
 }
 
-// Groups of whole images, as many as the second cache holds the sums of and alike in size, times bands of the image's
-// rows. A task adds to its band what all outputs give, and sums up the parameters' gradient of its share of the blocks
-// of output rows.
+// Groups of whole images, alike in size, times bands of the image's rows: as many as the second cache holds the sums of
+// or, where each group places its strips' bases anew, a few MB. A task adds to its band what all outputs give, and sums
+// up the parameters' gradient of its share of the blocks of output rows.
 struct SweptTasks {
   int64_t batch, groups, bands, blocks;
   STN_INLINE explicit SweptTasks(const Problem& p) : batch(p.batch), blocks(row_blocks(p.out_height)) {
-    const int64_t room = 1 << 18, sums = int64_t(sizeof(Quad)) * p.width * p.height;
+    const int64_t room = Strips::all_near(p) ? 1 << 18 : 1 << 22, sums = int64_t(sizeof(Quad)) * p.width * p.height;
     const int64_t most = p.transform == Transform::tps ? maximum<int64_t>(1, room / sums) : 1;  // that share a basis
     groups = (batch + most - 1) / most;
     groups = minimum(batch, (groups + p.threads - 1) / p.threads * p.threads);

@@ -327,7 +327,7 @@ struct WindowTile {
 // cache and the next one's are fetched.
 struct Strips {
   static constexpr int kMost = 16;
-  static constexpr int64_t kAcross = kTile * kStripTiles;
+  static constexpr int64_t kAcross = kTile * kStripTiles, kBasesRoom = 1 << 19;  // bytes
   Strip strips[kMost];
   int count = 0;
   // Of all strips of the output where they come again and, beside few channels, stay near; else of those at hand.
@@ -338,11 +338,19 @@ struct Strips {
   // again: whether the same strips come for other items.
   STN_INLINE Strips(const Problem& p, int64_t channels, bool again) {
     const bool spline = p.transform == Transform::tps;
-    const int64_t basis = (p.controls + tps_affine_rows(2)) * kStripTiles * 64, room = 1 << 19;
-    most = p.channels <= channels ? 1 : spline ? maximum<int64_t>(1, minimum<int64_t>(kMost, room / basis)) : kMost;
-    const int64_t rows = (p.out_height + kTile - 1) / kTile, all = rows * ((p.out_width + kAcross - 1) / kAcross);
-    if (spline && again && p.channels <= kQuadChannels && all * basis <= room) down = rows;
-    for (int64_t i = 0; i < (down ? all : spline ? most : 1); ++i) bases.emplace_back(p);
+    const int64_t fit = kBasesRoom / basis_bytes(p);
+    most = p.channels <= channels ? 1 : spline ? maximum<int64_t>(1, minimum<int64_t>(kMost, fit)) : kMost;
+    if (again && all_near(p)) down = rows_of(p);
+    for (int64_t i = 0; i < (down ? all_of(p) : spline ? most : 1); ++i) bases.emplace_back(p);
+  }
+  static STN_INLINE int64_t rows_of(const Problem& p) { return (p.out_height + kTile - 1) / kTile; }
+  static STN_INLINE int64_t all_of(const Problem& p) { return rows_of(p) * ((p.out_width + kAcross - 1) / kAcross); }
+  static STN_INLINE int64_t basis_bytes(const Problem& p) {
+    return (p.controls + tps_affine_rows(2)) * kStripTiles * 64;
+  }
+  // Whether the bases of all strips of the output stay near, beside few channels.
+  static STN_INLINE bool all_near(const Problem& p) {
+    return p.transform == Transform::tps && p.channels <= kQuadChannels && all_of(p) * basis_bytes(p) <= kBasesRoom;
   }
   STN_INLINE const SplineBasis& basis(int i) const { return bases[size_t(bases_at[i])]; }
 

@@ -8,7 +8,8 @@ namespace stn::STN_LEVEL {
 
 constexpr int kTile = Square::kWidth, kWindow = Square::kAcross;
 constexpr int kStripTiles = 16;
-constexpr double kFarthest = 0x1p22;  // coordinates up to here have fractions in float
+constexpr int kMany = kVectorBytes < 64 ? 4 : 8;  // tiles or functions at a time, of which registers hold the sums
+constexpr double kFarthest = 0x1p22;              // coordinates up to here have fractions in float
 
 // Tiles of the output rows [v, v + kTile) from column first_u on. The last ones of a row and of a block of rows are
 // moved inside and overlap their neighbours, fresh from column fresh_u(i) and row fresh_v on.
@@ -111,6 +112,7 @@ STN_INLINE int64_t whole_vectors(int64_t floats) { return (floats + 15) / 16 * 1
 
 // Their values on a strip's tiles, for all items: at the tiles' middles, and how those at their points differ.
 struct SplineBasis {
+  static constexpr int64_t kBehind = 7;  // functions that may be read besides
   int64_t functions;
   Scratch<double> middle;            // (functions, tiles)
   Scratch<float> near_middle;        // the same, rounded
@@ -120,8 +122,8 @@ struct SplineBasis {
   STN_INLINE explicit SplineBasis(const Problem& p)
       : functions(spline_functions(p)),
         middle(functions * kStripTiles + 1),
-        near_middle(functions * kStripTiles + 1),
-        differences(functions * kStripTiles * 16 + 1),
+        near_middle((functions + kBehind) * kStripTiles),
+        differences((functions * kStripTiles + kBehind) * 16),
         most(whole_vectors(functions) + 1) {}
   STN_INLINE float* difference(int tile, int64_t k) const { return differences.data + (tile * functions + k) * 16; }
   void place(const Problem& p, const Strip& strip) {
@@ -253,17 +255,20 @@ struct SplineStrip {
       if (!all((absolute(pixel_x) < far) & (absolute(pixel_y) < far))) return false;
       x.set(i, pixel_x), y.set(i, pixel_y);
     }
-    constexpr int kTogether = 4;  // tiles, which share the coefficients
-    for (int i = 0; i < strip.count; i += kTogether) {
-      F16 sum_x[kTogether] = {}, sum_y[kTogether] = {};
+    const auto sum_offsets = [&](int i, auto together) STN_LAMBDA {  // of tiles, which share the coefficients
+      F16 sum_x[together] = {}, sum_y[together] = {};
       for (int64_t k = 0; k < shared.functions; ++k) {
-        for (int j = 0; j < kTogether; ++j) {
+        const float x = along_x[k], y = along_y[k];
+        unrolled<together>([&](auto j) STN_LAMBDA {
           const F16 difference = load<F16>(shared.difference(i + j, k));
-          sum_x[j] += along_x[k] * difference, sum_y[j] += along_y[k] * difference;
-        }
+          sum_x[j] += x * difference, sum_y[j] += y * difference;
+        });
       }
-      for (int j = 0; j < kTogether; ++j) from_x[i + j] = sum_x[j], from_y[i + j] = sum_y[j];
-    }
+      unrolled<together>([&](auto j) STN_LAMBDA { from_x[i + j] = sum_x[j], from_y[i + j] = sum_y[j]; });
+    };
+    int i = 0;
+    for (; strip.count - i > 4; i += kMany) sum_offsets(i, kConstant<kMany>);
+    if (i < strip.count) sum_offsets(i, kConstant<4>);
     return true;
   }
 };

@@ -82,29 +82,31 @@ struct SplineTileSums {
   Scratch<double> totals;  // (functions / kTogether, 2, kTogether)
 
   STN_INLINE explicit SplineTileSums(const Problem& p)
-      : functions(spline_functions(p)), totals((functions + kTogether) * 2) {}
+      : functions(spline_functions(p)), totals((functions + kMany) * 2) {}
   void add(const Strip& strip, const SplineBasis& basis, const TileGradients& g) {
     const auto add_functions = [&](int64_t first, auto count) STN_LAMBDA {
-      F16 x[kTogether] = {}, y[kTogether] = {};
+      F16 x[count] = {}, y[count] = {};
       for (int i = 0; i < strip.count; ++i) {
-        const float* differences = basis.difference(i, first);
+        const float *differences = basis.difference(i, first),
+                    *middles = basis.near_middle.data + first * kStripTiles + i;
         const F16 gx = g.x[i], gy = g.y[i];
-        for (int j = 0; j < count; ++j) {
-          const F16 value = load<F16>(differences + 16 * j) + basis.near_middle.data[(first + j) * kStripTiles + i];
+        unrolled<count>([&](auto j) STN_LAMBDA {
+          const F16 value = load<F16>(differences + 16 * j) + middles[j * kStripTiles];
           x[j] += value * gx, y[j] += value * gy;
-        }
+        });
       }
       double* to = totals.data + 2 * first;
-      const auto sums = lane_sums({x[0], x[1], x[2], x[3], y[0], y[1], y[2], y[3]});
-      store(to, load<Vec<double, 8>>(to) + __builtin_convertvector(sums, Vec<double, 8>));
+      unrolled<count / kTogether>([&](auto part) STN_LAMBDA {
+        constexpr int k = part * kTogether;
+        const auto sums = lane_sums({x[k], x[k + 1], x[k + 2], x[k + 3], y[k], y[k + 1], y[k + 2], y[k + 3]});
+        store(to + 2 * k, load<Vec<double, 8>>(to + 2 * k) + __builtin_convertvector(sums, Vec<double, 8>));
+      });
     };
     int64_t k = 0;
-    for (; k + 4 <= functions; k += 4) add_functions(k, std::integral_constant<int, 4>{});
-    if (functions - k == 3) add_functions(k, std::integral_constant<int, 3>{});
-    if (functions - k == 2) add_functions(k, std::integral_constant<int, 2>{});
-    if (functions - k == 1) add_functions(k, std::integral_constant<int, 1>{});
+    for (; functions - k > kTogether; k += kMany) add_functions(k, kConstant<kMany>);
+    if (k < functions) add_functions(k, kConstant<kTogether>);
   }
-  void clear() { __builtin_memset(totals.data, 0, size_t(functions + kTogether) * 2 * sizeof(double)); }
+  void clear() { __builtin_memset(totals.data, 0, size_t(functions + kMany) * 2 * sizeof(double)); }
   void finish(const Source& s, double* out) const {
     for (int64_t k = 0; k < functions; ++k) {
       const double* of = totals.data + k / kTogether * (2 * kTogether) + k % kTogether;

@@ -93,13 +93,15 @@ STN_INLINE void sweep_strip(const Problem& p, const Source& source, const StripP
         return;
       }
       in_format(pixels + corner, outputs + u, [&](auto plane, auto grad) STN_LAMBDA {
-        for (int64_t c = 0; c < p.channels; ++c, plane += p.input.channel, grad += p.grad_output.channel) {
+        unrolled<kQuadChannels>([&](auto c) STN_LAMBDA {
+          if (c >= p.channels) return;
           fetch(plane, p.input.row, grad, p.grad_output.row);
           g[c] = load_tile<Square>(grad, p.grad_output.row);
           if (!whole) g[c] = masked(g[c], fresh);
           taps.template read<kReach>(plane, p.input.row,
                                      [&](auto j, auto k, F16 value) STN_LAMBDA { products[j][k] += g[c] * value; });
-        }
+          plane += p.input.channel, grad += p.grad_output.channel;
+        });
       });
     });
     if (!outside) shares.put(taps, g, image.passes, first_row);

@@ -248,6 +248,7 @@ SWEPT = {  # batch, samples, channels, input and output sizes: both gradients at
     "one image, many samples": (1, 40, 1, (12, 9), (10, 11)),
     "several strips": (2, None, 3, (50, 60), (37, 141)),
     "groups of images": (41, None, 4, (30, 31), (9, 7)),
+    "functions placed by each group": (5, None, 2, (40, 50), (70, 150)),
     "least": (2, None, 1, (8, 8), (4, 4)),
 }
 

@@ -32,7 +32,13 @@ def join(device: str) -> None:
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        atexit.register(dist.destroy_process_group)  # its threads may free tensors, for which they need Python
+        atexit.register(leave)
+
+
+def leave() -> None:
+    """Ends the group's threads, which need Python to free tensors."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Mean(torch.autograd.Function):

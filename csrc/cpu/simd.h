@@ -60,7 +60,7 @@ constexpr std::integral_constant<int, i> kConstant;
 template <int N, class F>
 STN_INLINE void unrolled(F f) {
   [&]<int... i>(std::integer_sequence<int, i...>)
-      STN_LAMBDA { (f(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, N>{});
+      STN_LAMBDA { (f(kConstant<i>), ...); }(std::make_integer_sequence<int, N>{});
 }
 template <class V>
 STN_INLINE auto joined(V a, V b) {

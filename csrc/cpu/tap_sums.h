@@ -66,8 +66,7 @@ STN_INLINE void with_reads(Reads reads, int taps, F f) {
 template <int kCount, class F>
 STN_INLINE void every_second(int taps, F f) {
   if constexpr (kCount > 0) {
-    [&]<size_t... t>(std::index_sequence<t...>)
-        STN_LAMBDA { (f(int(2 * t)), ...); }(std::make_index_sequence<kCount / 2>{});
+    unrolled<kCount / 2>([&](auto i) STN_LAMBDA { f(2 * i); });
   } else {
     for (int t = 0; t < taps; t += 2) f(t);
   }

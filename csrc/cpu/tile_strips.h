@@ -8,8 +8,8 @@ namespace stn::STN_LEVEL {
 
 constexpr int kTile = Square::kWidth, kWindow = Square::kAcross;
 constexpr int kStripTiles = 16;
-constexpr int kMany = kVectorBytes < 64 ? 4 : 8;  // tiles or functions at a time, of which registers hold the sums
-constexpr double kFarthest = 0x1p22;              // coordinates up to here have fractions in float
+constexpr int kSummed = kVectorBytes < 64 ? 4 : 8;  // tiles or functions at a time, of which registers hold the sums
+constexpr double kFarthest = 0x1p22;                // coordinates up to here have fractions in float
 
 // Tiles of the output rows [v, v + kTile) from column first_u on. The last ones of a row and of a block of rows are
 // moved inside and overlap their neighbours, fresh from column fresh_u(i) and row fresh_v on.
@@ -112,7 +112,7 @@ STN_INLINE int64_t whole_vectors(int64_t floats) { return (floats + 15) / 16 * 1
 
 // Their values on a strip's tiles, for all items: at the tiles' middles, and how those at their points differ.
 struct SplineBasis {
-  static constexpr int64_t kBehind = 7;  // functions that may be read besides
+  static constexpr int64_t kBehind = kSummed - 1;  // functions that may be read besides
   int64_t functions;
   Scratch<double> middle;            // (functions, tiles)
   Scratch<float> near_middle;        // the same, rounded
@@ -267,7 +267,7 @@ struct SplineStrip {
       unrolled<together>([&](auto j) STN_LAMBDA { from_x[i + j] = sum_x[j], from_y[i + j] = sum_y[j]; });
     };
     int i = 0;
-    for (; strip.count - i > 4; i += kMany) sum_offsets(i, kConstant<kMany>);
+    for (; strip.count - i > 4; i += kSummed) sum_offsets(i, kConstant<kSummed>);
     if (i < strip.count) sum_offsets(i, kConstant<4>);
     return true;
   }

@@ -82,7 +82,7 @@ struct SplineTileSums {
   Scratch<double> totals;  // (functions / kTogether, 2, kTogether)
 
   STN_INLINE explicit SplineTileSums(const Problem& p)
-      : functions(spline_functions(p)), totals((functions + kMany) * 2) {}
+      : functions(spline_functions(p)), totals((functions + kSummed) * 2) {}
   void add(const Strip& strip, const SplineBasis& basis, const TileGradients& g) {
     const auto add_functions = [&](int64_t first, auto count) STN_LAMBDA {
       F16 x[count] = {}, y[count] = {};
@@ -103,10 +103,10 @@ struct SplineTileSums {
       });
     };
     int64_t k = 0;
-    for (; functions - k > kTogether; k += kMany) add_functions(k, kConstant<kMany>);
+    for (; functions - k > kTogether; k += kSummed) add_functions(k, kConstant<kSummed>);
     if (k < functions) add_functions(k, kConstant<kTogether>);
   }
-  void clear() { __builtin_memset(totals.data, 0, size_t(functions + kMany) * 2 * sizeof(double)); }
+  void clear() { __builtin_memset(totals.data, 0, size_t(functions + kSummed) * 2 * sizeof(double)); }
   void finish(const Source& s, double* out) const {
     for (int64_t k = 0; k < functions; ++k) {
       const double* of = totals.data + k / kTogether * (2 * kTogether) + k % kTogether;

@@ -212,9 +212,7 @@ void VolumeSpline::points(int64_t u0, int64_t points, double (*x)[kRun]) const {
     }
     return i + vectors * kDoubles;
   };
-  for (int64_t i = 0; i < points;)
-    i = points - i > 2 * kDoubles ? place(i, std::integral_constant<int, 4>{})
-                                  : place(i, std::integral_constant<int, 2>{});
+  for (int64_t i = 0; i < points;) i = points - i > 2 * kDoubles ? place(i, kConstant<4>) : place(i, kConstant<2>);
 }
 
 void VolumeSplineSums::add(const VolumeSpline& spline, int64_t u0, int64_t count, const double (*grads)[kRun]) {
@@ -235,11 +233,10 @@ void VolumeSplineSums::add(const VolumeSpline& spline, int64_t u0, int64_t count
       for (int a = 0; a < 3; ++a) target[3 * j + a] = sum[j][a];
     }
   };
-  constexpr std::integral_constant<int, 1> one;
+  constexpr auto one = kConstant<1>;
   spline.with_functions([&](auto value) STN_LAMBDA {
     int64_t k = 0;
-    for (; k + kTogether <= spline.count; k += kTogether)
-      add_functions(k, std::integral_constant<int, kTogether>{}, value);
+    for (; k + kTogether <= spline.count; k += kTogether) add_functions(k, kConstant<kTogether>, value);
     for (; k < spline.count; ++k) add_functions(k, one, value);
   });
   add_functions(spline.count, one, [](int64_t, int64_t) STN_LAMBDA { return splat<Doubles>(1.0); });

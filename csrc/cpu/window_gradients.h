@@ -132,7 +132,7 @@ inline void windows_gradients(const Problem& p, int64_t begin, int64_t end) {
                  [&](const Source& source, Strips& strips, StripPoints<Mode::bilinear>& points) STN_LAMBDA {
                    points.place(source, source.item - first_item, strips.strips[0], strips.basis(0));
                    const WindowAhead fetches =
-                       ahead.of(p, p.grad_output, source.item, first_item, last_item, strips.strips[0].v);
+                       ahead.in_turn(p, p.grad_output, source.item, first_item, last_item, strips.strips[0].v);
                    sweep_strip(p, source, points, fetches, images[size_t(source.item / p.samples - b0)], first_row,
                                shares, gradients.strips[0]);
                    if (mine) gradients.add(source, strips, points);

@@ -288,12 +288,12 @@ struct WindowAhead {
   int64_t below = 0;  // rows to fetch besides, above those
 
   // For the strip at row v of an item of [first, last).
-  STN_INLINE WindowAhead of(const Problem& p, const Images<const void*>& other, int64_t item, int64_t first,
-                            int64_t last, int64_t v) const {
+  STN_INLINE WindowAhead in_turn(const Problem& p, const Images<const void*>& other, int64_t item, int64_t first,
+                                 int64_t last, int64_t v) const {
     if (!turns) return *this;
-    const bool begins = item + kItems >= last;  // the next strip
-    const int64_t next = begins ? maximum(first, item + kItems - (last - first)) : item + kItems;
-    const int64_t down = begins ? kTile : 0, images = next / p.samples - item / p.samples;
+    const int64_t next = first + (item - first + kItems) % (last - first);
+    const int64_t down = next < item + kItems ? kTile : 0;  // it is on the next strip then
+    const int64_t images = next / p.samples - item / p.samples;
     const int64_t read = images * p.input.batch + (kBelow + down) * p.input.row;
     const int64_t write = (next - item) * other.batch + down * other.row;
     return {{rows.on, read, write}, {read, write, share.width}, true, v == 0 ? kBelow : 0};
@@ -417,7 +417,7 @@ STN_INLINE void over_windows(const Problem& p, int64_t begin, int64_t end, First
         first(first_item, last_item);
         strips.over(p, top, bottom, [&]() STN_LAMBDA {
           for (const Source& source : sources) {
-            const WindowAhead fetches = ahead.of(p, other, source.item, first_item, last_item, strips.strips[0].v);
+            const WindowAhead fetches = ahead.in_turn(p, other, source.item, first_item, last_item, strips.strips[0].v);
             for (int64_t channel = 0; channel < p.channels; channel += step) {
               const int64_t channels = minimum(step, p.channels - channel);
               Elements<const Any> image = elements<const Any>(p, p.input.data) +
